@@ -1,0 +1,123 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class BackboneFeatures(NamedTuple):
+    """What a branch reads from a backbone.
+
+    Attributes:
+        pooled (Tensor): One feature an image, shape (B, C): the class token where there is one, else
+            the mean over the map.
+        tokens (Tensor): The last map, flattened row by row, shape (B, N, C).
+        grid (tuple[int, int]): The map's (h, w), N = h * w.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+    grid: tuple[int, int]
+
+
+def adapt_features(output, backbone: nn.Module, image_size: tuple[int, int]) -> BackboneFeatures:
+    """Find pooled feature, tokens and grid in a backbone's output.
+
+    Read are: a 4-d map, channels first or (where the backbone says so) last; a token sequence
+    with or without class, register or distillation tokens in front; a pair of such a map or sequence
+    and a class token; and a tuple or list of these, of which the last is taken, as mmpretrain's
+    ``out_indices`` give them. Class and register tokens are counted by the backbone's
+    ``num_extra_tokens`` (mmpretrain) or ``num_prefix_tokens`` (timm).
+
+    Args:
+        output (Tensor | Sequence): What the backbone returned.
+        backbone (nn.Module): The backbone itself.
+        image_size (tuple[int, int]): The (H, W) of the images.
+
+    Returns:
+        BackboneFeatures: Pooled feature, tokens and grid.
+
+    Raises:
+        ValueError: If the output holds no map or token sequence that can be read.
+    """
+    name = type(backbone).__name__
+    found, class_token = _last_output(output, name)
+    if found.dim() == 4:
+        if _channels_last(backbone):
+            found = found.permute(0, 3, 1, 2)
+        grid = (found.shape[2], found.shape[3])
+        tokens = found.flatten(2).transpose(1, 2)  # (B, N, C)
+        pooled = tokens.mean(dim=1) if class_token is None else class_token
+        return BackboneFeatures(pooled, tokens, grid)
+
+    num_extra, has_class_token = _extra_tokens(backbone)
+    if class_token is not None:
+        num_extra = 0
+    tokens = found[:, num_extra:]
+    if class_token is None:
+        class_token = found[:, 0] if has_class_token else tokens.mean(dim=1)
+    return BackboneFeatures(class_token, tokens, _infer_grid(tokens.shape[1], image_size, name))
+
+
+def _last_output(output, name: str) -> tuple[Tensor, Tensor | None]:
+    """The last map or token sequence, and the class token that came as its pair, if any."""
+    if _is_map_and_class_token(output):
+        return output[0], output[1]
+    if isinstance(output, Sequence) and len(output):
+        return _last_output(output[-1], name)
+    if isinstance(output, Tensor) and output.dim() in (3, 4):
+        return output, None
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise ValueError(
+        f'the backbone {name} gave {found}, but a branch needs its last map (B, C, h, w) or its '
+        'tokens (B, N, C), to pool and to search. In mmpretrain, ask for the last stage by '
+        "`out_indices`, and of a transformer for `out_type='raw'` (or 'featmap'); in timm, leave the "
+        'pooling out'
+    )
+
+
+def _is_map_and_class_token(output) -> bool:
+    return (
+        isinstance(output, Sequence)
+        and len(output) == 2
+        and all(isinstance(x, Tensor) for x in output)
+        and output[0].dim() in (3, 4)
+        and output[1].dim() == 2
+    )
+
+
+def _inner(backbone: nn.Module) -> nn.Module:
+    """mmpretrain's wrappers of timm and Hugging Face models keep the model one level down."""
+    for attribute in ('timm_model', 'model'):
+        inner = getattr(backbone, attribute, None)
+        if isinstance(inner, nn.Module):
+            return inner
+    return backbone
+
+
+def _channels_last(backbone: nn.Module) -> bool:
+    return str(getattr(_inner(backbone), 'output_fmt', '')).upper().endswith('NHWC')
+
+
+def _extra_tokens(backbone: nn.Module) -> tuple[int, bool]:
+    inner = _inner(backbone)
+    for attribute in ('num_extra_tokens', 'num_prefix_tokens'):
+        count = getattr(inner, attribute, None)
+        if isinstance(count, int):
+            return count, count > 0 and getattr(inner, 'cls_token', None) is not None
+    return 0, False
+
+
+def _infer_grid(num_tokens: int, image_size: tuple[int, int], name: str) -> tuple[int, int]:
+    """The (h, w) with h * w tokens whose aspect ratio is nearest to the image's."""
+    height, width = image_size
+    rows = round(math.sqrt(num_tokens * height / width))
+    for candidate in (rows, rows - 1, rows + 1):
+        if candidate > 0 and num_tokens % candidate == 0:
+            return candidate, num_tokens // candidate
+    raise ValueError(
+        f'the backbone {name} gave {num_tokens} tokens for images of {height}x{width}, which form no '
+        'grid of that shape. Is a class or register token among them that the backbone does not '
+        'count in `num_extra_tokens` or `num_prefix_tokens`?'
+    )

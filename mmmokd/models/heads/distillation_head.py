@@ -1,0 +1,200 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_reduce
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmmokd.registry import MODELS
+
+from ..losses import (
+    at_least_float32,
+    multi_view_cross_entropy,
+    soft_cross_entropy,
+    teacher_probabilities,
+)
+
+
+def warmup_teacher_temp(epoch: int, start: float, end: float, warmup_epochs: int) -> float:
+    """Teacher temperature of an epoch: ``linspace(start, end, warmup_epochs)[epoch]``, then ``end``.
+
+    Args:
+        epoch (int): Counted from 0.
+        start (float): Temperature of epoch 0.
+        end (float): Temperature of epoch ``warmup_epochs - 1`` and later.
+        warmup_epochs (int): Length of the warm-up; 0 for none.
+
+    Returns:
+        float: The temperature.
+    """
+    if epoch >= warmup_epochs:
+        return end
+    if warmup_epochs == 1:
+        return start
+    return start + (end - start) * epoch / (warmup_epochs - 1)
+
+
+class BaseDistillationHead(BaseModule):
+    """Temperatures and weight of one distillation term.
+
+    Args:
+        student_temp (float): Temperature T_s of the student. Defaults to 0.1.
+        teacher_temp (float): Temperature T_t of the teacher after its warm-up. Defaults to 0.07.
+        warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
+        warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
+        loss_weight (float): Weight of the term. Defaults to 1.0.
+        init_cfg (dict, optional): Initialisation config. Defaults to None.
+
+    Raises:
+        ValueError: If a temperature is not positive or a count or weight is negative.
+    """
+
+    def __init__(
+        self,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.07,
+        warmup_teacher_temp: float = 0.04,
+        warmup_teacher_temp_epochs: int = 30,
+        loss_weight: float = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        for name, value in dict(
+            student_temp=student_temp,
+            teacher_temp=teacher_temp,
+            warmup_teacher_temp=warmup_teacher_temp,
+        ).items():
+            if not value > 0:
+                raise ValueError(f'{name} of a distillation head must be positive, but got {value}')
+        for name, value in dict(
+            warmup_teacher_temp_epochs=warmup_teacher_temp_epochs, loss_weight=loss_weight
+        ).items():
+            if value < 0:
+                raise ValueError(f'{name} of a distillation head must be >= 0, but got {value}')
+        self.student_temp = student_temp
+        self.final_teacher_temp = teacher_temp
+        self.warmup_teacher_temp = warmup_teacher_temp
+        self.warmup_teacher_temp_epochs = warmup_teacher_temp_epochs
+        self.loss_weight = loss_weight
+        self.teacher_temp = self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> float:
+        """Set ``teacher_temp`` to the temperature of an epoch. Derived from the epoch, it is no state.
+
+        Args:
+            epoch (int): Counted from 0.
+
+        Returns:
+            float: The temperature.
+        """
+        self.teacher_temp = warmup_teacher_temp(
+            epoch,
+            self.warmup_teacher_temp,
+            self.final_teacher_temp,
+            self.warmup_teacher_temp_epochs,
+        )
+        return self.teacher_temp
+
+
+@MODELS.register_module()
+class DistillationHead(BaseDistillationHead):
+    """A centred distillation term over views: L_sm, L_st or L_cm of MOKD, and DINO's loss.
+
+    CE(softmax((t - c) / T_t), log-softmax(s / T_s)), averaged over all pairs of a view that the
+    teacher saw and another view of the student. After the loss the centre moves:
+    c <- m c + (1 - m) mean(t), the mean over the teacher's outputs of all processes and, under
+    gradient accumulation, of all micro-batches of the optimizer step.
+
+    Args:
+        out_channels (int): Number K of prototypes.
+        center_momentum (float): Momentum m of the centre, in [0, 1]. Defaults to 0.9.
+        **kwargs: See :class:`BaseDistillationHead`.
+
+    Raises:
+        ValueError: If ``center_momentum`` is not in [0, 1].
+
+    Example:
+        >>> head = DistillationHead(out_channels=1024)
+        >>> student, teacher = torch.rand(10, 4, 1024), torch.rand(2, 4, 1024)
+        >>> loss = head(student, teacher)
+    """
+
+    def __init__(self, out_channels: int, center_momentum: float = 0.9, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= center_momentum <= 1:
+            raise ValueError(f'center_momentum must be in [0, 1], but got {center_momentum}')
+        self.center_momentum = center_momentum
+        self.register_buffer('center', torch.zeros(1, out_channels))
+        self.accumulative_counts = 1
+        self._pending: list[Tensor] = []
+
+    def targets(self, teacher: Tensor) -> Tensor:
+        """Probabilities that the student is to match.
+
+        Args:
+            teacher (Tensor): Logits, shape (..., K).
+
+        Returns:
+            Tensor: Shape (..., K).
+        """
+        return teacher_probabilities(teacher, self.teacher_temp, self.center)
+
+    @torch.no_grad()
+    def update_center(self, teacher: Tensor) -> None:
+        """Move the centre towards the mean of the teacher's outputs.
+
+        Args:
+            teacher (Tensor): Logits, shape (G, B, K).
+        """
+        self._pending.append(at_least_float32(teacher).mean(dim=(0, 1)))
+        if len(self._pending) < self.accumulative_counts:
+            return
+        batch_center = torch.stack(self._pending).mean(dim=0, keepdim=True)  # (1, K)
+        self._pending.clear()
+        all_reduce(batch_center, op='mean')
+        self.center.mul_(self.center_momentum).add_(batch_center, alpha=1 - self.center_momentum)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The weighted loss; in training mode the centre moves after it.
+
+        Args:
+            student (Tensor): Logits of all views, shape (V, B, K), the teacher's views first.
+            teacher (Tensor): Logits of the teacher's views, shape (G, B, K), without gradient.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        with torch.autocast(student.device.type, enabled=False):
+            logits = at_least_float32(student) / self.student_temp
+            loss = multi_view_cross_entropy(logits, self.targets(teacher))
+        if self.training:
+            self.update_center(teacher)
+        return loss * self.loss_weight
+
+
+@MODELS.register_module()
+class SearchDistillationHead(BaseDistillationHead):
+    """The cross-search term L_ct of MOKD: each student view against its own searched target.
+
+    CE(softmax(t / T_t), log-softmax(s / T_s)), averaged over views and images, without a centre.
+
+    Args:
+        **kwargs: See :class:`BaseDistillationHead`.
+    """
+
+    def forward(self, student: Tensor, searched: Tensor) -> Tensor:
+        """The weighted loss.
+
+        Args:
+            student (Tensor): Logits, shape (L, B, K).
+            searched (Tensor): Logits of the teacher's search head, shape (L, B, K), without
+                gradient.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        with torch.autocast(student.device.type, enabled=False):
+            log_probs = F.log_softmax(at_least_float32(student) / self.student_temp, dim=-1)
+            targets = teacher_probabilities(searched, self.teacher_temp)
+            loss = soft_cross_entropy(log_probs.flatten(0, 1), targets.flatten(0, 1))
+        return loss * self.loss_weight

@@ -1,0 +1,73 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmmokd.registry import MODELS
+
+from ..utils import build_prototype_layer, trunc_normal_linears_
+
+
+@MODELS.register_module()
+class DINOProjector(BaseModule):
+    """The projection head of `DINO <https://arxiv.org/abs/2104.14294>`_.
+
+    Linear-GELU-Linear-GELU-Linear to a bottleneck, L2 normalisation, and a weight-normalised linear
+    layer onto the prototypes.
+
+    Args:
+        in_channels (int): Channels C of the pooled feature.
+        out_channels (int): Number K of prototypes.
+        hid_channels (int): Width of the hidden layers. Defaults to 2048.
+        bottleneck_channels (int): Width of the normalised bottleneck. Defaults to 256.
+        num_layers (int): Linear layers before the prototypes, at least 1. Defaults to 3.
+        train_gain (bool): Whether the prototypes' gain is trained. MOKD freezes it at 1 in the
+            CNN's projector. Defaults to True.
+        init_cfg (dict, optional): Initialisation config. Defaults to None.
+
+    Raises:
+        ValueError: If ``num_layers`` is below 1.
+
+    Example:
+        >>> projector = DINOProjector(in_channels=512, out_channels=1024)
+        >>> projector(torch.rand(4, 512)).shape
+        torch.Size([4, 1024])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hid_channels: int = 2048,
+        bottleneck_channels: int = 256,
+        num_layers: int = 3,
+        train_gain: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if num_layers < 1:
+            raise ValueError(f'num_layers must be at least 1, but got {num_layers}')
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        widths = [in_channels] + [hid_channels] * (num_layers - 1) + [bottleneck_channels]
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(width_in, width_out), nn.GELU()]
+        self.mlp = nn.Sequential(*layers[:-1])
+        self.last_layer = build_prototype_layer(bottleneck_channels, out_channels, train_gain)
+
+    def init_weights(self) -> None:
+        if not self.is_init:
+            trunc_normal_linears_(self.mlp)
+        super().init_weights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project pooled features onto the prototypes.
+
+        Args:
+            x (Tensor): Shape (B, C).
+
+        Returns:
+            Tensor: Logits, shape (B, K).
+        """
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))

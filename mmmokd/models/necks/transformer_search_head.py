@@ -1,0 +1,181 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import torch
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+from torch import Tensor, nn
+
+from mmmokd.registry import MODELS
+
+from ..utils import build_prototype_layer, resize_pos_embed_2d, trunc_normal_linears_
+
+
+@MODELS.register_module()
+class TransformerSearchHead(BaseModule):
+    """The transformer search head ("T-Head") of `MOKD <https://arxiv.org/abs/2304.06461>`_.
+
+    It reads a backbone's map as tokens. Without a query it describes the map; with a query, another
+    model's feature, it searches the map for what matches the query: the query token stands in front
+    of the map's tokens, passes the blocks with them, and is dropped before the mean.
+
+    Three steps, so that a map is embedded once however many queries search it: ``embed`` the
+    tokens, ``encode`` them (with a query or without), ``prototypes`` of the result.
+
+    Args:
+        in_channels (int): Channels C of the backbone's tokens.
+        embed_dims (int): Search width D. Branches that search each other share it.
+        out_channels (int): Number K of prototypes.
+        grid_size (int | tuple[int, int]): The (h, w) that the position embedding is made for; it is
+            resized for others. MOKD uses 7 for a ResNet, 14 for a ViT/16.
+        projection (bool): Whether tokens and query pass a 1x1 convolution C -> D first, as a
+            CNN's do. Without, C must be D. Defaults to True.
+        num_layers (int): Transformer blocks. Defaults to 3.
+        num_heads (int): Attention heads. Defaults to 6.
+        mlp_ratio (float): Hidden width of the blocks' MLPs over D. Defaults to 4.
+        pos_embed_scale_offset (float, optional): See :func:`resize_pos_embed_2d`.
+            Defaults to 0.1, as released.
+        norm_cfg (dict): Normalisation layers. Defaults to ``dict(type='LN', eps=1e-6)``.
+        init_cfg (dict, optional): Initialisation config. Defaults to None.
+
+    Raises:
+        ValueError: If D is not a multiple of the heads, or ``projection`` is off and C is not D.
+
+    Example:
+        >>> head = TransformerSearchHead(512, 192, 1024, grid_size=7)
+        >>> tokens = head.embed(torch.rand(2, 49, 512), (7, 7))
+        >>> head(tokens).shape, head(tokens, torch.rand(2, 192)).shape
+        (torch.Size([2, 1024]), torch.Size([2, 1024]))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dims: int,
+        out_channels: int,
+        grid_size: int | tuple[int, int],
+        projection: bool = True,
+        num_layers: int = 3,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        pos_embed_scale_offset: float | None = 0.1,
+        norm_cfg: dict = dict(type='LN', eps=1e-6),  # noqa: B006
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if embed_dims % num_heads:
+            raise ValueError(
+                f'embed_dims={embed_dims} of the search head is not a multiple of '
+                f'num_heads={num_heads}'
+            )
+        if not projection and in_channels != embed_dims:
+            raise ValueError(
+                f'a search head without projection needs in_channels == embed_dims, but got '
+                f'{in_channels} and {embed_dims}; set projection=True'
+            )
+        self.in_channels = in_channels
+        self.embed_dims = embed_dims
+        self.out_channels = out_channels
+        self.grid_size = (grid_size, grid_size) if isinstance(grid_size, int) else tuple(grid_size)
+        self.pos_embed_scale_offset = pos_embed_scale_offset
+
+        # On tokens a 1x1 convolution is a linear layer; both start from the same distribution.
+        self.projection = nn.Linear(in_channels, embed_dims) if projection else nn.Identity()
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, self.grid_size[0] * self.grid_size[1], embed_dims)
+        )
+        self.blocks = nn.ModuleList(
+            TransformerEncoderLayer(
+                embed_dims,
+                num_heads,
+                feedforward_channels=int(embed_dims * mlp_ratio),
+                norm_cfg=norm_cfg,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.last_layer = build_prototype_layer(embed_dims, out_channels)
+
+    def init_weights(self) -> None:
+        if not self.is_init:
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+            trunc_normal_linears_(self.blocks.modules())
+        super().init_weights()
+
+    def embed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Bring a backbone's tokens to the search width and add the position embedding.
+
+        Args:
+            tokens (Tensor): Shape (B, N, C).
+            grid (tuple[int, int]): The tokens' (h, w), N = h * w.
+
+        Returns:
+            Tensor: Shape (B, N, D).
+        """
+        pos_embed = resize_pos_embed_2d(
+            self.pos_embed, self.grid_size, grid, self.pos_embed_scale_offset
+        )
+        return self.projection(tokens) + pos_embed
+
+    def query(self, pooled: Tensor) -> Tensor:
+        """The query that this branch feeds to the search heads of others.
+
+        The projection of the pooled feature: for a map, pooling and the 1x1 convolution commute;
+        without a projection the class token itself.
+
+        Args:
+            pooled (Tensor): Shape (B, C).
+
+        Returns:
+            Tensor: Shape (B, D).
+        """
+        return self.projection(pooled)
+
+    def encode(self, tokens: Tensor, query: Tensor | None = None) -> Tensor:
+        """Let the tokens, and the query with them, attend to each other.
+
+        Args:
+            tokens (Tensor): Embedded tokens, shape (B, N, D).
+            query (Tensor, optional): Shape (Q * B, D), Q queries a map, the maps' order repeated Q
+                times. Defaults to None, no query.
+
+        Returns:
+            Tensor: Mean of the map's tokens, shape (B, D), with queries (Q * B, D).
+        """
+        if query is not None:
+            num_queries, rest = divmod(query.shape[0], tokens.shape[0])
+            if rest or query.shape[-1] != tokens.shape[-1]:
+                raise ValueError(
+                    f'queries of shape {tuple(query.shape)} cannot search {tokens.shape[0]} maps '
+                    f'of width {tokens.shape[-1]}: their number must be a multiple of the maps, '
+                    'their width the same'
+                )
+            tokens = tokens.repeat(num_queries, 1, 1)
+            tokens = torch.cat((query.unsqueeze(1).to(tokens.dtype), tokens), dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        if query is not None:
+            tokens = tokens[:, 1:]
+        return self.norm(tokens).mean(dim=1)
+
+    def prototypes(self, x: Tensor) -> Tensor:
+        """Logits of encoded maps.
+
+        Args:
+            x (Tensor): Shape (B, D).
+
+        Returns:
+            Tensor: Shape (B, K).
+        """
+        return self.last_layer(x)
+
+    def forward(self, tokens: Tensor, query: Tensor | None = None) -> Tensor:
+        """``encode``, then ``prototypes``.
+
+        Args:
+            tokens (Tensor): Embedded tokens, shape (B, N, D).
+            query (Tensor, optional): Shape (Q * B, D). Defaults to None.
+
+        Returns:
+            Tensor: Logits, shape (B, K), with queries (Q * B, K).
+        """
+        return self.prototypes(self.encode(tokens, query))

@@ -1,0 +1,193 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from mmengine.model import BaseModel, ModuleDict
+from torch import Tensor
+
+from mmmokd.registry import MODELS
+
+from ..branches import Branch
+
+
+@MODELS.register_module()
+class MOKD(BaseModel):
+    """Multi-Mode Online Knowledge Distillation.
+
+    Implements `MOKD <https://arxiv.org/abs/2304.06461>`_ (CVPR 2023) for any number of models of any
+    architecture. Each branch learns from its own EMA teacher (self-distillation) and from the
+    others' (cross-distillation); a transformer head searches the others' feature maps for what
+    matches its own. With one branch it is DINO with a search head.
+
+    Targets and queries carry no gradient, so the branches' losses add up to one backward pass
+    without touching each other. The teachers move, temperatures warm up and prototypes are frozen
+    by hooks: ``configs/_base_/schedules/mokd_hooks.py`` brings them.
+
+    Args:
+        branches (dict[str, dict]): Config of each branch by name; see :class:`Branch`.
+        num_global_views (int): How many views, from the first, are global: those the teachers see.
+            Defaults to 2.
+        data_preprocessor (dict, optional): Config of the data preprocessor. Defaults to
+            mmpretrain's ``SelfSupDataPreprocessor`` without normalisation.
+        init_cfg (dict, optional): Initialisation config. Defaults to None.
+
+    Raises:
+        ValueError: If there is no branch, a name contains a dot, fewer than one global view is
+            asked for, or the branches differ in prototypes or search width.
+    """
+
+    def __init__(
+        self,
+        branches: dict[str, dict],
+        num_global_views: int = 2,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        preprocessor = dict(data_preprocessor or {})
+        preprocessor.setdefault('type', 'mmpretrain.SelfSupDataPreprocessor')
+        super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
+        if num_global_views < 1:
+            raise ValueError(f'num_global_views must be at least 1, but got {num_global_views}')
+        if not branches or any('.' in name for name in branches):
+            raise ValueError(
+                f'branches must be a non-empty dict with names without a dot, but got '
+                f'{list(branches)}'
+            )
+        self.num_global_views = num_global_views
+        self.branches = ModuleDict(
+            {name: Branch(**cfg, peers=self._others(name, branches)) for name, cfg in branches.items()}
+        )
+        self._check_branches_agree()
+
+    @staticmethod
+    def _others(name: str, names) -> tuple[str, ...]:
+        return tuple(other for other in names if other != name)
+
+    def _check_branches_agree(self) -> None:
+        for what, values in (
+            ('prototypes (out_channels)', {n: b.out_channels for n, b in self.branches.items()}),
+            (
+                'search width (search_head.embed_dims)',
+                {n: b.student.search_head.embed_dims for n, b in self.branches.items()},
+            ),
+        ):
+            if len(set(values.values())) > 1:
+                raise ValueError(f'all branches need the same {what}, but got {values}')
+
+    def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
+        """Dispatch as mmengine's models do.
+
+        Args:
+            inputs (list[Tensor] | Tensor): Views for ``'loss'``, else images.
+            data_samples (list, optional): Not used. Defaults to None.
+            mode (str): ``'loss'`` or ``'tensor'``. Defaults to ``'tensor'``.
+
+        Returns:
+            dict[str, Tensor]: Losses, or the teachers' pooled features by branch.
+
+        Raises:
+            RuntimeError: For another mode.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'tensor':
+            return self.extract_feat(inputs)
+        raise RuntimeError(f"mode must be 'loss' or 'tensor', but got {mode!r}")
+
+    def extract_feat(self, inputs: Tensor | list[Tensor], network: str = 'teacher'):
+        """Pooled features of every branch.
+
+        Args:
+            inputs (Tensor | list[Tensor]): Images, shape (B, 3, H, W), or views, of which the
+                first is taken.
+            network (str): ``'teacher'`` or ``'student'``. Defaults to ``'teacher'``.
+
+        Returns:
+            dict[str, Tensor]: Shape (B, C) for each branch.
+        """
+        images = inputs if isinstance(inputs, Tensor) else inputs[0]
+        return {
+            name: getattr(branch, network).extract(images).pooled
+            for name, branch in self.branches.items()
+        }
+
+    def loss(self, inputs: list[Tensor], data_samples=None) -> dict[str, Tensor]:
+        """Losses of all branches.
+
+        Args:
+            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
+            data_samples (list, optional): Not used. Defaults to None.
+
+        Returns:
+            dict[str, Tensor]: For every branch L_sm and L_st and, for each of its peers, L_cm and
+            L_ct, the cross terms with their weight applied.
+        """
+        global_views, local_views = self.split_views(inputs)
+        students = {
+            name: branch.forward_student(global_views, local_views)
+            for name, branch in self.branches.items()
+        }
+        teachers = {
+            name: branch.forward_teacher(global_views) for name, branch in self.branches.items()
+        }
+        losses = {}
+        for name, branch in self.branches.items():
+            student, heads = students[name], branch.heads
+            losses[f'{name}.loss_sm'] = heads['sm'](student.m, teachers[name].m)
+            losses[f'{name}.loss_st'] = heads['st'](student.t, teachers[name].t)
+            for peer in self._others(name, self.branches):
+                losses[f'{name}.loss_cm.{peer}'] = heads['cm'][peer](student.m, teachers[peer].m)
+                searched = self.branches[peer].search(
+                    teachers[peer].first_map, student.local_query
+                )  # (L, B, K)
+                losses[f'{name}.loss_ct.{peer}'] = heads['ct'](
+                    student.t[self.num_global_views :], searched
+                )
+        return losses
+
+    def split_views(self, inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Check the views and part the global ones from the local ones.
+
+        Args:
+            inputs (list[Tensor]): Views, each (B, 3, H, W), the global ones first.
+
+        Returns:
+            tuple[list[Tensor], list[Tensor]]: Global views and local views.
+
+        Raises:
+            ValueError: If the views are too few, or not of one batch size, or the global ones not
+                of one image size.
+        """
+        shapes = [tuple(view.shape) for view in inputs] if isinstance(inputs, list | tuple) else inputs
+        needed = self.num_global_views + (1 if len(self.branches) > 1 else 0)
+        if not isinstance(inputs, list | tuple) or len(inputs) < max(needed, 2):
+            raise ValueError(
+                f'MOKD needs {self.num_global_views} global views and, for its cross-search term, at '
+                f'least one local view, as a list of tensors, the global views first; got '
+                f'{len(shapes) if isinstance(inputs, list | tuple) else type(inputs).__name__}: '
+                'does the pipeline make views (mmmokd.MultiCrop)?'
+            )
+        global_views = list(inputs[: self.num_global_views])
+        if len({s[0] for s in shapes}) > 1 or len({view.shape for view in global_views}) > 1:
+            raise ValueError(
+                f'views must have one batch size, and the {self.num_global_views} global ones one '
+                f'image size, but got {shapes}'
+            )
+        return global_views, list(inputs[self.num_global_views :])
+
+    def parse_losses(self, losses: dict[str, Tensor]):
+        """Add up the losses, as mmengine does, and keep each branch's sum.
+
+        With mixed precision every branch has its own gradient scaler, and
+        :class:`BranchOptimWrapperDict` needs the branch's own loss to scale: the total carries them
+        as ``total.branch_losses``.
+
+        Args:
+            losses (dict[str, Tensor]): From :meth:`loss`.
+
+        Returns:
+            tuple[Tensor, dict[str, Tensor]]: The total and what is logged.
+        """
+        total, log_vars = super().parse_losses(losses)
+        total.branch_losses = {
+            name: sum(loss for key, loss in losses.items() if key.startswith(f'{name}.loss_'))
+            for name in self.branches
+        }
+        return total, log_vars

@@ -1,0 +1,25 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+def build_prototype_layer(in_channels: int, out_channels: int, train_gain: bool = True) -> nn.Linear:
+    """A weight-normalised linear layer without bias, one row a prototype.
+
+    The direction keeps PyTorch's default initialisation and the gain starts at 1. As
+    parameters they are ``parametrizations.weight.original0`` (the gain, shape (K, 1)) and
+    ``parametrizations.weight.original1`` (the direction, shape (K, C)).
+
+    Args:
+        in_channels (int): Width C of the features.
+        out_channels (int): Number K of prototypes.
+        train_gain (bool): Whether the gain is trained or frozen at 1. Defaults to True.
+
+    Returns:
+        nn.Linear: Maps (..., C) to (..., K).
+    """
+    layer = weight_norm(nn.Linear(in_channels, out_channels, bias=False))
+    gain = layer.parametrizations.weight.original0
+    nn.init.ones_(gain)
+    gain.requires_grad_(train_gain)
+    return layer
