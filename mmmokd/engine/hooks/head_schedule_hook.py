@@ -1,0 +1,45 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from mmengine.hooks import Hook
+
+from mmmokd.models.heads import BaseDistillationHead, DistillationHead
+from mmmokd.registry import HOOKS
+from mmmokd.utils import current_epoch, get_ori_model
+
+
+@HOOKS.register_module()
+class HeadScheduleHook(Hook):
+    """Keeps the distillation heads in step with the run.
+
+    Sets each head's teacher temperature of the epoch and writes it to the log, and lets centres move
+    once an optimizer step under gradient accumulation.
+    """
+
+    priority = 'NORMAL'
+
+    def before_train(self, runner) -> None:
+        """Tell the centres how many micro-batches make an optimizer step."""
+        self._epoch = None
+        counts = runner.optim_wrapper._accumulative_counts
+        for module in get_ori_model(runner.model).modules():
+            if isinstance(module, DistillationHead):
+                module.accumulative_counts = counts
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Set the temperatures when the epoch has changed, and log them."""
+        epoch = current_epoch(runner)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._temps = self._set_epoch(runner, epoch)
+        runner.message_hub.update_scalars(self._temps)
+
+    @staticmethod
+    def _set_epoch(runner, epoch: int) -> dict[str, float]:
+        temps = {}
+        for name, branch in get_ori_model(runner.model).branches.items():
+            for head in branch.heads.modules():
+                if isinstance(head, BaseDistillationHead):
+                    head.set_epoch(epoch)
+            temps[f'train/{name}.teacher_temp'] = branch.heads['sm'].teacher_temp
+            if 'ct' in branch.heads:
+                temps[f'train/{name}.teacher_temp_cross'] = branch.heads['ct'].teacher_temp
+        return temps

@@ -1,0 +1,62 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
+
+from mmmokd.registry import HOOKS
+from mmmokd.utils import current_epoch, get_ori_model
+
+
+@HOOKS.register_module()
+class PrototypeFreezeHook(Hook):
+    """Holds the prototype layers of projectors and search heads still at the start, as in DINO.
+
+    Their gradients (gain and direction) are dropped right before the optimizer's step, so they
+    see no momentum and no weight decay either. Dropping gradients, rather than asking for none,
+    leaves the backward pass, and with it DDP's, as it is in later epochs.
+
+    Args:
+        freeze_epochs (int): Epochs, from the first, without an update. Defaults to 1.
+        freeze_iters (int, optional): The same in iterations (micro-batches); replaces
+            ``freeze_epochs``. Defaults to None.
+
+    Raises:
+        ValueError: If a count is negative.
+    """
+
+    def __init__(self, freeze_epochs: int = 1, freeze_iters: int | None = None) -> None:
+        if freeze_epochs < 0 or (freeze_iters or 0) < 0:
+            raise ValueError(
+                f'freeze_epochs and freeze_iters must be >= 0, but got {freeze_epochs} and '
+                f'{freeze_iters}'
+            )
+        self.freeze_epochs = freeze_epochs
+        self.freeze_iters = freeze_iters
+
+    def before_train(self, runner) -> None:
+        """Hang on to every optimizer's step."""
+        wrapper = runner.optim_wrapper
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        prototypes = {
+            param
+            for branch in get_ori_model(runner.model).branches.values()
+            for part in (branch.student.projector, branch.student.search_head)
+            for param in part.last_layer.parameters()
+        }
+
+        def drop_gradients(optimizer, args, kwargs) -> None:
+            if self._frozen(runner):
+                for group in optimizer.param_groups:
+                    for param in prototypes.intersection(group['params']):
+                        param.grad = None
+
+        self._handles = [w.optimizer.register_step_pre_hook(drop_gradients) for w in wrappers]
+
+    def after_train(self, runner) -> None:
+        """Let go of the optimizers."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _frozen(self, runner) -> bool:
+        if self.freeze_iters is not None:
+            return runner.iter < self.freeze_iters
+        return current_epoch(runner) < self.freeze_epochs

@@ -1,0 +1,11 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .branch_optim_wrapper_constructor import BranchOptimWrapperConstructor, branch_param_groups
+from .branch_optim_wrapper_dict import BranchOptimWrapperDict
+from .clip_grad import clip_grad_norm_per_parameter_
+
+__all__ = [
+    'BranchOptimWrapperConstructor',
+    'BranchOptimWrapperDict',
+    'branch_param_groups',
+    'clip_grad_norm_per_parameter_',
+]

@@ -1,0 +1,176 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import copy
+import logging
+
+from mmengine.device import is_cuda_available, is_musa_available, is_npu_available
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
+from torch import nn
+
+from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmmokd.utils import get_ori_model
+
+from .branch_optim_wrapper_dict import BranchOptimWrapperDict
+from .clip_grad import clip_grad_norm_per_parameter_
+
+# What mmengine's optimizer wrapper takes; everything but `branches` is common to all of them.
+_PER_BRANCH = {'optimizer', 'parts'}
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BranchOptimWrapperConstructor:
+    """Builds one optimizer a branch, with MOKD's parameter groups.
+
+    Of a branch's student, biases and 1-d parameters are not decayed; class token, position embeddings
+    and weight-norm gains are. A part (``backbone``, ``projector``, ``search_head``) may have a
+    learning rate and weight decay of its own within the branch's optimizer, as the search head of
+    MOKD's CNN has. Every group carries its part's name under ``part`` (``'main'`` for the rest),
+    by which schedulers choose it.
+
+    Args:
+        optim_wrapper_cfg (dict): Config of the wrappers: what mmengine's ``OptimWrapper`` or
+            ``AmpOptimWrapper`` takes (``type``, ``accumulative_counts``, ``clip_grad``,
+            ``loss_scale``, ``dtype``), common to all branches, and ``branches``, a dict with, for
+            each branch, ``optimizer`` and optionally ``parts``: a dict from a part to ``lr``,
+            ``weight_decay`` and ``decay_all`` (whether its biases and 1-d parameters are decayed
+            too, default False). ``clip_grad=dict(max_norm=3.0, per_parameter=True)`` clips each
+            parameter by its own norm.
+        paramwise_cfg (dict, optional): Not supported, since the groups are given by ``parts``; here
+            because mmengine passes it. Defaults to None.
+
+    Raises:
+        ValueError: If the branches are not those of the model, or a key or part is not known.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     type='OptimWrapper',
+        ...     constructor='mmmokd.BranchOptimWrapperConstructor',
+        ...     clip_grad=dict(max_norm=3.0, per_parameter=True),
+        ...     branches=dict(
+        ...         cnn=dict(
+        ...             optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4),
+        ...             parts=dict(search_head=dict(lr=3e-4, weight_decay=0.04, decay_all=True))),
+        ...         vit=dict(optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.04))))
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        cfg = copy.deepcopy(dict(optim_wrapper_cfg))
+        self.branches = {name: dict(branch) for name, branch in cfg.pop('branches', {}).items()}
+        if paramwise_cfg:
+            raise ValueError(
+                'BranchOptimWrapperConstructor takes no paramwise_cfg: give a part of a branch its '
+                'lr and weight_decay by optim_wrapper.branches.NAME.parts'
+            )
+        for name, branch in self.branches.items():
+            if 'optimizer' not in branch or set(branch) - _PER_BRANCH:
+                raise ValueError(
+                    f'optim_wrapper.branches.{name} needs `optimizer` and may have `parts`, but has '
+                    f'{sorted(branch)}; what is common to all branches stands beside `branches`'
+                )
+        self.wrapper_cfg = self._for_this_device(cfg)
+
+    @staticmethod
+    def _for_this_device(cfg: dict) -> dict:
+        cfg.setdefault('type', 'OptimWrapper')
+        if cfg['type'] == 'AmpOptimWrapper' and not (
+            is_cuda_available() or is_npu_available() or is_musa_available()
+        ):
+            print_log(
+                'Mixed precision needs a GPU and there is none: training in float32.',
+                logger='current',
+                level=logging.WARNING,
+            )
+            cfg['type'] = 'OptimWrapper'
+        if cfg['type'] == 'OptimWrapper':
+            # A config made for mixed precision also trains without.
+            cfg.pop('loss_scale', None)
+            cfg.pop('dtype', None)
+        return cfg
+
+    def __call__(self, model: nn.Module) -> BranchOptimWrapperDict:
+        """Build the wrappers.
+
+        Args:
+            model (nn.Module): MOKD, wrapped or not.
+
+        Returns:
+            BranchOptimWrapperDict: One optimizer wrapper a branch.
+        """
+        branches = get_ori_model(model).branches
+        if set(branches) != set(self.branches):
+            raise ValueError(
+                f'the model has the branches {sorted(branches)}, but optim_wrapper.branches has '
+                f'{sorted(self.branches)}'
+            )
+        return BranchOptimWrapperDict(
+            **{name: self._build(name, branch.student) for name, branch in branches.items()}
+        )
+
+    def _build(self, name: str, student: nn.Module) -> OptimWrapper:
+        optimizer_cfg = dict(self.branches[name]['optimizer'])
+        parts = {part: dict(cfg) for part, cfg in self.branches[name].get('parts', {}).items()}
+        groups = branch_param_groups(student, parts, optimizer_cfg.get('weight_decay', 0.0))
+        optimizer = OPTIMIZERS.build(dict(optimizer_cfg, params=groups))
+
+        cfg = copy.deepcopy(self.wrapper_cfg)
+        clip_grad = dict(cfg.pop('clip_grad', None) or {})
+        per_parameter = clip_grad.pop('per_parameter', False)
+        if clip_grad:
+            cfg['clip_grad'] = clip_grad
+        wrapper = OPTIM_WRAPPERS.build(dict(cfg, optimizer=optimizer))
+        if clip_grad:
+            wrapper.grad_name = f'{name}.{wrapper.grad_name}'
+            if per_parameter:
+                wrapper.clip_func = clip_grad_norm_per_parameter_
+        return wrapper
+
+
+def branch_param_groups(
+    student: nn.Module, parts: dict[str, dict], weight_decay: float
+) -> list[dict]:
+    """Parameter groups of a branch's student.
+
+    Args:
+        student (nn.Module): With the children ``backbone``, ``projector``, ``search_head``.
+        parts (dict[str, dict]): Settings of children that differ from the rest.
+        weight_decay (float): Weight decay of the rest.
+
+    Returns:
+        list[dict]: Groups with ``params``, ``part``, ``weight_decay`` and, where a part sets it,
+        ``lr``. Frozen parameters are in none, empty groups are left out.
+
+    Raises:
+        ValueError: If a part or one of its keys is not known.
+    """
+    children = {name for name, _ in student.named_children()}
+    for part, cfg in parts.items():
+        unknown = set(cfg) - {'lr', 'weight_decay', 'decay_all'}
+        if part not in children or unknown:
+            raise ValueError(
+                f'unknown {f"keys {sorted(unknown)} in " if part in children else ""}part {part!r}: '
+                f'parts are {sorted(children)}, with lr, weight_decay, decay_all'
+            )
+    settings = {'main': {}, **parts}
+    groups = {
+        (part, decayed): dict(
+            cfg,
+            params=[],
+            part=part,
+            weight_decay=cfg.get('weight_decay', weight_decay) if decayed else 0.0,
+        )
+        for part, cfg in settings.items()
+        for decayed in (True, False)
+    }
+    for name, param in student.named_parameters():
+        if not param.requires_grad:
+            continue
+        child = name.split('.', 1)[0]
+        part = child if child in parts else 'main'
+        decayed = settings[part].get('decay_all', False) or not (
+            param.dim() <= 1 or name.endswith('.bias')
+        )
+        groups[part, decayed]['params'].append(param)
+    for group in groups.values():
+        group.pop('decay_all', None)
+    return [group for group in groups.values() if group['params']]

@@ -1,0 +1,116 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from torch import Tensor, nn
+
+
+class BranchOptimWrapperDict(OptimWrapperDict):
+    """One optimizer wrapper a branch, driven as one by mmengine's train step.
+
+    Branches share no parameter, so one backward pass of the sum of their losses gives each its own
+    gradients; then every wrapper unscales, clips and steps for itself. Gradient accumulation
+    and the autocast context are common to all. Under mixed precision each branch's loss is scaled
+    by its own gradient scaler, so an overflow in one skips only that one's step.
+
+    Args:
+        **optim_wrappers (OptimWrapper): Wrapper of each branch.
+
+    Raises:
+        ValueError: If there is none, or they differ in type, autocast dtype or accumulation.
+    """
+
+    def __init__(self, **optim_wrappers: OptimWrapper) -> None:
+        super().__init__(**optim_wrappers)
+        common = {
+            (type(w), getattr(w, 'cast_dtype', None), w._accumulative_counts)
+            for w in self.values()
+        }
+        if len(common) != 1:
+            raise ValueError(
+                'the optimizer wrappers of all branches need the same type, autocast dtype and '
+                f'accumulative_counts, but got {sorted(map(str, common))}'
+            )
+
+    @property
+    def _first(self) -> OptimWrapper:
+        return next(iter(self.values()))
+
+    @property
+    def inner_count(self) -> int:
+        """int: Micro-batches seen."""
+        return self._first.inner_count
+
+    @property
+    def _inner_count(self) -> int:
+        return self._first._inner_count
+
+    @property
+    def _max_counts(self) -> int:
+        return self._first._max_counts
+
+    @property
+    def _accumulative_counts(self) -> int:
+        return self._first._accumulative_counts
+
+    def should_update(self) -> bool:
+        """Whether the last micro-batch completed an optimizer step."""
+        return self._first.should_update()
+
+    def should_sync(self) -> bool:
+        """Whether the next micro-batch's gradients are to be synchronised between processes."""
+        return self._first.should_sync()
+
+    def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
+        """Tell every wrapper where the run begins and ends, in micro-batches."""
+        for wrapper in self.values():
+            wrapper.initialize_count_status(model, init_counts, max_counts)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Context of the forward pass: autocast, and no synchronisation while accumulating."""
+        with self._first.optim_context(model):
+            yield
+
+    def update_params(
+        self,
+        loss: Tensor,
+        step_kwargs: dict | None = None,
+        zero_kwargs: dict | None = None,
+    ) -> None:
+        """One backward pass, and an optimizer step of every branch when one is due.
+
+        Args:
+            loss (Tensor): Sum of all losses. Under mixed precision with more than one branch it
+                must carry ``branch_losses``, a dict of each branch's own sum, as
+                :meth:`MOKD.parse_losses` gives it.
+            step_kwargs (dict, optional): For the optimizers' step. Defaults to None.
+            zero_kwargs (dict, optional): For ``zero_grad``. Defaults to None.
+
+        Raises:
+            ValueError: If branches' losses are needed and missing, or are of other branches.
+        """
+        self._scale(loss).backward()
+        for wrapper in self.values():
+            wrapper._inner_count += 1
+            if wrapper.should_update():
+                wrapper.step(**(step_kwargs or {}))
+                wrapper.zero_grad(**(zero_kwargs or {}))
+
+    def _scale(self, loss: Tensor) -> Tensor:
+        if not isinstance(self._first, AmpOptimWrapper):
+            return self._first.scale_loss(loss)
+        branch_losses = getattr(loss, 'branch_losses', None)
+        if branch_losses is None and len(self) == 1:
+            branch_losses = dict.fromkeys(self.keys(), loss)
+        if branch_losses is None or set(branch_losses) != set(self.keys()):
+            found = 'none' if branch_losses is None else f'those of {sorted(branch_losses)}'
+            raise ValueError(
+                f'mixed precision scales the losses of {sorted(self.keys())} one by one and needs '
+                f'them as `loss.branch_losses`, but got {found}'
+            )
+        return sum(
+            wrapper.loss_scaler.scale(wrapper.scale_loss(branch_losses[name]))
+            for name, wrapper in self.items()
+        )

@@ -1,0 +1,127 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import math
+
+from mmengine.logging import print_log
+from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
+
+from mmmokd.registry import PARAM_SCHEDULERS
+
+from .functional import warmup_cosine_schedule
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineParamScheduler(_ParamScheduler):
+    """Linear warm-up and cosine of a parameter of one part of a branch, per optimizer step.
+
+    Unlike mmengine's chainable schedulers it computes each value from the step alone, counts
+    optimizer steps also under gradient accumulation, moves only the groups of its part (see
+    :class:`BranchOptimWrapperConstructor`), and leaves groups without weight decay without.
+
+    Args:
+        optimizer (OptimWrapper): A branch's optimizer wrapper.
+        param_name (str): ``'lr'`` or ``'weight_decay'``.
+        final (float): Value at the end. A learning rate is never raised towards it: where the peak
+            (after scaling to the batch size) is below, it stays at the peak, and the log says so.
+        warmup (int): Length of the linear warm-up from 0, in epochs with ``by_epoch``, else in
+            iterations. Defaults to 0.
+        part (str): Which parameter groups: ``'main'``, or a part that has settings of its own.
+            Defaults to ``'main'``.
+        begin (int): Must be 0: the schedule spans the run. Defaults to 0.
+        end (int): Length of the schedule, in the unit of ``warmup``; the Runner fills in the length
+            of the run.
+        by_epoch (bool): Whether ``warmup`` and ``end`` are epochs; needs
+            ``convert_to_iter_based=True`` in the config. Defaults to False.
+        **kwargs: See mmengine's ``_ParamScheduler``.
+
+    Raises:
+        ValueError: If no group has the part, the warm-up is longer than the run, the length is not
+            known, or the scheduler would step by epoch.
+    """
+
+    def __init__(
+        self,
+        optimizer,
+        param_name: str,
+        final: float,
+        warmup: int = 0,
+        part: str = 'main',
+        begin: int = 0,
+        end: int = INF,
+        by_epoch: bool = False,
+        **kwargs,
+    ) -> None:
+        parts = [group.get('part', 'main') for group in optimizer.param_groups]
+        if part not in parts:
+            raise ValueError(f'no parameter group has part={part!r}; there are {sorted(set(parts))}')
+        if by_epoch:
+            raise ValueError(
+                f'the {param_name} schedule steps with the optimizer: with by_epoch=True set '
+                'convert_to_iter_based=True'
+            )
+        if begin != 0 or end >= INF or not 0 <= warmup <= end:
+            raise ValueError(
+                f'the {param_name} schedule needs begin=0 and 0 <= warmup <= end, the length of the '
+                f'run, but got begin={begin}, warmup={warmup}, end={end} (iterations)'
+            )
+        self.final = final
+        self.part = part
+        accumulative_counts = getattr(optimizer, '_accumulative_counts', 1)
+        self.accumulative_counts = accumulative_counts
+        self.warmup_steps = math.ceil(warmup / accumulative_counts)
+        self.max_steps = math.ceil(end / accumulative_counts)
+        self._warned = False
+        super().__init__(optimizer, param_name, begin=begin, end=end, by_epoch=False, **kwargs)
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls,
+        *args,
+        epoch_length: int,
+        warmup: float = 0,
+        end: int = INF,
+        by_epoch: bool = True,
+        **kwargs,
+    ):
+        """Build from epochs; mmengine calls it for ``convert_to_iter_based=True``.
+
+        Args:
+            *args: See the class.
+            epoch_length (int): Iterations in an epoch.
+            warmup (float): In epochs. Defaults to 0.
+            end (int): In epochs.
+            by_epoch (bool): Must be True.
+            **kwargs: See the class.
+
+        Returns:
+            WarmupCosineParamScheduler: The scheduler.
+        """
+        if not by_epoch:
+            raise ValueError('convert_to_iter_based=True needs by_epoch=True')
+        end = INF if end >= INF else end * epoch_length
+        return cls(
+            *args, warmup=round(warmup * epoch_length), end=end, by_epoch=False, **kwargs
+        )
+
+    def _get_value(self) -> list[float]:
+        step = self.last_step // self.accumulative_counts
+        return [
+            self._scheduled(step, base) if self._moves(group, base) else group[self.param_name]
+            for group, base in zip(self.optimizer.param_groups, self.base_values, strict=True)
+        ]
+
+    def _moves(self, group: dict, base: float) -> bool:
+        undecayed = self.param_name == 'weight_decay' and base == 0
+        return group.get('part', 'main') == self.part and not undecayed
+
+    def _scheduled(self, step: int, base: float) -> float:
+        final = self.final
+        if self.param_name == 'lr' and base < final:
+            if not self._warned:
+                self._warned = True
+                print_log(
+                    f'The peak learning rate {base:g} of {self.part!r} is below its final value '
+                    f'{final:g}: it stays at the peak after the warm-up.',
+                    logger='current',
+                )
+            final = base
+        return warmup_cosine_schedule(step, self.max_steps, self.warmup_steps, base, final)
