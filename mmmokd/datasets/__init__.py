@@ -1,0 +1,15 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .picture_folder import PictureFolder
+from .transforms import BadPictureError, LoadPicture, MultiCrop
+from .walk import iter_datasets, iter_transforms
+from .worker_generator import WorkerGenerator
+
+__all__ = [
+    'BadPictureError',
+    'LoadPicture',
+    'MultiCrop',
+    'PictureFolder',
+    'WorkerGenerator',
+    'iter_datasets',
+    'iter_transforms',
+]

@@ -1,0 +1,46 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+from typing import Any
+
+# Where the wrappers of torch, mmengine and mmpretrain keep what they wrap.
+DATASET_ATTRIBUTES = ('datasets', 'dataset', '_dataset')
+TRANSFORM_ATTRIBUTES = ('transforms', 'pipelines', 'pipeline')
+
+
+def _walk(node: Any, attributes: tuple[str, ...], seen: dict[int, Any]) -> Iterator[Any]:
+    if isinstance(node, (list, tuple)):
+        inner = node
+    elif id(node) in seen:
+        return
+    else:
+        seen[id(node)] = node  # keeps it alive, so that its id is not used twice
+        yield node
+        # Not getattr: some wrappers forward unknown attributes to what they wrap.
+        own = getattr(node, '__dict__', {})
+        inner = [own[name] for name in attributes if name in own]
+    for child in inner:
+        yield from _walk(child, attributes, seen)
+
+
+def iter_datasets(dataset: Any) -> Iterator[Any]:
+    """A dataset and those inside it: ``ConcatDataset``, ``RepeatDataset``, ``Subset`` and others.
+
+    Args:
+        dataset (Dataset): A dataset, wrapped or not.
+
+    Yields:
+        Dataset: Every dataset and every wrapper, once, in order.
+    """
+    return _walk(dataset, DATASET_ATTRIBUTES, {})
+
+
+def iter_transforms(dataset: Any) -> Iterator[Any]:
+    """The transforms of a dataset's own pipeline, also inside ``Compose``, ``MultiView``, ...
+
+    Args:
+        dataset (Dataset): A dataset; one without a pipeline has no transforms.
+
+    Yields:
+        object: Every transform, and every wrapper of transforms, once, in order.
+    """
+    return _walk(vars(dataset).get('pipeline', ()), TRANSFORM_ATTRIBUTES, {})

@@ -1,0 +1,201 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import logging
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from torch.utils.data import DataLoader
+
+from mmmokd.datasets import LoadPicture, MultiCrop, PictureFolder, iter_datasets, iter_transforms
+from mmmokd.registry import HOOKS
+from mmmokd.utils import current_epoch
+
+NUM_NAMED = 3
+
+
+def check_enough_pictures(dataloader: DataLoader) -> None:
+    """Raise if a training set is smaller than one step of all processes.
+
+    Args:
+        dataloader (DataLoader): The loader of one process.
+
+    Raises:
+        ValueError: With the number of pictures, the batch size, the number of processes and what
+            to change.
+    """
+    num_pictures, world_size = len(dataloader.dataset), get_world_size()
+    batch_size = dataloader.batch_size or getattr(dataloader.batch_sampler, 'batch_size', 1)
+    if num_pictures < batch_size * world_size:
+        raise ValueError(
+            f'The training set has {num_pictures} pictures, fewer than one step takes: '
+            f'{batch_size * world_size} (batch size {batch_size} x {world_size} processes). Give '
+            'more pictures, fewer processes, or a train_dataloader.batch_size of at most '
+            f'{max(num_pictures // world_size, 1)}.'
+        )
+    if len(dataloader) == 0:
+        raise ValueError(
+            f'The training set has {num_pictures} pictures, but train_dataloader makes no batch '
+            f'of {batch_size} of them: its sampler draws too few.'
+        )
+
+
+@HOOKS.register_module()
+class DataHealthHook(Hook):
+    """Looks after the training data: enough pictures, unreadable ones, randomness per epoch.
+
+    - Before training: raises if there are fewer pictures than one step takes; lets every
+      :class:`~mmmokd.datasets.LoadPicture` of the training set, also inside wrappers, count
+      unreadable pictures.
+    - Before every epoch: tells every :class:`~mmmokd.datasets.MultiCrop` and
+      :class:`~mmmokd.datasets.PictureFolder` its number. In an iteration-based loop, where
+      workers run ahead of the loop, it does not: their random numbers just go on.
+    - After every epoch: adds up the unreadable pictures of all processes, logs their number, share
+      and first paths in one line, and raises if there are too many.
+    - Before validation and test: lets ``LoadPicture`` raise at an unreadable picture, with its
+      path, in datasets in test mode.
+
+    Args:
+        max_bad_share (float): Share of unreadable pictures in a dataset, 0 to 1, above which
+            training stops; see :meth:`LoadPicture.track`. Defaults to 0.01.
+
+    Raises:
+        ValueError: If ``max_bad_share`` is outside 0 to 1.
+    """
+
+    # First of all: nothing long, such as an evaluation, is to run before its errors.
+    priority = 'VERY_HIGH'
+
+    def __init__(self, max_bad_share: float = 0.01) -> None:
+        if not 0 <= max_bad_share <= 1:
+            raise ValueError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
+        self.max_bad_share = max_bad_share
+        self._tracked: list[tuple[Any, LoadPicture]] = []
+        self._random: list = []
+
+    def before_train(self, runner) -> None:
+        """Check the size of the training set and start to count.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If there are fewer pictures than one step takes.
+        """
+        # The workers start later: the epoch-based loop makes its iterator after this, and the
+        # iteration-based one at its first step.
+        check_enough_pictures(runner.train_dataloader)
+        self._tracked, self._random = [], []
+        for dataset in iter_datasets(runner.train_dataloader.dataset):
+            if isinstance(dataset, PictureFolder):
+                self._random.append(dataset)
+            for transform in iter_transforms(dataset):
+                if isinstance(transform, LoadPicture):
+                    transform.track(len(dataset), self.max_bad_share)
+                    self._tracked.append((dataset, transform))
+                elif isinstance(transform, MultiCrop):
+                    self._random.append(transform)
+
+    def before_train_epoch(self, runner) -> None:
+        """Give the epoch's number to whatever draws random numbers.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if self._is_epoch_based(runner):
+            for stream, random in enumerate(self._random):
+                random.set_epoch(current_epoch(runner), stream)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """In an iteration-based loop: report once for every pass over the data.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): Unused, as the rest.
+        """
+        is_last = runner.iter + 1 == runner.max_iters  # after_train_epoch follows
+        if not (self._is_epoch_based(runner) or is_last):
+            if (runner.iter + 1) % len(runner.train_dataloader) == 0:
+                self.report(runner, f'Iteration {runner.iter + 1}')
+
+    def after_train_epoch(self, runner) -> None:
+        """Report the unreadable pictures.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            BadPictureError: If all processes together found too many.
+        """
+        if self._is_epoch_based(runner):
+            self.report(runner, f'Epoch {current_epoch(runner) + 1}')
+        else:
+            self.report(runner, f'Iteration {runner.iter}')
+
+    def before_val(self, runner) -> None:
+        """Let unreadable pictures of a validation set be errors.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._forbid_skipping(runner.val_dataloader)
+
+    def before_test(self, runner) -> None:
+        """Let unreadable pictures of a test set be errors.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self._forbid_skipping(runner.test_dataloader)
+
+    def report(self, runner, when: str) -> None:
+        """Share what was found with all processes, log it, and raise if it is too much.
+
+        Args:
+            runner (Runner): The runner.
+            when (str): What has ended, for the log, whose filter drops warnings said before.
+
+        Raises:
+            BadPictureError: If all processes together found too many.
+        """
+        count, total, paths = 0, 0, []
+        for dataset, loader in self._tracked:
+            own = loader.bad_flags.clone()
+            everyone = own.clone()
+            all_reduce(everyone, 'max')
+            for index in (everyone > own).nonzero().flatten().tolist():
+                loader.warn(f'{self._path(dataset, index)} (found by another process)')
+            torch.maximum(loader.bad_flags, everyone, out=loader.bad_flags)
+            bad = everyone.nonzero().flatten().tolist()
+            count, total = count + len(bad), total + len(everyone)
+            paths += [self._path(dataset, index) for index in bad[:NUM_NAMED]]
+        if self._tracked:
+            runner.message_hub.update_scalar('train/bad_pictures', count)
+        if count:
+            named = ', '.join(paths[:NUM_NAMED]) + (', ...' if count > NUM_NAMED else '')
+            runner.logger.log(
+                logging.WARNING,
+                f'{when}: {count} of {total} pictures ({count / total:.2%}) could not be read so '
+                f'far: {named}',
+            )
+        for dataset, loader in self._tracked:
+            bad = loader.bad_flags.nonzero().flatten().tolist()
+            loader.check_share(self._path(dataset, bad[-1]) if bad else '')
+
+    @staticmethod
+    def _path(dataset: Any, index: int) -> str:
+        return str(dataset.get_data_info(index).get('img_path', f'sample {index}'))
+
+    @staticmethod
+    def _is_epoch_based(runner) -> bool:
+        from mmengine.runner import IterBasedTrainLoop
+
+        return not isinstance(runner.train_loop, IterBasedTrainLoop)
+
+    @staticmethod
+    def _forbid_skipping(dataloader: DataLoader) -> None:
+        for dataset in iter_datasets(dataloader.dataset):
+            if getattr(dataset, 'test_mode', False):
+                for transform in iter_transforms(dataset):
+                    if isinstance(transform, LoadPicture):
+                        transform.skip_bad = False
