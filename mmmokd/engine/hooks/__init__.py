@@ -1,6 +1,20 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .checkpoint_check_hook import CheckpointCheckHook
+from .collapse_monitor_hook import CollapseMonitorHook
+from .data_health_hook import DataHealthHook
 from .ema_teacher_hook import EMATeacherHook
 from .head_schedule_hook import HeadScheduleHook
+from .initial_val_hook import InitialValHook
+from .non_finite_loss_hook import NonFiniteLossHook
 from .prototype_freeze_hook import PrototypeFreezeHook
 
-__all__ = ['EMATeacherHook', 'HeadScheduleHook', 'PrototypeFreezeHook']
+__all__ = [
+    'CheckpointCheckHook',
+    'CollapseMonitorHook',
+    'DataHealthHook',
+    'EMATeacherHook',
+    'HeadScheduleHook',
+    'InitialValHook',
+    'NonFiniteLossHook',
+    'PrototypeFreezeHook',
+]

@@ -17,20 +17,26 @@ class HeadScheduleHook(Hook):
     priority = 'NORMAL'
 
     def before_train(self, runner) -> None:
-        """Tell the centres how many micro-batches make an optimizer step."""
+        """Find the heads once; they stay the same objects for the whole run."""
         self._epoch = None
-        counts = runner.optim_wrapper._accumulative_counts
-        for module in get_ori_model(runner.model).modules():
-            if isinstance(module, DistillationHead):
-                module.accumulative_counts = counts
+        self._centred = [
+            module
+            for module in get_ori_model(runner.model).modules()
+            if isinstance(module, DistillationHead)
+        ]
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Set the temperatures when the epoch has changed, and log them."""
+        """Set the temperatures when the epoch has changed, log them, and hold or free the centres."""
         epoch = current_epoch(runner)
         if epoch != self._epoch:
             self._epoch = epoch
             self._temps = self._set_epoch(runner, epoch)
         runner.message_hub.update_scalars(self._temps)
+        # True for all micro-batches but the last of an optimizer step, also where the run begins or
+        # ends within one.
+        accumulating = not runner.optim_wrapper.should_sync()
+        for head in self._centred:
+            head.accumulating = accumulating
 
     @staticmethod
     def _set_epoch(runner, epoch: int) -> dict[str, float]:

@@ -119,6 +119,8 @@ class BranchOptimWrapperConstructor:
         if clip_grad:
             cfg['clip_grad'] = clip_grad
         wrapper = OPTIM_WRAPPERS.build(dict(cfg, optimizer=optimizer))
+        # mmengine's extra group, which it logs as `base_lr`: scaling to the batch size leaves it out.
+        wrapper.base_param_settings = None
         if clip_grad:
             wrapper.grad_name = f'{name}.{wrapper.grad_name}'
             if per_parameter:

@@ -24,8 +24,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
     def __init__(self, **optim_wrappers: OptimWrapper) -> None:
         super().__init__(**optim_wrappers)
         common = {
-            (type(w), getattr(w, 'cast_dtype', None), w._accumulative_counts)
-            for w in self.values()
+            (type(w), getattr(w, 'cast_dtype', None), w._accumulative_counts) for w in self.values()
         }
         if len(common) != 1:
             raise ValueError(

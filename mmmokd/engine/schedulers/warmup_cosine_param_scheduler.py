@@ -52,7 +52,9 @@ class WarmupCosineParamScheduler(_ParamScheduler):
     ) -> None:
         parts = [group.get('part', 'main') for group in optimizer.param_groups]
         if part not in parts:
-            raise ValueError(f'no parameter group has part={part!r}; there are {sorted(set(parts))}')
+            raise ValueError(
+                f'no parameter group has part={part!r}; there are {sorted(set(parts))}'
+            )
         if by_epoch:
             raise ValueError(
                 f'the {param_name} schedule steps with the optimizer: with by_epoch=True set '
@@ -98,9 +100,7 @@ class WarmupCosineParamScheduler(_ParamScheduler):
         if not by_epoch:
             raise ValueError('convert_to_iter_based=True needs by_epoch=True')
         end = INF if end >= INF else end * epoch_length
-        return cls(
-            *args, warmup=round(warmup * epoch_length), end=end, by_epoch=False, **kwargs
-        )
+        return cls(*args, warmup=round(warmup * epoch_length), end=end, by_epoch=False, **kwargs)
 
     def _get_value(self) -> list[float]:
         step = self.last_step // self.accumulative_counts

@@ -1,6 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -10,8 +9,8 @@ class BackboneFeatures(NamedTuple):
     """What a branch reads from a backbone.
 
     Attributes:
-        pooled (Tensor): One feature an image, shape (B, C): the class token where there is one, else
-            the mean over the map.
+        pooled (Tensor): One feature an image, shape (B, C): the class token where there is one,
+            else the mean over the map.
         tokens (Tensor): The last map, flattened row by row, shape (B, N, C).
         grid (tuple[int, int]): The map's (h, w), N = h * w.
     """
@@ -25,13 +24,14 @@ def adapt_features(output, backbone: nn.Module, image_size: tuple[int, int]) -> 
     """Find pooled feature, tokens and grid in a backbone's output.
 
     Read are: a 4-d map, channels first or (where the backbone says so) last; a token sequence
-    with or without class, register or distillation tokens in front; a pair of such a map or sequence
-    and a class token; and a tuple or list of these, of which the last is taken, as mmpretrain's
-    ``out_indices`` give them. Class and register tokens are counted by the backbone's
-    ``num_extra_tokens`` (mmpretrain) or ``num_prefix_tokens`` (timm).
+    with or without class, register or distillation tokens in front; a pair of such a map or
+    sequence and a class token; and a tuple or list of these, of which the last is taken, as
+    mmpretrain's ``out_indices`` give them. Class and register tokens are counted by the backbone's
+    ``num_extra_tokens`` (mmpretrain) or ``num_prefix_tokens`` (timm); a backbone with neither has
+    one if it has a ``cls_token``.
 
     Args:
-        output (Tensor | Sequence): What the backbone returned.
+        output (Tensor | list | tuple): What the backbone returned.
         backbone (nn.Module): The backbone itself.
         image_size (tuple[int, int]): The (H, W) of the images.
 
@@ -64,7 +64,7 @@ def _last_output(output, name: str) -> tuple[Tensor, Tensor | None]:
     """The last map or token sequence, and the class token that came as its pair, if any."""
     if _is_map_and_class_token(output):
         return output[0], output[1]
-    if isinstance(output, Sequence) and len(output):
+    if isinstance(output, list | tuple) and len(output):
         return _last_output(output[-1], name)
     if isinstance(output, Tensor) and output.dim() in (3, 4):
         return output, None
@@ -72,14 +72,14 @@ def _last_output(output, name: str) -> tuple[Tensor, Tensor | None]:
     raise ValueError(
         f'the backbone {name} gave {found}, but a branch needs its last map (B, C, h, w) or its '
         'tokens (B, N, C), to pool and to search. In mmpretrain, ask for the last stage by '
-        "`out_indices`, and of a transformer for `out_type='raw'` (or 'featmap'); in timm, leave the "
-        'pooling out'
+        "`out_indices`, of a transformer for `out_type='raw'` (or 'featmap'), of a ConvNeXt for "
+        '`gap_before_final_norm=False`; in timm, leave the pooling out'
     )
 
 
 def _is_map_and_class_token(output) -> bool:
     return (
-        isinstance(output, Sequence)
+        isinstance(output, list | tuple)
         and len(output) == 2
         and all(isinstance(x, Tensor) for x in output)
         and output[0].dim() in (3, 4)
@@ -101,23 +101,34 @@ def _channels_last(backbone: nn.Module) -> bool:
 
 
 def _extra_tokens(backbone: nn.Module) -> tuple[int, bool]:
+    """How many tokens stand before the map's, and whether the first is a class token."""
     inner = _inner(backbone)
+    has_class_token = getattr(inner, 'cls_token', None) is not None
     for attribute in ('num_extra_tokens', 'num_prefix_tokens'):
         count = getattr(inner, attribute, None)
         if isinstance(count, int):
-            return count, count > 0 and getattr(inner, 'cls_token', None) is not None
-    return 0, False
+            return count, count > 0 and has_class_token
+    return int(has_class_token), has_class_token
 
 
 def _infer_grid(num_tokens: int, image_size: tuple[int, int], name: str) -> tuple[int, int]:
-    """The (h, w) with h * w tokens whose aspect ratio is nearest to the image's."""
+    """The (h, w) with h * w tokens that one stride makes of the image."""
     height, width = image_size
-    rows = round(math.sqrt(num_tokens * height / width))
-    for candidate in (rows, rows - 1, rows + 1):
-        if candidate > 0 and num_tokens % candidate == 0:
-            return candidate, num_tokens // candidate
-    raise ValueError(
-        f'the backbone {name} gave {num_tokens} tokens for images of {height}x{width}, which form no '
-        'grid of that shape. Is a class or register token among them that the backbone does not '
-        'count in `num_extra_tokens` or `num_prefix_tokens`?'
+    grids = [(h, num_tokens // h) for h in range(1, num_tokens + 1) if num_tokens % h == 0]
+    grids = [(h, w) for h, w in grids if _has_one_stride(h, height, w, width)]
+    if not grids:
+        raise ValueError(
+            f'the backbone {name} gave {num_tokens} tokens for images of {height}x{width}, which '
+            'form no grid of that shape. Is a class or register token among them that the backbone '
+            'does not count in `num_extra_tokens` or `num_prefix_tokens`?'
+        )
+    return min(grids, key=lambda grid: abs(math.log(grid[0] * width / (grid[1] * height))))
+
+
+def _has_one_stride(h: int, height: int, w: int, width: int) -> bool:
+    """Whether some stride, in pixels, makes h and w of the sides, both rounded down or both up."""
+    down = max(height / (h + 1), width / (w + 1)) < min(height / h, width / w)
+    up = max(height / h, width / w) < min(
+        height / (h - 1) if h > 1 else math.inf, width / (w - 1) if w > 1 else math.inf
     )
+    return down or up

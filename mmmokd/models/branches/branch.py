@@ -74,8 +74,8 @@ class BranchNetwork(BaseModule):
             if part.in_channels != features.pooled.shape[-1]:
                 raise ValueError(
                     f'the backbone {type(self.backbone).__name__} gives '
-                    f'{features.pooled.shape[-1]} channels, but {type(part).__name__} was built with '
-                    f'in_channels={part.in_channels}'
+                    f'{features.pooled.shape[-1]} channels, but {type(part).__name__} was built '
+                    f'with in_channels={part.in_channels}'
                 )
         return features
 
@@ -132,7 +132,8 @@ class Branch(BaseModule):
         unknown = set(heads) - {'sm', 'st', 'cm', 'ct'}
         if unknown:
             raise ValueError(
-                f'unknown loss heads {sorted(unknown)}; a branch has sm, st and, with peers, cm and ct'
+                f'unknown loss heads {sorted(unknown)}; a branch has sm, st and, with peers, cm '
+                'and ct'
             )
         cfgs = {term: dict(default, **heads.get(term, {})) for term, default in defaults.items()}
         built = {
@@ -168,7 +169,9 @@ class Branch(BaseModule):
         """
         batch = global_views[0].shape[0]
         net = self.student
-        passes = [net.extract(torch.cat(views)) for views in group_by_size(global_views, local_views)]
+        passes = [
+            net.extract(torch.cat(views)) for views in group_by_size(global_views, local_views)
+        ]
         pooled = torch.cat([features.pooled for features in passes])  # (V * B, C)
         encoded = torch.cat(
             [

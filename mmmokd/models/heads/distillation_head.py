@@ -16,7 +16,7 @@ from ..losses import (
 
 
 def warmup_teacher_temp(epoch: int, start: float, end: float, warmup_epochs: int) -> float:
-    """Teacher temperature of an epoch: ``linspace(start, end, warmup_epochs)[epoch]``, then ``end``.
+    """Teacher temperature: ``linspace(start, end, warmup_epochs)[epoch]``, then ``end``.
 
     Args:
         epoch (int): Counted from 0.
@@ -79,7 +79,9 @@ class BaseDistillationHead(BaseModule):
         self.teacher_temp = self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> float:
-        """Set ``teacher_temp`` to the temperature of an epoch. Derived from the epoch, it is no state.
+        """Set ``teacher_temp`` to the temperature of an epoch.
+
+        It is derived from the epoch and no state.
 
         Args:
             epoch (int): Counted from 0.
@@ -125,7 +127,8 @@ class DistillationHead(BaseDistillationHead):
             raise ValueError(f'center_momentum must be in [0, 1], but got {center_momentum}')
         self.center_momentum = center_momentum
         self.register_buffer('center', torch.zeros(1, out_channels))
-        self.accumulative_counts = 1
+        # Set by HeadScheduleHook: whether further micro-batches belong to the optimizer step.
+        self.accumulating = False
         self._pending: list[Tensor] = []
 
     def targets(self, teacher: Tensor) -> Tensor:
@@ -143,11 +146,13 @@ class DistillationHead(BaseDistillationHead):
     def update_center(self, teacher: Tensor) -> None:
         """Move the centre towards the mean of the teacher's outputs.
 
+        While ``accumulating`` the outputs are kept, until the last micro-batch moves the centre.
+
         Args:
             teacher (Tensor): Logits, shape (G, B, K).
         """
         self._pending.append(at_least_float32(teacher).mean(dim=(0, 1)))
-        if len(self._pending) < self.accumulative_counts:
+        if self.accumulating:
             return
         batch_center = torch.stack(self._pending).mean(dim=0, keepdim=True)  # (1, K)
         self._pending.clear()

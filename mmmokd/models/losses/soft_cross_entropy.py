@@ -34,8 +34,8 @@ def multi_view_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         loss = mean(soft_cross_entropy(log_softmax(logits[v]), targets[g]) for g, v in pairs)
 
     A cross-entropy is linear in the target and in the log-probabilities, so all pairs are one
-    product of two sums, less the G pairs of a view with itself. That reads the (V, B, K) logits once
-    instead of G times.
+    product of two sums, less the G pairs of a view with itself. That reads the (V, B, K) logits
+    once instead of G times.
 
     Args:
         logits (Tensor): Students' logits over the temperature, shape (V, B, K). The first G views

@@ -11,8 +11,8 @@ from ..branches import Branch
 class MOKD(BaseModel):
     """Multi-Mode Online Knowledge Distillation.
 
-    Implements `MOKD <https://arxiv.org/abs/2304.06461>`_ (CVPR 2023) for any number of models of any
-    architecture. Each branch learns from its own EMA teacher (self-distillation) and from the
+    Implements `MOKD <https://arxiv.org/abs/2304.06461>`_ (CVPR 2023) for any number of models of
+    any architecture. Each branch learns from its own EMA teacher (self-distillation) and from the
     others' (cross-distillation); a transformer head searches the others' feature maps for what
     matches its own. With one branch it is DINO with a search head.
 
@@ -52,7 +52,10 @@ class MOKD(BaseModel):
             )
         self.num_global_views = num_global_views
         self.branches = ModuleDict(
-            {name: Branch(**cfg, peers=self._others(name, branches)) for name, cfg in branches.items()}
+            {
+                name: Branch(**cfg, peers=self._others(name, branches))
+                for name, cfg in branches.items()
+            }
         )
         self._check_branches_agree()
 
@@ -155,12 +158,14 @@ class MOKD(BaseModel):
             ValueError: If the views are too few, or not of one batch size, or the global ones not
                 of one image size.
         """
-        shapes = [tuple(view.shape) for view in inputs] if isinstance(inputs, list | tuple) else inputs
+        shapes = (
+            [tuple(view.shape) for view in inputs] if isinstance(inputs, list | tuple) else inputs
+        )
         needed = self.num_global_views + (1 if len(self.branches) > 1 else 0)
         if not isinstance(inputs, list | tuple) or len(inputs) < max(needed, 2):
             raise ValueError(
-                f'MOKD needs {self.num_global_views} global views and, for its cross-search term, at '
-                f'least one local view, as a list of tensors, the global views first; got '
+                f'MOKD needs {self.num_global_views} global views and, for its cross-search term, '
+                f'at least one local view, as a list of tensors, the global views first; got '
                 f'{len(shapes) if isinstance(inputs, list | tuple) else type(inputs).__name__}: '
                 'does the pipeline make views (mmmokd.MultiCrop)?'
             )

@@ -3,7 +3,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 
-def build_prototype_layer(in_channels: int, out_channels: int, train_gain: bool = True) -> nn.Linear:
+def build_prototype_layer(
+    in_channels: int, out_channels: int, train_gain: bool = True
+) -> nn.Linear:
     """A weight-normalised linear layer without bias, one row a prototype.
 
     The direction keeps PyTorch's default initialisation and the gain starts at 1. As

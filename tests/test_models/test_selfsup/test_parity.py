@@ -289,5 +289,5 @@ def test_conversion_returns_the_released_checkpoint():
 def test_conversion_names_what_is_missing():
     checkpoint = released_checkpoint()
     del checkpoint['teacher_vit']
-    with pytest.raises(KeyError, match='teacher_vit'):
+    with pytest.raises(ValueError, match='teacher_vit'):
         from_released(checkpoint)

@@ -1,0 +1,180 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from mmengine.runner import autocast
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mmmokd.utils import get_ori_model
+
+from .gather import gather_by_index, sample_order
+
+IterCallback = Callable[[int, dict], None]
+
+
+@torch.no_grad()
+def extract_features(
+    model: nn.Module,
+    dataloader: DataLoader,
+    networks: Sequence[str] = ('teacher',),
+    fp16: bool = False,
+    on_all_ranks: bool = True,
+    before_iter: IterCallback | None = None,
+    after_iter: IterCallback | None = None,
+) -> tuple[dict[str, Tensor], Tensor] | None:
+    """Features and labels of a whole dataset, in the dataset's order, over any number of processes.
+
+    The model is in evaluation mode meanwhile; every module's own mode is restored after it. What
+    the sampler pads is dropped by index: each image is in the result exactly once.
+
+    Args:
+        model (nn.Module): An mmengine model with ``extract_feat``, wrapped (DDP) or not: MOKD, or a
+            self-supervised model or classifier of mmpretrain.
+        dataloader (DataLoader): One labelled view of each image in a fixed order: a sampler as
+            ``dict(type='DefaultSampler', shuffle=False)``.
+        networks (Sequence[str]): Networks to evaluate of a model whose ``extract_feat`` takes a
+            ``network``; other models have one. Defaults to ('teacher', ).
+        fp16 (bool): Whether to run the model under autocast; features are float32 all the same.
+            Defaults to False.
+        on_all_ranks (bool): Whether every process is to get the result, or rank 0 alone, which
+            saves the others' memory. Defaults to True.
+        before_iter (Callable, optional): Called with index and batch before each iteration.
+            Defaults to None.
+        after_iter (Callable, optional): Called with index and batch after each iteration.
+            Defaults to None.
+
+    Returns:
+        tuple[dict[str, Tensor], Tensor] | None: Features (N, C) by name, ``'{branch}.{network}'``
+        or ``'backbone'``, and labels (N, ), int64, all on the CPU; None on ranks without a result.
+
+    Raises:
+        ValueError: If the dataset is empty or not labelled, the order of its images is not known,
+            or the model's features are not one vector for each image.
+    """
+    model = get_ori_model(model)
+    order = sample_order(dataloader)
+    store: dict[str, Tensor] = {}
+    done = 0
+    with evaluation_mode(model):
+        for index, batch in enumerate(dataloader):
+            if before_iter is not None:
+                before_iter(index, batch)
+            labels = read_labels(batch, dataloader)
+            rows = slice(done, done + len(labels))
+            with autocast(enabled=fp16):
+                features = batch_features(model, batch, networks)
+            for name, values in (*features.items(), ('labels', labels)):
+                if name not in store:
+                    # Allocated once: a list of batches would need twice the memory to be joined.
+                    store[name] = torch.empty(len(order), *values.shape[1:], dtype=values.dtype)
+                store[name][rows] = values.cpu()
+            done = rows.stop
+            if after_iter is not None:
+                after_iter(index, batch)
+    if done != len(order):
+        raise ValueError(f'the dataloader gave {done} images where its sampler has {len(order)}')
+    merged = gather_by_index(store, order, len(dataloader.dataset), on_all_ranks)
+    if merged is None:
+        return None
+    labels = merged.pop('labels')
+    return merged, labels
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode, and every module back in its own mode afterwards.
+
+    Args:
+        model (nn.Module): Any module.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            # Not ``train()``: it would override modules that are kept in another mode on purpose.
+            module.training = training
+
+
+def read_labels(batch: dict, dataloader: DataLoader) -> Tensor:
+    """Class ids of a batch.
+
+    Args:
+        batch (dict): As ``PackInputs`` and a collate function of mmengine make it.
+        dataloader (DataLoader): Where the batch is from, for the error's text.
+
+    Returns:
+        Tensor: Shape (B, ), int64, on the CPU.
+
+    Raises:
+        ValueError: If an image has no label, or more than one.
+    """
+    dataset = type(dataloader.dataset).__name__
+    samples = batch.get('data_samples') if isinstance(batch, dict) else None
+    if not samples:
+        raise ValueError(
+            f'evaluating features needs labelled images, but a batch of {dataset} has no '
+            "'data_samples': does its pipeline end with PackInputs?"
+        )
+    labels = []
+    for sample in samples:
+        label = sample.get('gt_label')
+        if label is None or label.numel() != 1:
+            found = 'no gt_label' if label is None else f'{label.numel()} labels'
+            raise ValueError(
+                f'evaluating features needs images with one class label each, but the image '
+                f'{sample.get("img_path", "(no path)")} of {dataset} has {found}; give a labelled '
+                'dataset, or leave validation out (--no-validate)'
+            )
+        labels.append(int(label))
+    return torch.tensor(labels)
+
+
+def batch_features(model: nn.Module, batch: dict, networks: Sequence[str]) -> dict[str, Tensor]:
+    """Features of a batch by name.
+
+    Args:
+        model (nn.Module): An unwrapped mmengine model with ``extract_feat``.
+        batch (dict): A batch of the dataloader.
+        networks (Sequence[str]): See :func:`extract_features`.
+
+    Returns:
+        dict[str, Tensor]: Shape (B, C) for each, float32.
+
+    Raises:
+        ValueError: If the images are not one tensor, or the features not one vector an image.
+    """
+    inputs = model.data_preprocessor(batch, False)['inputs']
+    if not isinstance(inputs, Tensor):
+        raise ValueError(
+            f'evaluating features needs one view of each image as a tensor (B, 3, H, W), but the '
+            f'data preprocessor gave a {type(inputs).__name__}: use a pipeline without multi-view '
+            "transforms and collate_fn=dict(type='default_collate')"
+        )
+    features = {}
+    if 'network' in inspect.signature(model.extract_feat).parameters:
+        for network in networks:
+            for branch, value in model.extract_feat(inputs, network=network).items():
+                features[f'{branch}.{network}'] = value
+    else:
+        features['backbone'] = model.extract_feat(inputs)
+    return {name: _pool(value, name, len(inputs)) for name, value in features.items()}
+
+
+def _pool(features: Tensor | Sequence[Tensor], name: str, batch_size: int) -> Tensor:
+    """The last stage's features as one float32 vector an image."""
+    if not isinstance(features, Tensor):
+        features = features[-1]
+    if features.ndim == 4:
+        features = features.mean(dim=(2, 3))
+    if features.ndim != 2 or len(features) != batch_size:
+        raise ValueError(
+            f'features {name!r} must be of shape (B, C) or (B, C, H, W) for B={batch_size} images, '
+            f'but are {tuple(features.shape)}: set the backbone to give a pooled feature '
+            "(out_type='cls_token' or 'avg_featmap' for a ViT)"
+        )
+    return features.float()

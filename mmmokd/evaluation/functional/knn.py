@@ -1,0 +1,166 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@torch.no_grad()
+def weighted_knn(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    num_classes: int | None = None,
+    k: int | Sequence[int] = (10, 20),
+    temperature: float = 0.07,
+    topk: int = 5,
+    chunk_size: int = 4096,
+    device: torch.device | str | None = None,
+) -> dict[int, Tensor]:
+    """Exact weighted nearest-neighbour classification of features.
+
+    As in `DINO <https://arxiv.org/abs/2104.14294>`_ and `Unsupervised Feature Learning via
+    Non-Parametric Instance Discrimination <https://arxiv.org/abs/1805.01978>`_: each of a query's
+    k nearest neighbours by cosine similarity s votes for its class with weight exp(s / T).
+
+    At most ``chunk_size x chunk_size`` similarities exist at a time, and the bank goes to
+    ``device`` by chunks, once. Half precision is raised to float32, and autocast is off. Among
+    neighbours of exactly equal similarity at the k-th place the choice is arbitrary.
+
+    Args:
+        bank (Tensor): Labelled features, shape (N, C), of any norm.
+        bank_labels (Tensor): Class ids of the bank, shape (N, ), integer.
+        queries (Tensor): Features to classify, shape (Q, C); Q may be 0.
+        num_classes (int, optional): Number of classes. Defaults to None: the bank's largest label
+            plus one.
+        k (int | Sequence[int]): Numbers of neighbours; the neighbours of the largest serve all.
+            Defaults to (10, 20).
+        temperature (float): Temperature T of the votes. Defaults to 0.07.
+        topk (int): Classes to return for each query. Defaults to 5.
+        chunk_size (int): Rows of the bank, and of the queries, compared at a time. Defaults
+            to 4096.
+        device (torch.device | str, optional): Where to compute. Defaults to None: where the
+            queries are.
+
+    Returns:
+        dict[int, Tensor]: For each k the class ids by falling vote, shape (Q, topk), int64, on the
+        queries' device; -1 where the neighbours are of fewer than ``topk`` classes.
+
+    Raises:
+        ValueError: If a k is not within 1 and the bank's size, shapes or labels do not fit, or a
+            feature is not finite.
+
+    Example:
+        >>> bank, queries = torch.randn(100, 16), torch.randn(7, 16)
+        >>> weighted_knn(bank, torch.arange(100) % 3, queries, k=5)[5].shape
+        torch.Size([7, 5])
+    """
+    ks = (k,) if isinstance(k, int) else tuple(k)
+    num_classes = _check(bank, bank_labels, queries, num_classes, ks, temperature)
+    device = torch.device(device) if device is not None else queries.device
+    with torch.autocast(device.type, enabled=False):
+        similarity, labels = _nearest(bank, bank_labels, queries, max(ks), chunk_size, device)
+        return {
+            each: _vote(similarity[:, :each], labels[:, :each], num_classes, temperature, topk,
+                        chunk_size).to(queries.device)
+            for each in ks
+        }  # fmt: skip
+
+
+def check_num_neighbors(ks: Sequence[int], num_bank: int) -> None:
+    """Check that a bank holds as many images as neighbours are asked for.
+
+    Args:
+        ks (Sequence[int]): Numbers of neighbours.
+        num_bank (int): Number of images in the bank.
+
+    Raises:
+        ValueError: If there is no k, one is below 1, or one is above ``num_bank``.
+    """
+    if not ks or min(ks) < 1:
+        raise ValueError(f'k-NN needs numbers of neighbours k of at least 1, but got k={list(ks)}')
+    if max(ks) > num_bank:
+        raise ValueError(
+            f'k-NN with k={max(ks)} neighbours needs a bank of at least {max(ks)} labelled images, '
+            f'but the bank has {num_bank}'
+        )
+
+
+def _check(bank, bank_labels, queries, num_classes, ks, temperature) -> int:
+    """Check the arguments of :func:`weighted_knn` and find the number of classes."""
+    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f'bank and queries must be features of shapes (N, C) and (Q, C), but got '
+            f'{tuple(bank.shape)} and {tuple(queries.shape)}'
+        )
+    if bank_labels.shape != bank.shape[:1]:
+        raise ValueError(
+            f'the bank has {len(bank)} features, but its labels have the shape '
+            f'{tuple(bank_labels.shape)}'
+        )
+    check_num_neighbors(ks, len(bank))
+    if not temperature > 0:
+        raise ValueError(f'the temperature of k-NN must be positive, but got {temperature}')
+    lowest, highest = int(bank_labels.min()), int(bank_labels.max())
+    num_classes = highest + 1 if num_classes is None else num_classes
+    if lowest < 0 or highest >= num_classes:
+        raise ValueError(
+            f"the bank's labels must be from 0 to {num_classes - 1} ({num_classes} classes), but "
+            f'go from {lowest} to {highest}'
+        )
+    return num_classes
+
+
+def _normalize(features: Tensor, device: torch.device, name: str) -> Tensor:
+    """Features of unit length on a device, in float32 or, where they are, float64."""
+    features = features.to(device)
+    features = features if features.dtype == torch.float64 else features.float()
+    bad = (~features.isfinite().all(dim=1)).sum().item()
+    if bad:
+        raise ValueError(f'{bad} of {len(features)} {name} features are not finite')
+    return F.normalize(features, dim=1)
+
+
+def _nearest(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int, chunk_size: int, device
+) -> tuple[Tensor, Tensor]:
+    """Similarities and labels of every query's k nearest neighbours, nearest first: (Q, k) each."""
+    queries = _normalize(queries, device, 'query')
+    best = queries.new_full((len(queries), k), -torch.inf)
+    best_labels = torch.full((len(queries), k), -1, dtype=torch.long, device=device)
+    for bank_start in range(0, len(bank), chunk_size):
+        part = slice(bank_start, bank_start + chunk_size)
+        keys = _normalize(bank[part], device, 'bank').to(queries.dtype)
+        key_labels = bank_labels[part].to(device, torch.long)
+        for start in range(0, len(queries), chunk_size):
+            rows = slice(start, start + chunk_size)
+            values, indices = (queries[rows] @ keys.T).topk(min(k, len(keys)), dim=1)
+            values = torch.cat((best[rows], values), dim=1)
+            labels = torch.cat((best_labels[rows], key_labels[indices]), dim=1)
+            best[rows], indices = values.topk(k, dim=1)
+            best_labels[rows] = labels.gather(1, indices)
+    return best, best_labels
+
+
+def _vote(
+    similarity: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    temperature: float,
+    topk: int,
+    chunk_size: int,
+) -> Tensor:
+    """Classes by falling sum of weights, (Q, topk)."""
+    predictions = labels.new_full((len(labels), topk), -1)
+    for start in range(0, len(labels), chunk_size):
+        rows = slice(start, start + chunk_size)
+        # The nearest neighbour's weight is taken as 1: the order of the votes is the same, and
+        # exp cannot overflow at a low temperature.
+        weights = ((similarity[rows] - similarity[rows, :1]) / temperature).exp()
+        # Absent classes stay below zero, so that no vote is told from a vote that underflowed.
+        votes = weights.new_full((len(weights), num_classes), -1)
+        votes.scatter_(1, labels[rows], 0).scatter_add_(1, labels[rows], weights)
+        values, classes = votes.topk(min(topk, num_classes), dim=1)
+        predictions[rows, : classes.shape[1]] = classes.where(values >= 0, -1)
+    return predictions

@@ -1,0 +1,149 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+
+from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.runner import TestLoop, ValLoop
+from torch.utils.data import DataLoader
+
+from mmmokd.registry import LOOPS
+
+from .features import extract_features, read_labels
+from .gather import sample_order
+from .metrics import FeatureMetric, FeatureSet
+
+BANK_LOG_INTERVAL = 500
+
+
+class FeatureLoopMixin:
+    """All of :class:`FeatureValLoop` and :class:`FeatureTestLoop` but the names of their hooks."""
+
+    mode: str
+
+    def __init__(
+        self,
+        runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        bank_dataloader: DataLoader | dict,
+        networks: Sequence[str] = ('teacher',),
+        fp16: bool = False,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16=fp16)
+        if isinstance(bank_dataloader, dict):
+            bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)
+        self.bank_dataloader = bank_dataloader
+        self.networks = (networks,) if isinstance(networks, str) else tuple(networks)
+        if not self.networks:
+            raise ValueError(f'{type(self).__name__} needs at least one network to evaluate')
+        self._check()
+
+    def _check(self) -> None:
+        """Fail now, not after the first epoch."""
+        for dataloader in (self.dataloader, self.bank_dataloader):
+            sample_order(dataloader)
+            read_labels(pseudo_collate([dataloader.dataset[0]]), dataloader)
+        for metric in self.evaluator.metrics:
+            if not isinstance(metric, FeatureMetric):
+                raise TypeError(
+                    f'{type(self).__name__} evaluates features: its evaluator takes measures such '
+                    f'as mmmokd.KNNMetric, but got {type(metric).__name__}'
+                )
+            metric.check_sizes(len(self.bank_dataloader.dataset), len(self.dataloader.dataset))
+
+    def run(self) -> dict[str, float]:
+        """Evaluate the model as it is.
+
+        Returns:
+            dict[str, float]: Measures by name, the same on all ranks.
+        """
+        self._call(f'before_{self.mode}')
+        self._call(f'before_{self.mode}_epoch')
+        # The queries first: the runner's timer starts at the epoch and counts their batches only.
+        queries = self._extract(
+            self.dataloader, before_iter=self._before_iter, after_iter=self._after_iter
+        )
+        bank = self._extract(self.bank_dataloader, before_iter=self._log_bank)
+        if queries is not None:
+            (query_features, query_labels), (bank_features, bank_labels) = queries, bank
+            self.evaluator.process(
+                data_samples=[
+                    FeatureSet(name, bank_features[name], bank_labels, features, query_labels)
+                    for name, features in query_features.items()
+                ]
+            )
+        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+        self._call(f'after_{self.mode}_epoch', metrics=metrics)
+        self._call(f'after_{self.mode}')
+        return metrics
+
+    def _extract(self, dataloader: DataLoader, **callbacks):
+        return extract_features(
+            self.runner.model,
+            dataloader,
+            self.networks,
+            fp16=self.fp16,
+            on_all_ranks=False,
+            **callbacks,
+        )
+
+    def _call(self, name: str, **kwargs) -> None:
+        self.runner.call_hook(name, **kwargs)
+
+    def _log_bank(self, index: int, batch: dict) -> None:
+        if index % BANK_LOG_INTERVAL == 0:
+            self.runner.logger.info(
+                f'Features of the bank ({len(self.bank_dataloader.dataset)} images): '
+                f'batch {index + 1} of {len(self.bank_dataloader)}'
+            )
+
+    def _before_iter(self, index: int, batch: dict) -> None:
+        self._call(f'before_{self.mode}_iter', batch_idx=index, data_batch=batch)
+
+    def _after_iter(self, index: int, batch: dict) -> None:
+        outputs = batch['data_samples']
+        self._call(f'after_{self.mode}_iter', batch_idx=index, data_batch=batch, outputs=outputs)
+
+
+@LOOPS.register_module()
+class FeatureValLoop(FeatureLoopMixin, ValLoop):
+    """Validation of frozen features by k-NN, probes and the like.
+
+    The loop's ``dataloader`` holds the queries. Features of queries and bank are extracted in
+    evaluation mode, gathered on rank 0, and handed to the evaluator's measures. The runner's hooks
+    are called for the queries' batches.
+
+    Args:
+        runner (Runner): The runner.
+        dataloader (DataLoader | dict): The labelled queries (a test set), without augmentation, in
+            order.
+        evaluator (Evaluator | dict | list): Measures, each a :class:`FeatureMetric`.
+        bank_dataloader (DataLoader | dict): The labelled images that are learnt from (a training
+            set), in the same pipeline as the queries, in order.
+        networks (Sequence[str]): ``'teacher'``, ``'student'`` or both. Without effect on models
+            that have but one network. Defaults to ('teacher', ).
+        fp16 (bool): Whether to run the model under autocast. Defaults to False.
+
+    Raises:
+        ValueError: If there is no network, a dataset is empty or not labelled, or the bank is too
+            small for a measure.
+        TypeError: If a measure is not a :class:`FeatureMetric`.
+
+    Example:
+        >>> val_dataloader = dict(dataset=test_set, sampler=in_order, ...)
+        >>> val_cfg = dict(
+        ...     type='mmmokd.FeatureValLoop',
+        ...     bank_dataloader=dict(dataset=train_set, sampler=in_order, ...),
+        ... )
+        >>> val_evaluator = dict(type='mmmokd.KNNMetric', k=20)
+        >>> default_hooks = dict(checkpoint=dict(save_best='cnn.teacher/knn_top1'))
+    """
+
+    mode = 'val'
+
+
+@LOOPS.register_module()
+class FeatureTestLoop(FeatureLoopMixin, TestLoop):
+    """Test of frozen features; takes what :class:`FeatureValLoop` takes."""
+
+    mode = 'test'

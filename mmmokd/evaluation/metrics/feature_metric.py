@@ -1,0 +1,134 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.evaluator import BaseMetric
+from torch import Tensor
+
+
+class FeatureSet(NamedTuple):
+    """What one network makes of a labelled bank and of the queries to be recognised.
+
+    Attributes:
+        name (str): Name of the network, as ``'cnn.teacher'``.
+        bank (Tensor): Features of the bank, shape (N, C), float32, on the CPU.
+        bank_labels (Tensor): Shape (N, ), int64.
+        queries (Tensor): Features of the queries, shape (Q, C).
+        query_labels (Tensor): Shape (Q, ), int64.
+    """
+
+    name: str
+    bank: Tensor
+    bank_labels: Tensor
+    queries: Tensor
+    query_labels: Tensor
+
+
+class FeatureMetric(BaseMetric):
+    """A measure of frozen features: k-NN, a linear probe and the like.
+
+    A subclass says in :meth:`evaluate_features` what it measures of one network.
+    :class:`FeatureValLoop` and :class:`FeatureTestLoop` drive it through mmengine's ``Evaluator``:
+    several measures stand in ``val_evaluator`` as a list. Measures are logged, and offered to
+    ``CheckpointHook.save_best`` and ``EarlyStoppingHook.monitor``, as ``'{network}/{measure}'``,
+    ``'cnn.teacher/knn_top1'`` for instance.
+
+    Rank 0 has the features and computes; the others get the result, or the error.
+
+    Args:
+        prefix (str, optional): What to put before the names, with a slash. Defaults to None.
+    """
+
+    default_prefix = ''
+
+    def __init__(self, prefix: str | None = None) -> None:
+        super().__init__(prefix=prefix)
+
+    @abstractmethod
+    def evaluate_features(
+        self, bank: Tensor, bank_labels: Tensor, queries: Tensor, query_labels: Tensor
+    ) -> dict[str, float]:
+        """Measure one network's features.
+
+        Args:
+            bank (Tensor): Labelled features to learn from, shape (N, C), float32, on the CPU.
+            bank_labels (Tensor): Class ids, shape (N, ), int64.
+            queries (Tensor): Features to be recognised, shape (Q, C), float32, on the CPU.
+            query_labels (Tensor): Class ids, shape (Q, ), int64.
+
+        Returns:
+            dict[str, float]: Measures by name. mmengine takes greater as better if ``'top'`` or
+            ``'acc'`` is in the name.
+        """
+
+    def check_sizes(self, num_bank: int, num_queries: int) -> None:
+        """Check before training what would fail after its first epoch. Nothing by default.
+
+        Args:
+            num_bank (int): Number of images in the bank.
+            num_queries (int): Number of queries.
+
+        Raises:
+            ValueError: If the measure cannot be taken on so many images.
+        """
+
+    def process(self, data_batch: Any, data_samples: Sequence[FeatureSet]) -> None:
+        """Take features of whole datasets, one set for each network.
+
+        Args:
+            data_batch (Any): Not used.
+            data_samples (Sequence[FeatureSet]): On rank 0 the features, elsewhere nothing.
+        """
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results: list[FeatureSet]) -> dict[str, float]:
+        """Measure each network.
+
+        Args:
+            results (list[FeatureSet]): One for each network.
+
+        Returns:
+            dict[str, float]: Measures by ``'{network}/{measure}'``.
+
+        Raises:
+            ValueError: If a measure cannot be taken; it names the network.
+        """
+        measures = {}
+        for name, *features in results:
+            try:
+                values = self.evaluate_features(*features)
+            except ValueError as error:
+                raise ValueError(f'{type(self).__name__} of {name}: {error}') from error
+            measures.update({f'{name}/{key}': value for key, value in values.items()})
+        return measures
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Measure on rank 0 and give the result to all.
+
+        Args:
+            size (int): Not used: padding is already dropped.
+
+        Returns:
+            dict[str, float]: Measures by name, the same on all ranks.
+
+        Raises:
+            RuntimeError: On other ranks, if rank 0 failed.
+        """
+        outcome, error = [None, None], None
+        if is_main_process():
+            try:
+                measures = self.compute_metrics(self.results)
+                prefix = f'{self.prefix}/' if self.prefix else ''
+                outcome[0] = {f'{prefix}{key}': value for key, value in measures.items()}
+            except Exception as caught:
+                # The others wait for the broadcast below: they must hear of it before it goes up.
+                error, outcome[1] = caught, f'{type(caught).__name__}: {caught}'
+        self.results.clear()
+        broadcast_object_list(outcome)
+        if error is not None:
+            raise error
+        if outcome[1] is not None:
+            raise RuntimeError(f'rank 0 failed to evaluate features: {outcome[1]}')
+        return outcome[0]

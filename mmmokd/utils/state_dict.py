@@ -1,0 +1,64 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from .misc import get_ori_model
+
+
+def name_some(names: list[str], limit: int = 3) -> str:
+    """The first of some names, and how many more there are, for a message.
+
+    Args:
+        names (list[str]): Names, for example of parameters.
+        limit (int): The most to write out. Defaults to 3.
+
+    Returns:
+        str: For example ``'a, b, c and 7 more'``.
+    """
+    rest = len(names) - limit
+    return ', '.join(names[:limit]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def load_state_dict_strict(
+    model: nn.Module, state_dict: Mapping[str, Tensor], source: str
+) -> list[str]:
+    """Load weights into a model, every one of whose weights must be there.
+
+    mmengine's own loading only logs what is missing or has another shape, and goes on with random
+    weights. Counters of batches that a BN layer has seen may be missing, as they may for mmengine:
+    checkpoints of other libraries lack them, and a BN layer with a momentum does not read them.
+
+    Args:
+        model (nn.Module): The model, wrapped (DDP) or not.
+        state_dict (Mapping[str, Tensor]): Weights by name, with or without the ``module.`` of DDP.
+        source (str): Where the weights come from, for the message.
+
+    Returns:
+        list[str]: Names in ``state_dict`` that the model does not have; they were not used.
+
+    Raises:
+        ValueError: If a weight of the model is missing or has another shape.
+    """
+    model = get_ori_model(model)
+    weights = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    try:
+        # Not through a comparison of keys: a module may rename or resize weights as it loads them.
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        problems = [line.strip() for line in str(error).splitlines()[1:]]
+        raise ValueError(
+            f'{source} does not fit {type(model).__name__}: {name_some(problems, 2)}'
+        ) from error
+    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    if missing:
+        raise ValueError(
+            f'{source} lacks {len(missing)} of the {len(model.state_dict())} weights of '
+            f'{type(model).__name__}: {name_some(missing)}. It holds {len(weights)}'
+            + (
+                f', {len(unexpected)} unknown to the model: {name_some(unexpected)}'
+                * bool(unexpected)
+            )
+            + '. Does it belong to another config?'
+        )
+    return unexpected

@@ -1,0 +1,281 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+from mmmokd.analysis import effective_rank, feature_std, mutual_information, prototype_entropy
+from mmmokd.engine.hooks.collapse_monitor_hook import CollapseMonitorHook
+from mmmokd.models.heads import DistillationHead
+from mmmokd.models.necks import DINOProjector
+
+PROTOTYPES, CHANNELS = 32, 16
+
+
+class Branch(nn.Module):
+    """A branch reduced to what the monitor touches: the teacher's projector and the head."""
+
+    def __init__(self, temperature=0.04):
+        super().__init__()
+        projector = DINOProjector(CHANNELS, PROTOTYPES, hid_channels=24, bottleneck_channels=8)
+        projector.init_weights()
+        self.teacher = nn.ModuleDict(dict(projector=projector))
+        self.teacher.projector = self.teacher['projector']
+        self.heads = nn.ModuleDict(
+            dict(sm=DistillationHead(PROTOTYPES, 0.9, teacher_temp=temperature,
+                                     warmup_teacher_temp_epochs=0))
+        )  # fmt: skip
+
+
+class Logger:
+    def __init__(self):
+        self.warnings, self.infos = [], []
+
+    def warning(self, text):
+        self.warnings.append(text)
+
+    def info(self, text):
+        self.infos.append(text)
+
+
+class Drive:
+    """Runs the hook over iterations of a model, without a Runner."""
+
+    def __init__(self, branches, max_iters=1000, **kwargs):
+        kwargs = dict(interval=10, warmup_iters=50, patience=3) | kwargs
+        self.model = nn.Module()
+        self.model.branches = nn.ModuleDict(branches)
+        self.runner = SimpleNamespace(
+            model=self.model,
+            iter=0,
+            max_iters=max_iters,
+            message_hub=MessageHub('monitor'),
+            logger=Logger(),
+        )
+        self.hook = CollapseMonitorHook(**kwargs)
+        self.hook.before_train(self.runner)
+
+    def step(self, features):
+        """One iteration in which each teacher sees the given features."""
+        self.hook.before_train_iter(self.runner, self.runner.iter)
+        seen = {}
+        for name, branch in self.model.branches.items():
+            with torch.no_grad():
+                logits = branch.teacher.projector(features)
+                seen[name] = logits, branch.heads['sm'].targets(logits)
+                branch.heads['sm'].update_center(logits[None])
+        self.hook.after_train_iter(self.runner, self.runner.iter, outputs={})
+        self.runner.iter += 1
+        return seen
+
+    def run(self, features, iters):
+        for _ in range(iters):
+            self.step(features())
+        return self.runner.logger.warnings
+
+    def scalar(self, name):
+        return self.runner.message_hub.get_scalar(f'train/{name}').current()
+
+
+def healthy(n=32):
+    return lambda: torch.randn(n, CHANNELS)
+
+
+def constant(n=32):
+    return lambda: torch.ones(n, CHANNELS)
+
+
+def test_signals_are_those_of_the_step_with_the_centre_before_its_update():
+    torch.manual_seed(0)
+    drive = Drive(dict(cnn=Branch(), vit=Branch()), interval=2)
+    drive.step(torch.randn(12, CHANNELS))
+    assert 'train/cnn.entropy' not in drive.runner.message_hub.log_scalars
+    features = torch.randn(12, CHANNELS)
+    seen = drive.step(features)
+    for name, (_, targets) in seen.items():
+        assert drive.scalar(f'{name}.entropy') == pytest.approx(
+            prototype_entropy(targets).mean_share.item(), rel=1e-5
+        )
+        assert drive.scalar(f'{name}.mutual_info') == pytest.approx(
+            mutual_information(targets).item(), rel=1e-5
+        )
+        assert drive.scalar(f'{name}.feature_std') == pytest.approx(feature_std(features).item())
+        assert drive.scalar(f'{name}.effective_rank') == pytest.approx(
+            effective_rank(features).item(), rel=1e-5
+        )
+    assert not any('loss' in key for key in drive.runner.message_hub.log_scalars)
+
+
+def test_listens_only_in_its_turn():
+    drive = Drive(dict(cnn=Branch()), interval=10)
+    hooks = drive.model.branches['cnn'].teacher.projector._forward_hooks
+    for i in range(20):
+        drive.hook.before_train_iter(drive.runner, i)
+        assert len(hooks) == (1 if i in (9, 19) else 0)
+        drive.model.branches['cnn'].teacher.projector(torch.randn(4, CHANNELS))
+        drive.hook.after_train_iter(drive.runner, i)
+        assert len(hooks) == 0
+        drive.runner.iter += 1
+
+
+def test_no_alarm_on_healthy_branches():
+    torch.manual_seed(0)
+    assert Drive(dict(cnn=Branch(0.04), vit=Branch(0.07))).run(healthy(), 300) == []
+    assert Drive(dict(cnn=Branch()), warmup_iters=0).run(healthy(4), 300) == []
+
+
+def test_uniform_targets_are_reported_once_with_what_to_change():
+    torch.manual_seed(0)
+    drive = Drive(dict(cnn=Branch(temperature=20.0), vit=Branch()))
+    warnings = drive.run(healthy(), 300)
+    assert len(warnings) == 1
+    text = warnings[0]
+    assert text.startswith("Branch 'cnn' has collapsed: in 3 checks in a row (iterations 60 to 80)")
+    assert f'same uniform target over the {PROTOTYPES} prototypes' in text
+    assert 'of log K, expected below 0.99' in text
+    assert 'lower the teacher temperature' in text and 'learning rate' in text
+
+
+def test_constant_targets():
+    torch.manual_seed(0)
+    # A projector that ignores its input, and a centre that does not follow.
+    branch = Branch()
+    branch.teacher.projector.mlp[-1].weight.data.zero_()
+    branch.teacher.projector.mlp[-1].bias.data.normal_()
+    branch.heads['sm'].center_momentum = 1.0
+    (text,) = Drive(dict(cnn=branch)).run(healthy(), 300)
+    assert 'gave all 32 views of the batch the same target, and not a uniform one' in text
+    assert 'let the centre follow faster' in text and 'at most 3.47' in text
+
+
+def test_constant_features():
+    torch.manual_seed(0)
+    branch = Branch()
+    branch.heads['sm'].center_momentum = 1.0
+    (text,) = Drive(dict(cnn=branch)).run(constant(), 300)
+    assert 'the same feature: feature std 0.00000, expected above 0.01' in text
+    assert 'normalisation' in text
+
+
+def test_episode_ends_and_another_begins():
+    torch.manual_seed(0)
+    drive = Drive(dict(cnn=Branch()))
+    drive.run(healthy(), 100)
+    assert drive.run(constant(), 100)[0].count('iterations 110 to 130') == 1
+    drive.run(healthy(), 100)
+    (info,) = drive.runner.logger.infos
+    assert info.startswith("Branch 'cnn' has recovered from its collapse at iteration 2")
+    assert len(drive.run(constant(), 100)) == 2
+
+
+def test_patience_counts_checks_in_a_row():
+    torch.manual_seed(0)
+    drive = Drive(dict(cnn=Branch()))
+    drive.run(healthy(), 60)
+    for _ in range(5):
+        drive.run(constant(), 20)
+        # The centre, which went after the constant, needs a while to come back.
+        drive.run(healthy(), 20)
+    assert drive.runner.logger.warnings == []
+
+
+def test_stop_ends_the_run():
+    torch.manual_seed(0)
+    with pytest.raises(RuntimeError, match="Branch 'cnn' has collapsed"):
+        Drive(dict(cnn=Branch()), stop=True).run(constant(), 300)
+
+
+def test_nothing_is_said_in_warm_up():
+    torch.manual_seed(0)
+    assert Drive(dict(cnn=Branch()), warmup_iters=None, max_iters=20000).run(constant(), 1000) == []
+    drive = Drive(dict(cnn=Branch()), warmup_iters=None, max_iters=20000)
+    drive.runner.iter = 1000
+    assert len(drive.run(constant(), 30)) == 1
+
+
+def test_one_picture_says_nothing():
+    torch.manual_seed(0)
+    assert Drive(dict(cnn=Branch())).run(constant(2), 300) == []
+    drive = Drive(dict(cnn=Branch()), interval=1)
+    drive.step(torch.randn(1, CHANNELS))
+    assert math.isnan(drive.scalar('cnn.entropy'))
+
+
+def test_no_more_than_max_samples_are_looked_at():
+    torch.manual_seed(0)
+    drive = Drive(dict(cnn=Branch()), interval=1, max_samples=10)
+    features = torch.randn(32, CHANNELS)
+    drive.step(features)
+    assert drive.scalar('cnn.feature_std') == pytest.approx(feature_std(features[::4]).item())
+
+
+def test_broken_numbers_are_left_to_the_loss_hook():
+    drive = Drive(dict(cnn=Branch()))
+    assert drive.run(lambda: torch.full((8, CHANNELS), torch.nan), 300) == []
+    assert math.isnan(drive.scalar('cnn.feature_std'))
+
+
+def test_errors():
+    runner = SimpleNamespace(model=nn.Linear(2, 2), max_iters=10)
+    with pytest.raises(TypeError, match='branches of MOKD, but Linear has none'):
+        CollapseMonitorHook().before_train(runner)
+    with pytest.raises(ValueError, match='at least 1, but got 0 and 5'):
+        CollapseMonitorHook(interval=0)
+    drive = Drive(dict(cnn=Branch()), interval=1)
+    drive.hook.before_train_iter(drive.runner, 0)
+    with pytest.raises(RuntimeError, match="projector of branch 'cnn' did not run"):
+        drive.hook.after_train_iter(drive.runner, 0)
+
+
+class Noise(Dataset):
+    metainfo = dict()
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.randn(CHANNELS))
+
+
+class OneBranchModel(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.branches = nn.ModuleDict(dict(cnn=Branch()))
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        self.branches['cnn'].teacher.projector(torch.stack(inputs))
+        return dict(loss=self.weight.square())
+
+
+def test_signals_are_in_the_progress_line(tmp_path):
+    lines = []
+
+    class Line(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            lines.append(runner.log_processor.get_log_after_iter(runner, batch_idx, 'train'))
+
+    runner = Runner(
+        model=OneBranchModel(),
+        work_dir=str(tmp_path),
+        experiment_name=tmp_path.name,
+        train_dataloader=dict(
+            dataset=Noise(), batch_size=8, sampler=dict(type='DefaultSampler', shuffle=True)
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[CollapseMonitorHook(interval=2), Line()],
+    )
+    runner.train()
+    (first, _), (tags, line) = lines
+    assert 'cnn.entropy' not in first
+    for key in ('cnn.entropy', 'cnn.mutual_info', 'cnn.feature_std', 'cnn.effective_rank'):
+        assert f'{key}: ' in line and key in tags
+    assert tags['loss'] == pytest.approx((1 + 0.64) / 2, rel=1e-3)
