@@ -1,0 +1,51 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .checkpoint import (
+    check_resumable,
+    check_target,
+    find_resume_checkpoint,
+    load_checkpoint_strict,
+    read_checkpoint,
+    read_file,
+    save_file,
+)
+from .cli import is_user_error, run_tool
+from .config import (
+    enable_amp,
+    load_config,
+    require_keys,
+    set_dataloader_defaults,
+    set_work_dir,
+)
+from .convert_released import convert_from_released, convert_to_released
+from .released_checkpoint import from_released, to_released
+from .runtime import (
+    build_runner,
+    close_process_group,
+    init_cpu_process_group,
+    prepare_cfg_for_device,
+)
+
+__all__ = [
+    'build_runner',
+    'check_resumable',
+    'check_target',
+    'close_process_group',
+    'convert_from_released',
+    'convert_to_released',
+    'enable_amp',
+    'find_resume_checkpoint',
+    'from_released',
+    'init_cpu_process_group',
+    'is_user_error',
+    'load_checkpoint_strict',
+    'load_config',
+    'prepare_cfg_for_device',
+    'read_checkpoint',
+    'read_file',
+    'require_keys',
+    'run_tool',
+    'save_file',
+    'set_dataloader_defaults',
+    'set_work_dir',
+    'to_released',
+]

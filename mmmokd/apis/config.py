@@ -1,0 +1,143 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""What the tools do to a config, the same in each."""
+
+import difflib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import Runner
+
+from .checkpoint import missing_file_message
+from .runtime import DATALOADERS
+
+# What a Runner reads from its config besides its own arguments.
+RUNNER_KEYS = (
+    'activation_checkpointing',
+    'compile',
+    'custom_imports',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+)
+SUFFIXES = ('.py', '.yml', '.yaml', '.json')
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """Read a config and override some of its values.
+
+    Args:
+        path (str | Path): The config's file.
+        options (dict, optional): Values by dotted key, as ``--cfg-options`` gives them. Defaults to
+            None.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file; names the nearest.
+        ValueError: If the file is of another kind, or an option overrides what neither the config
+            nor a Runner has.
+    """
+    path = Path(path)
+    if not path.is_file():
+        places = [place for place in (path.parent, Path('configs')) if place.is_dir()]
+        raise FileNotFoundError(missing_file_message(path, 'config', '.py', places))
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
+    cfg = Config.fromfile(path)
+    _check_options(cfg, options or {})
+    try:
+        cfg.merge_from_dict(options or {})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f'--cfg-options do not fit {path}: {error}') from error
+    return cfg
+
+
+def _check_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Refuse an option that nothing would read, as a mistyped one."""
+    if 'runner_type' in cfg:
+        return
+    known = {*cfg, *inspect.signature(Runner.__init__).parameters, *RUNNER_KEYS}
+    for key in options:
+        first = key.partition('.')[0]
+        if first not in known:
+            nested = [
+                name for name, value in cfg.items() if isinstance(value, dict) and first in value
+            ]
+            similar = [f'{name}.{key}' for name in nested] or difflib.get_close_matches(
+                first, known
+            )
+            raise ValueError(
+                f'--cfg-options {key}: {cfg.filename} has no {first}'
+                + (f'. Did you mean {" or ".join(similar)}?' if similar else '')
+            )
+
+
+def require_keys(cfg: Config, keys: Sequence[str], purpose: str) -> None:
+    """Make sure that a config has what a purpose needs.
+
+    Args:
+        cfg (Config): The config.
+        keys (Sequence[str]): Names that must be there and not None.
+        purpose (str): For the message, for example ``'training'``.
+
+    Raises:
+        ValueError: If one is not there.
+    """
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise ValueError(
+            f'{cfg.filename} is no config for {purpose}: it has no {" and no ".join(missing)}'
+        )
+
+
+def set_work_dir(cfg: Config, work_dir: str | None) -> None:
+    """Decide where a run writes: what is given, else what the config says, else by its name.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        work_dir (str, optional): The folder given.
+    """
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+
+
+def set_dataloader_defaults(cfg: Config) -> None:
+    """Give dataloaders the settings that mmpretrain's configs count on its tools to give.
+
+    Args:
+        cfg (Config): The config; changed in place where it does not say otherwise.
+    """
+    for name in DATALOADERS:
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        loader.setdefault('pin_memory', True)
+        loader.setdefault('collate_fn', dict(type='default_collate'))
+        # PyTorch refuses workers that persist where there are none.
+        loader['persistent_workers'] = (
+            loader.get('persistent_workers', True) and loader.get('num_workers', 0) > 0
+        )
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train in mixed precision.
+
+    Args:
+        cfg (Config): The config; its ``optim_wrapper`` is changed in place.
+
+    Raises:
+        ValueError: If there is no GPU.
+    """
+    if get_device() == 'cpu':
+        raise ValueError('--amp needs a GPU and there is none: leave it out')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

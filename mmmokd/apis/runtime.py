@@ -1,0 +1,173 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""From a config to a Runner, on the machine at hand."""
+
+import logging
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
+TORCHRUN_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+
+
+def _dicts(node: Any) -> Iterator[dict]:
+    """Every dict in a tree of dicts, lists and tuples."""
+    if isinstance(node, dict):
+        yield node
+    if isinstance(node, dict | list | tuple):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _dicts(child)
+
+
+def _type_name(cfg: dict) -> str:
+    """A config's type without scope or module: 'SyncBN' of 'mmcv.SyncBN' or of the class."""
+    kind = cfg.get('type')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
+
+
+def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
+    """Make a config right for a machine without a GPU; with one, check that it is there to be used.
+
+    Without a GPU: dataloaders do not pin memory, mixed precision in the optimizer's wrapper is left
+    out, and for several processes SyncBN becomes BN (PyTorch's runs on GPUs only) and the model is
+    wrapped for the CPU. The config is changed in place.
+
+    Args:
+        cfg (Config): A full config, with ``launcher``.
+        device (str, optional): Kind of device, as ``mmengine.device.get_device`` says it. Defaults
+            to None: that of this machine.
+
+    Returns:
+        list[str]: What was changed that changes the result, in sentences for the log.
+
+    Raises:
+        ValueError: If several processes are asked for that this machine cannot give.
+    """
+    device = device or get_device()
+    distributed = cfg.get('launcher', 'none') != 'none'
+    if device == 'cuda' and cfg.get('launcher') == 'pytorch':
+        _check_local_rank(torch.cuda.device_count())
+    if device != 'cpu':
+        return []
+    for name in DATALOADERS:
+        if cfg.get(name):
+            cfg[name]['pin_memory'] = False
+    notices = _drop_amp(cfg)
+    if distributed:
+        if cfg.launcher != 'pytorch':
+            raise ValueError(
+                f'--launcher {cfg.launcher} needs GPUs and there is none; several processes on the '
+                'CPU are started with tools/dist_train.sh (--launcher pytorch)'
+            )
+        notices += _drop_sync_bn(cfg)
+        notices += _wrap_for_cpu(cfg)
+    return notices
+
+
+def _check_local_rank(num_gpus: int) -> None:
+    local_rank = int(os.environ.get('LOCAL_RANK', 0))
+    if local_rank >= num_gpus:
+        raise ValueError(
+            f'process {local_rank} (counted from 0) of this machine has no GPU: it has {num_gpus}. '
+            'Start as many processes as there are GPUs'
+        )
+
+
+def _drop_amp(cfg: Config) -> list[str]:
+    wrappers = [
+        node
+        for node in _dicts(cfg.get('optim_wrapper') or {})
+        if _type_name(node) == 'AmpOptimWrapper'
+    ]
+    for wrapper in wrappers:
+        wrapper['type'] = 'OptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+    return ['No GPU: trains in float32, without mixed precision (AmpOptimWrapper).'] * bool(
+        wrappers
+    )
+
+
+def _drop_sync_bn(cfg: Config) -> list[str]:
+    layers = [node for node in _dicts(cfg.model) if _type_name(node) in SYNC_BN]
+    for layer in layers:
+        layer['type'] = 'BN'
+    asked = cfg.pop('sync_bn', None) is not None or bool(layers)
+    return [
+        'No GPU: SyncBN runs on GPUs only, so each process takes its own batch statistics.'
+    ] * asked
+
+
+def _wrap_for_cpu(cfg: Config) -> list[str]:
+    wrapper = ConfigDict(cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel'))
+    wrapper.setdefault('type', 'MMDistributedDataParallel')
+    notices = []
+    if 'FullySharded' in _type_name(wrapper):
+        notices = [f'No GPU: {_type_name(wrapper)} is replaced by MMDistributedDataParallel.']
+        wrapper = ConfigDict(type='MMDistributedDataParallel')
+    wrapper['device_ids'] = None
+    wrapper.setdefault('broadcast_buffers', False)
+    if 'find_unused_parameters' in cfg:
+        wrapper.setdefault('find_unused_parameters', cfg.find_unused_parameters)
+    cfg.model_wrapper_cfg = wrapper
+    return notices
+
+
+def init_cpu_process_group(cfg: Config) -> None:
+    """Join the processes on CPUs, with gloo.
+
+    mmengine would do it as the Runner is built, but selects a CUDA device whatever the backend.
+
+    Args:
+        cfg (Config): Read for the ``timeout`` (seconds) in ``env_cfg.dist_cfg``.
+
+    Raises:
+        ValueError: If this process was not started by torchrun.
+    """
+    missing = [name for name in TORCHRUN_VARIABLES if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f'--launcher pytorch, but {", ".join(missing)} not set: start with '
+            'tools/dist_train.sh or torchrun, or leave --launcher out for one process'
+        )
+    timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+    torch.distributed.init_process_group(
+        'gloo', timeout=timedelta(seconds=timeout) if timeout else None
+    )
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the Runner of a config, on a machine with or without GPUs.
+
+    Args:
+        cfg (Config): A full config, with ``work_dir`` and ``launcher``; changed in place as
+            :func:`prepare_cfg_for_device` says, and the changes are logged.
+
+    Returns:
+        Runner: Ready to ``train()`` or ``test()``. Call :func:`close_process_group` afterwards.
+
+    Raises:
+        ValueError: If the processes that the launcher stands for are not there.
+    """
+    notices = prepare_cfg_for_device(cfg)
+    if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
+        init_cpu_process_group(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for notice in notices:
+        runner.logger.log(logging.WARNING, notice)
+    return runner
+
+
+def close_process_group() -> None:
+    """Leave the group of processes, if there is one."""
+    if is_distributed():
+        torch.distributed.destroy_process_group()

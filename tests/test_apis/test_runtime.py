@@ -1,0 +1,196 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmmokd.apis import (
+    enable_amp,
+    init_cpu_process_group,
+    is_user_error,
+    load_config,
+    prepare_cfg_for_device,
+    require_keys,
+    run_tool,
+    set_dataloader_defaults,
+    set_work_dir,
+)
+
+
+def config(**more) -> Config:
+    return Config(
+        dict(
+            model=dict(
+                branches=dict(
+                    cnn=dict(backbone=dict(type='ResNet', norm_cfg=dict(type='SyncBN', eps=1e-3)))
+                ),
+                necks=[dict(type='Neck', norm_cfg=dict(type='mmcv.SyncBN'))],
+            ),
+            train_dataloader=dict(batch_size=2, num_workers=2, pin_memory=True),
+            optim_wrapper=dict(
+                type='AmpOptimWrapper',
+                constructor='mmmokd.BranchOptimWrapperConstructor',
+                accumulative_counts=2,
+                loss_scale='dynamic',
+                dtype='float16',
+                branches=dict(cnn=dict(optimizer=dict(type='SGD', lr=0.1))),
+            ),
+            launcher='none',
+            **more,
+        )
+    )
+
+
+def test_with_a_gpu_nothing_changes():
+    cfg = config(sync_bn='torch')
+    before = cfg.to_dict()
+    assert prepare_cfg_for_device(cfg, 'cuda') == []
+    assert cfg.to_dict() == before
+
+
+def test_one_process_without_gpu_drops_amp_and_pinned_memory():
+    cfg = config(sync_bn='torch')
+    notices = prepare_cfg_for_device(cfg, 'cpu')
+    assert len(notices) == 1 and 'float32' in notices[0]
+    wrapper = cfg.optim_wrapper
+    assert wrapper.type == 'OptimWrapper' and wrapper.accumulative_counts == 2
+    assert 'loss_scale' not in wrapper and 'dtype' not in wrapper
+    assert cfg.train_dataloader.pin_memory is False
+    # mmengine itself turns SyncBN into BN in a single process.
+    assert cfg.model.branches.cnn.backbone.norm_cfg.type == 'SyncBN'
+    assert 'model_wrapper_cfg' not in cfg
+
+
+def test_several_processes_without_gpu_drop_sync_bn_and_wrap_for_the_cpu():
+    cfg = config(sync_bn='torch', find_unused_parameters=True)
+    cfg.launcher = 'pytorch'
+    notices = prepare_cfg_for_device(cfg, 'cpu')
+    assert any('SyncBN' in notice for notice in notices)
+    assert 'sync_bn' not in cfg
+    assert cfg.model.branches.cnn.backbone.norm_cfg == dict(type='BN', eps=1e-3)
+    assert cfg.model.necks[0].norm_cfg.type == 'BN'
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+    )
+
+
+def test_amp_in_single_branches_is_dropped_too():
+    cfg = config()
+    cfg.optim_wrapper = dict(a=dict(type='AmpOptimWrapper', loss_scale=512.0), constructor='C')
+    prepare_cfg_for_device(cfg, 'cpu')
+    assert cfg.optim_wrapper == dict(a=dict(type='OptimWrapper'), constructor='C')
+
+
+def test_fsdp_is_replaced_and_said():
+    cfg = config(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel', cpu_offload=True))
+    cfg.launcher = 'pytorch'
+    notices = prepare_cfg_for_device(cfg, 'cpu')
+    assert any('MMFullyShardedDataParallel' in notice for notice in notices)
+    assert cfg.model_wrapper_cfg.type == 'MMDistributedDataParallel'
+    assert 'cpu_offload' not in cfg.model_wrapper_cfg
+
+
+def test_launchers_that_need_gpus():
+    cfg = config()
+    cfg.launcher = 'slurm'
+    with pytest.raises(ValueError, match='slurm needs GPUs'):
+        prepare_cfg_for_device(cfg, 'cpu')
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '2')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    cfg = config()
+    cfg.launcher = 'pytorch'
+    with pytest.raises(ValueError, match='process 2 .* has no GPU: it has 2'):
+        prepare_cfg_for_device(cfg, 'cuda')
+
+
+def test_process_group_needs_torchrun(monkeypatch):
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match='RANK, WORLD_SIZE'):
+        init_cpu_process_group(config())
+
+
+def test_amp_flag(monkeypatch):
+    cfg = config()
+    cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+    monkeypatch.setattr('mmmokd.apis.config.get_device', lambda: 'cpu')
+    with pytest.raises(ValueError, match='--amp needs a GPU'):
+        enable_amp(cfg)
+    monkeypatch.setattr('mmmokd.apis.config.get_device', lambda: 'cuda')
+    enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+
+
+def test_dataloader_defaults_leave_what_is_set():
+    cfg = config(val_dataloader=dict(num_workers=0, persistent_workers=True), test_dataloader=None)
+    set_dataloader_defaults(cfg)
+    assert cfg.train_dataloader.persistent_workers is True
+    assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
+    assert cfg.val_dataloader.persistent_workers is False
+    assert cfg.test_dataloader is None
+
+
+def test_work_dir(tmp_path):
+    (tmp_path / 'name.py').write_text('a = 1')
+    cfg = load_config(tmp_path / 'name.py')
+    set_work_dir(cfg, None)
+    assert cfg.work_dir == 'work_dirs/name'
+    set_work_dir(cfg, 'elsewhere')
+    assert cfg.work_dir == 'elsewhere'
+    set_work_dir(cfg, None)
+    assert cfg.work_dir == 'elsewhere'
+
+
+def test_load_config(tmp_path):
+    file = tmp_path / 'byol_resnet50.py'
+    file.write_text('train_cfg = dict(max_epochs=1)\nnumber = 1\n')
+    assert load_config(file, {'train_cfg.max_epochs': 2, 'resume': True}).train_cfg.max_epochs == 2
+    with pytest.raises(FileNotFoundError, match=f'Did you mean {file}'):
+        load_config(tmp_path / 'byol_resnet-50.py')
+    with pytest.raises(FileNotFoundError, match='is a folder'):
+        load_config(tmp_path)
+    with pytest.raises(ValueError, match='has no train_cgf. Did you mean train_cfg'):
+        load_config(file, {'train_cgf.max_epochs': 2})
+    with pytest.raises(ValueError, match='--cfg-options do not fit'):
+        load_config(file, {'number.deeper': 2})
+    (tmp_path / 'notes.txt').touch()
+    with pytest.raises(ValueError, match='should end in'):
+        load_config(tmp_path / 'notes.txt')
+
+
+def test_require_keys():
+    with pytest.raises(ValueError, match='no config for testing: it has no b and no c'):
+        require_keys(Config(dict(a=1, b=None)), ('a', 'b', 'c'), 'testing')
+
+
+def raised(function) -> Exception:
+    try:
+        function()
+    except Exception as error:
+        return error
+
+
+def test_only_errors_of_this_package_are_the_users():
+    assert is_user_error(raised(lambda: load_config('nowhere.py')))
+    assert not is_user_error(raised(lambda: int('no number')))
+    assert not is_user_error(raised(lambda: torch.zeros(2) + torch.zeros(3)))
+
+
+def test_run_tool_ends_with_one_message(monkeypatch, capsys):
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    monkeypatch.delenv('MMMOKD_TRACEBACK', raising=False)
+    with pytest.raises(SystemExit) as exit_info:
+        run_tool(lambda: load_config('nowhere.py'))
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.startswith('error: config nowhere.py is not there.')
+    monkeypatch.setenv('MMMOKD_TRACEBACK', '1')
+    with pytest.raises(FileNotFoundError):
+        run_tool(lambda: load_config('nowhere.py'))
+    with pytest.raises(ZeroDivisionError):
+        run_tool(lambda: 1 / 0)

@@ -1,0 +1,67 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmmokd.apis import read_checkpoint
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+pytestmark = pytest.mark.dist
+
+
+def test_two_processes_on_the_cpu_train_as_one(run, tiny_config, tmp_path):
+    # LeNet-5 has neither batch norm nor dropout, so two processes of two pictures each take the
+    # steps of one process with the same four: the mean of the gradients is the same.
+    options = ('--cfg-options', 'train_dataloader.sampler.shuffle=False')
+    two, one = tmp_path / 'two', tmp_path / 'one'
+    train = ('bash', TOOLS / 'dist_train.sh', tiny_config, 2, '--work-dir', two)
+    done = run(*train, *options, 'sync_bn=torch', cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert 'No GPU: SyncBN runs on GPUs only' in done.stdout
+    train = (sys.executable, TOOLS / 'train.py', tiny_config, '--work-dir', one)
+    done = run(*train, *options, 'train_dataloader.batch_size=4')
+    assert done.returncode == 0, done.stdout
+
+    weights = read_checkpoint(two / 'epoch_1.pth')['state_dict']
+    for key, value in read_checkpoint(one / 'epoch_1.pth')['state_dict'].items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-5, atol=1e-7)
+
+    out = tmp_path / 'metrics.json'
+    checkpoint = two / 'epoch_1.pth'
+    test = ('bash', TOOLS / 'dist_test.sh', tiny_config, checkpoint, 2)
+    done = run(*test, '--work-dir', two, '--out', out, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert 0 <= json.loads(out.read_text())['accuracy/top1'] <= 100
+
+
+@pytest.mark.parametrize(
+    'script, given, passed',
+    [
+        ('slurm_train.sh', ['c.py', 'out', '--amp'], 'train.py c.py --work-dir=out --amp'),
+        ('slurm_test.sh', ['c.py', 'a.pth', '--out', 'm.json'], 'test.py c.py a.pth --out m.json'),
+    ],
+)
+def test_slurm_scripts_pass_their_arguments(cpu_env, tmp_path, script, given, passed):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\necho "$@"\n')
+    srun.chmod(0o755)
+    done = subprocess.run(
+        ['bash', str(TOOLS / script), 'partition', 'job', *given],
+        env={**cpu_env, 'PATH': f'{tmp_path}:{cpu_env["PATH"]}', 'GPUS': '16', 'SRUN_ARGS': '-x a'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith('--partition=partition --job-name=job --gres=gpu:8 --ntasks=16')
+    assert ' -x a ' in done.stdout
+    assert done.stdout.endswith(f'/tools/{passed} --launcher slurm\n')
+
+
+@pytest.mark.parametrize('arguments', [[], ['config.py'], ['config.py', 'two']])
+def test_usage(run, arguments):
+    done = run('bash', 'tools/dist_train.sh', *arguments)
+    assert done.returncode == 2
+    assert 'usage: bash tools/dist_train.sh' in done.stdout or "not 'two'" in done.stdout

@@ -1,0 +1,141 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import json
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmmokd.apis import read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = (sys.executable, 'tools/train.py')
+TEST = (sys.executable, 'tools/test.py')
+EPOCHS = 40
+
+
+@pytest.fixture(scope='module')
+def whole_run(run, tiny_config, tmp_path_factory) -> Path:
+    """The work_dir of a run of 40 epochs that nothing interrupted."""
+    work_dir = tmp_path_factory.mktemp('whole')
+    done = run(*train_command(tiny_config, work_dir))
+    assert done.returncode == 0, done.stdout
+    return work_dir
+
+
+def train_command(config: Path, work_dir: Path, *more: str) -> list[str]:
+    options = ('--no-validate', '--cfg-options', f'train_cfg.max_epochs={EPOCHS}')
+    return [*map(str, (*TRAIN, config, '--work-dir', work_dir, *more, *options))]
+
+
+@pytest.fixture
+def train_here(monkeypatch, capsys):
+    """Run tools/train.py in this process: its exit status, and what it printed."""
+
+    def train(*arguments) -> tuple[int, str]:
+        monkeypatch.setattr('sys.argv', ['train.py', *map(str, arguments)])
+        monkeypatch.setattr('mmmokd.apis.config.get_device', lambda: 'cpu')
+        for name in ('LOCAL_RANK', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'):
+            monkeypatch.setenv(name, '0')  # to be put back: the tool sets them
+        with pytest.raises(SystemExit) as exit_info:
+            runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
+        printed = capsys.readouterr()
+        return exit_info.value.code, printed.out + printed.err
+
+    return train
+
+
+def test_help_names_every_argument(train_here):
+    status, printed = train_here('--help')
+    assert status == 0
+    for name in ('--work-dir', '--amp', '--resume', '--no-validate', '--auto-scale-lr'):
+        assert name in printed
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--amp'], '--amp needs a GPU and there is none'),
+        (['--resume', 'nowhere/epoch_3.pth'], 'checkpoint nowhere/epoch_3.pth is not there'),
+        (['--launcher', 'slurm'], '--launcher slurm needs GPUs'),
+        (['--cfg-options', 'max_epochs=3'], 'Did you mean train_cfg.max_epochs?'),
+        (['--cfg-options', 'max_epochs'], "'max_epochs' is not of the form KEY=VALUE"),
+        (['--cfg-options', 'train_dataloader=None'], 'it has no train_dataloader'),
+        (['--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'], 'it has no auto_scale_lr'),
+    ],
+)
+def test_mistake_is_one_message(train_here, tiny_config, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr('mmmokd.apis.runtime.get_device', lambda: 'cpu')
+    status, printed = train_here(tiny_config, '--work-dir', tmp_path, *arguments)
+    assert status == 2
+    assert message in printed
+
+
+def test_wrong_config_path_is_one_message(run, tiny_config):
+    wrong = tiny_config.with_name('lenet5-tiny.py')
+    done = run(*TRAIN, wrong)
+    assert done.returncode == 2
+    assert f'error: config {wrong} is not there. Did you mean {tiny_config}' in done.stdout
+    assert 'Traceback' not in done.stdout
+
+
+def test_default_work_dir_validation_and_test(run, tiny_config, tmp_path):
+    tools = ROOT / 'tools'
+    done = run(sys.executable, tools / 'train.py', tiny_config, '--auto-scale-lr', cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert 'Scaling the original LR by 1.0' in done.stdout
+    checkpoint = tmp_path / 'work_dirs' / 'lenet5_tiny' / 'epoch_1.pth'
+    validated = [line for line in done.stdout.splitlines() if 'accuracy/top1' in line][-1]
+
+    out = tmp_path / 'results' / 'metrics.json'
+    done = run(
+        sys.executable, tools / 'test.py', tiny_config, checkpoint, '--out', out, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout
+    top1 = json.loads(out.read_text())['accuracy/top1']
+    assert f'accuracy/top1: {top1:.4f}' in validated
+
+
+def test_killed_run_resumes_to_the_same_weights(run, cpu_env, whole_run, tiny_config, tmp_path):
+    command = train_command(tiny_config, tmp_path, '--resume')
+    with open(tmp_path / 'first.log', 'w') as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=cpu_env, stdout=log)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'epoch_3.pth').exists() and time.monotonic() < deadline:
+        assert process.poll() is None, 'ended too early'
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / f'epoch_{EPOCHS}.pth').exists(), 'killed too late'
+    first_log = (tmp_path / 'first.log').read_text()
+    assert f'nothing to resume in {tmp_path}: starting' in first_log
+    # As if the kill had come in the middle of writing the newest checkpoint.
+    newest = Path((tmp_path / 'last_checkpoint').read_text())
+    newest.write_bytes(newest.read_bytes()[:-100])
+
+    done = run(*command)
+    assert done.returncode == 0, done.stdout
+    assert f'{newest} is cut short and left out' in done.stdout
+    assert f'resuming from {tmp_path / "epoch_"}' in done.stdout
+    resumed, whole = (
+        read_checkpoint(folder / f'epoch_{EPOCHS}.pth') for folder in (tmp_path, whole_run)
+    )
+    assert resumed['meta']['iter'] == whole['meta']['iter'] == 4 * EPOCHS
+    for key, value in whole['state_dict'].items():
+        assert torch.equal(resumed['state_dict'][key], value), key
+
+
+def test_checkpoint_of_another_model_is_refused(run, whole_run, tiny_config, tmp_path):
+    weights = read_checkpoint(whole_run / f'epoch_{EPOCHS}.pth')['state_dict']
+    lacking = {key: value for key, value in weights.items() if 'classifier' not in key}
+    checkpoint = tmp_path / 'lacking.pth'
+    torch.save(lacking, checkpoint)
+    done = run(*TEST, tiny_config, checkpoint, '--work-dir', tmp_path)
+    assert done.returncode == 2
+    assert 'the checkpoint lacks 4 of the 10 weights of ImageClassifier' in done.stdout
+    log = next(tmp_path.glob('*/*.log'))
+    assert f'traceback: {log}' in done.stdout and 'Traceback' in log.read_text()

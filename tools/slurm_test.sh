@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Test a checkpoint on a slurm cluster.
+set -euo pipefail
+
+TOOLS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+if [ $# -lt 4 ]; then
+  cat >&2 <<'USAGE'
+usage: bash tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [ARGUMENT OF tools/test.py ...]
+
+Environment variables:
+  GPUS (8)  GPUS_PER_NODE (8)  CPUS_PER_TASK (5)  SRUN_ARGS (none)  PYTHON (python)
+USAGE
+  exit 2
+fi
+arguments=("$3" "$4" "${@:5}")
+read -r -a srun_args <<<"${SRUN_ARGS:-}"
+
+PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec srun --partition="$1" --job-name="$2" \
+  --gres=gpu:"${GPUS_PER_NODE:-8}" --ntasks="${GPUS:-8}" \
+  --ntasks-per-node="${GPUS_PER_NODE:-8}" --cpus-per-task="${CPUS_PER_TASK:-5}" \
+  --kill-on-bad-exit=1 ${srun_args[@]+"${srun_args[@]}"} \
+  "${PYTHON:-python}" -u "$TOOLS/test.py" "${arguments[@]}" --launcher slurm

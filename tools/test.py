@@ -1,0 +1,59 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Test a checkpoint.
+
+    python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out METRICS.json] [...]
+
+On several GPUs: tools/dist_test.sh.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from mmmokd.apis.checkpoint import read_checkpoint
+from mmmokd.apis.cli import run_tool, tool_parser
+from mmmokd.apis.config import load_config, require_keys, set_dataloader_defaults, set_work_dir
+from mmmokd.apis.runtime import build_runner, close_process_group
+from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+
+
+def parse_args() -> argparse.Namespace:
+    parser = tool_parser('Test a checkpoint')
+    parser.add_argument('checkpoint', help='checkpoint file, with every weight of the model')
+    parser.add_argument('--out', metavar='METRICS.json', help='file to write the metrics to')
+    args = parser.parse_args()
+    if args.out and Path(args.out).suffix != '.json':
+        parser.error(f'--out {args.out} should end in .json')
+    os.environ['LOCAL_RANK'] = str(args.local_rank)
+    return args
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    require_keys(cfg, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'), 'testing')
+    read_checkpoint(args.checkpoint)
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args.work_dir)
+    set_dataloader_defaults(cfg)
+    cfg.resume, cfg.load_from = False, args.checkpoint
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    merge_args(cfg, args)
+    runner = build_runner(cfg)
+    runner.register_hook(CheckpointCheckHook())
+    metrics = runner.test()
+    if args.out and is_main_process():
+        out = Path(args.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(metrics, indent=2, default=float) + '\n', encoding='utf-8')
+    close_process_group()
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,91 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Train a model.
+
+    python tools/train.py CONFIG [--work-dir DIR] [--amp] [--resume [CHECKPOINT]] [...]
+
+Takes this package's configs and any other of mmpretrain. On several GPUs: tools/dist_train.sh.
+"""
+
+import argparse
+import os
+
+from mmengine.config import Config
+
+from mmmokd.apis.checkpoint import check_resumable, find_resume_checkpoint, read_checkpoint
+from mmmokd.apis.cli import run_tool, tool_parser
+from mmmokd.apis.config import (
+    enable_amp,
+    load_config,
+    require_keys,
+    set_dataloader_defaults,
+    set_work_dir,
+)
+from mmmokd.apis.runtime import build_runner, close_process_group
+from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+
+
+def parse_args() -> argparse.Namespace:
+    parser = tool_parser('Train a model')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint or, without one, from the newest in the work dir, if any',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU only)')
+    parser.add_argument('--no-validate', action='store_true', help='leave out the validation')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale every learning rate by the batch size over that of the config',
+    )
+    args = parser.parse_args()
+    os.environ['LOCAL_RANK'] = str(args.local_rank)
+    return args
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    require_keys(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), 'training')
+    cfg.launcher = args.launcher
+    set_work_dir(cfg, args.work_dir)
+    set_dataloader_defaults(cfg)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        enable_amp(cfg)
+    if args.auto_scale_lr:
+        require_keys(cfg, ('auto_scale_lr',), '--auto-scale-lr')
+        cfg.auto_scale_lr.enable = True
+    merge_checkpoint(cfg, args.resume)
+
+
+def merge_checkpoint(cfg: Config, resume: str | None) -> None:
+    """Set, and check, what the run starts from."""
+    if resume == 'auto' or (resume is None and cfg.get('resume') and not cfg.get('load_from')):
+        found = find_resume_checkpoint(cfg.work_dir)
+        print(
+            f'resuming from {found}' if found else f'nothing to resume in {cfg.work_dir}: starting'
+        )
+        cfg.resume = found is not None
+        cfg.load_from = str(found) if found else cfg.get('load_from')
+    elif resume is not None:
+        cfg.resume, cfg.load_from = True, resume
+    if cfg.get('resume'):
+        check_resumable(cfg.load_from)
+    elif cfg.get('load_from') and '://' not in cfg.load_from:
+        read_checkpoint(cfg.load_from)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    merge_args(cfg, args)
+    runner = build_runner(cfg)
+    runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
+    runner.train()
+    close_process_group()
+
+
+if __name__ == '__main__':
+    run_tool(main)
