@@ -1,0 +1,37 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = './imagenet_bs16_multi-crop.py'
+
+data_root = 'data/cifar10/'  # downloaded into it if it is not there
+batch_size = 256  # pictures a step of each GPU
+num_workers = 8  # of each GPU
+
+load = dict(type='mmmokd.LoadPicture', channel_order='rgb')  # as the dataset holds them
+train_pipeline = [
+    load,
+    dict(
+        type='mmmokd.MultiCrop',
+        groups=[  # the global views first; no blur, there is little to blur in 32 pixels
+            dict(num=1, size=32, scale=(0.25, 1.0), blur=0.0),
+            dict(num=1, size=32, scale=(0.25, 1.0), blur=0.0, solarize=0.2),
+            dict(num=6, size=16, scale=(0.1, 0.4), blur=0.0),
+        ],
+    ),
+    dict(type='PackInputs'),
+]
+val_pipeline = [load, dict(type='PackInputs')]
+data_preprocessor = dict(mean=[125.307, 122.961, 113.8575], std=[51.5865, 50.847, 51.255])
+
+
+def dataloader(split, pipeline):
+    return dict(
+        batch_size=batch_size,
+        num_workers=num_workers,
+        dataset=dict(type='CIFAR10', data_root=data_root, split=split, pipeline=pipeline),
+    )
+
+
+train_dataloader = dataloader('train', train_pipeline)
+val_dataloader = test_dataloader = dataloader('test', val_pipeline)
+val_cfg = test_cfg = dict(bank_dataloader=dataloader('train', val_pipeline))
+# Used above only; deleted, so that to override them from outside is an error.
+del data_root, batch_size, num_workers, load, train_pipeline, val_pipeline

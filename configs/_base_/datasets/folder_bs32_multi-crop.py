@@ -1,0 +1,32 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+train_dataloader = dict(
+    batch_size=32,  # pictures a step of each GPU
+    num_workers=4,  # of each GPU
+    dataset=dict(
+        type='mmmokd.PictureFolder',
+        data_root='data/pictures',
+        pipeline=[
+            dict(type='mmmokd.LoadPicture'),
+            dict(
+                type='mmmokd.MultiCrop',
+                groups=[  # the global views first
+                    dict(num=1, size=224, scale=(0.25, 1.0), blur=1.0),
+                    dict(num=1, size=224, scale=(0.25, 1.0), blur=0.1, solarize=0.2),
+                    dict(num=8, size=96, scale=(0.05, 0.25), blur=0.5),
+                ],
+            ),
+            dict(type='PackInputs'),
+        ],
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    drop_last=True,
+    persistent_workers=True,
+    pin_memory=True,
+)
+data_preprocessor = dict(
+    type='SelfSupDataPreprocessor',
+    mean=[123.675, 116.28, 103.53],  # ImageNet's; near enough for photographs
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)

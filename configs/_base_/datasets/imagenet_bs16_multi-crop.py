@@ -1,0 +1,60 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+data_root = 'data/imagenet/'
+batch_size = 16  # pictures a step of each GPU
+num_workers = 8  # of each GPU
+
+train_pipeline = [
+    dict(type='mmmokd.LoadPicture'),
+    dict(
+        type='mmmokd.MultiCrop',
+        groups=[  # the global views first
+            dict(num=1, size=224, scale=(0.25, 1.0), blur=1.0),
+            dict(num=1, size=224, scale=(0.25, 1.0), blur=0.1, solarize=0.2),
+            dict(num=8, size=96, scale=(0.05, 0.25), blur=0.5),
+        ],
+    ),
+    dict(type='PackInputs'),
+]
+val_pipeline = [
+    dict(type='mmmokd.LoadPicture', skip_bad=False),
+    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=224),
+    dict(type='PackInputs'),
+]
+data_preprocessor = dict(
+    type='SelfSupDataPreprocessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+
+
+def dataloader(split, pipeline, batch_size, shuffle=False, **kwargs):
+    return dict(
+        batch_size=batch_size,
+        num_workers=num_workers,
+        dataset=dict(type='ImageNet', data_root=data_root, split=split, pipeline=pipeline),
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+        collate_fn=dict(type='default_collate'),
+        **kwargs,
+    )
+
+
+train_dataloader = dataloader(
+    *('train', train_pipeline, batch_size),
+    shuffle=True,
+    drop_last=True,
+    persistent_workers=True,
+    pin_memory=True,
+)
+# k-NN top-1 of each branch's teacher; networks=('teacher', 'student') for the students', too.
+val_dataloader = test_dataloader = dataloader('val', val_pipeline, 8 * batch_size)
+val_cfg = dict(
+    type='mmmokd.FeatureValLoop',
+    bank_dataloader=dataloader('train', val_pipeline, 8 * batch_size),
+    networks=('teacher',),
+)
+test_cfg = dict(val_cfg, type='mmmokd.FeatureTestLoop')
+val_evaluator = test_evaluator = dict(type='mmmokd.KNNMetric', k=20)
+# Used above only; deleted, so that to override them from outside is an error.
+del data_root, batch_size, num_workers, train_pipeline, val_pipeline

@@ -1,0 +1,44 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmmokd'])
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),  # iterations between two lines of the log
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    # interval: epochs between two checkpoints; max_keep_ckpts: how many are kept, -1 for all.
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    # MOKD's own. They stand here by name, and not in a list, so that `custom_hooks` of a config
+    # that builds on this one adds to them. NAME=None leaves one out.
+    ema_teacher=dict(type='mmmokd.EMATeacherHook', base_momentum=0.996),
+    head_schedule=dict(type='mmmokd.HeadScheduleHook'),
+    prototype_freeze=dict(type='mmmokd.PrototypeFreezeHook', freeze_epochs=1),
+    data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
+    collapse_monitor=dict(type='mmmokd.CollapseMonitorHook', interval=50),
+    non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),
+)
+
+visualizer = dict(
+    type='UniversalVisualizer',
+    vis_backends=[
+        dict(type='LocalVisBackend'),
+        # dict(type='TensorboardVisBackend'),
+        # dict(type='WandbVisBackend', init_kwargs=dict(project='mokd')),
+        # dict(type='MLflowVisBackend', exp_name='mokd'),
+    ],
+)
+log_processor = dict(window_size=10, by_epoch=True)  # losses in the log: mean of 10 iterations
+log_level = 'INFO'
+
+env_cfg = dict(
+    cudnn_benchmark=True,  # views come in two sizes only
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+# Batch norm takes its statistics over all GPUs; without effect in one process.
+sync_bn = 'torch'
+
+randomness = dict(seed=0, deterministic=False)
+load_from = None
+resume = False

@@ -1,0 +1,53 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+max_epochs = 100
+warmup_epochs = 10
+accumulative_counts = 1  # batches a step of the optimizer, where memory is short
+# Learning rates are for a step of 256 pictures and follow the batch size of the run.
+pictures_per_step = 256
+
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)
+auto_scale_lr = dict(base_batch_size=pictures_per_step / accumulative_counts, enable=True)
+
+optim_wrapper = dict(
+    constructor='mmmokd.BranchOptimWrapperConstructor',
+    type='AmpOptimWrapper',  # 'OptimWrapper' without mixed precision
+    dtype='float16',
+    loss_scale='dynamic',
+    accumulative_counts=accumulative_counts,
+    clip_grad=dict(max_norm=3.0, per_parameter=True),
+    branches=dict(
+        cnn=dict(
+            optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4),
+            # Its search head learns as the ViT does, and all of it is decayed.
+            parts=dict(search_head=dict(lr=3e-4, weight_decay=0.04, decay_all=True)),
+        ),
+        vit=dict(optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.04)),
+    ),
+)
+
+
+def cosine(param_name, final, **kwargs):
+    return dict(
+        type='mmmokd.WarmupCosineParamScheduler',
+        param_name=param_name,
+        final=final,
+        by_epoch=True,
+        convert_to_iter_based=True,  # in every iteration; spans the run, whatever its length
+        **kwargs,
+    )
+
+
+def transformer(part):
+    """Schedules of a ViT and of a CNN's search head."""
+    return [
+        cosine('lr', final=1e-5, warmup=warmup_epochs, part=part),
+        cosine('weight_decay', final=0.4, part=part),
+    ]
+
+
+param_scheduler = dict(
+    cnn=[cosine('lr', final=0.0048, warmup=warmup_epochs), *transformer('search_head')],
+    vit=transformer('main'),
+)
+# Used above only; deleted, so that to override them from outside is an error.
+del max_epochs, warmup_epochs, accumulative_counts, pictures_per_step

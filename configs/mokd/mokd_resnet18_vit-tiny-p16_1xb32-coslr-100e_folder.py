@@ -1,0 +1,51 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# A folder of your own pictures, on one GPU or none. Copy this file beside itself and go through the
+# first lines; or keep it, and say --cfg-options train_dataloader.dataset.data_root=/my/pictures.
+_base_ = [
+    '../_base_/models/mokd_resnet18_vit-tiny-p16.py',
+    '../_base_/datasets/folder_bs32_multi-crop.py',
+    '../_base_/schedules/mokd_cnn_vit_100e.py',
+    '../_base_/default_runtime.py',
+]
+
+data_root = 'data/pictures'  # your folder, with or without folders in it; no labels, no lists
+batch_size = 32  # pictures a step: as many as fit into memory; learning rates follow
+num_workers = 4  # processes that read pictures: about the number of CPU cores
+max_epochs = 100  # passes over the folder: the fewer pictures it has, the more
+global_size = 128  # side of the large views in pixels, a multiple of 32: 224 on a fast GPU
+local_size = 64  # side of the small views, likewise: 96 where the large ones have 224
+num_local = 6  # small views of a picture: fewer are faster, more teach more
+num_prototypes = 4096  # the paper has 65536 for 1.3 million pictures
+save_every = 10  # epochs between two checkpoints
+
+load, crop, pack = _base_.train_dataloader.dataset.pipeline
+first, second, local = crop.groups
+crop.groups = [
+    dict(first, size=global_size),
+    dict(second, size=global_size),
+    dict(local, size=local_size, num=num_local),
+]
+train_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    persistent_workers=num_workers > 0,
+    dataset=dict(data_root=data_root, pipeline=[load, crop, pack]),
+)
+train_cfg = dict(max_epochs=max_epochs)
+optim_wrapper = dict(type='OptimWrapper')  # --amp on a GPU: mixed precision
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=save_every))
+
+prototypes = dict(out_channels=num_prototypes)
+model = dict(
+    branches=dict(
+        cnn=dict(projector=prototypes, search_head=dict(prototypes, grid_size=global_size // 32)),
+        vit=dict(
+            backbone=dict(img_size=global_size),
+            projector=prototypes,
+            search_head=dict(prototypes, grid_size=global_size // 16),
+        ),
+    )
+)
+# Used above only; deleted, so that to override them from outside is an error.
+del data_root, batch_size, num_workers, max_epochs, global_size, local_size, num_local
+del num_prototypes, save_every, load, crop, pack, first, second, local, prototypes
