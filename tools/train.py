@@ -22,6 +22,7 @@ from mmmokd.apis.config import (
 )
 from mmmokd.apis.runtime import build_runner, close_process_group
 from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
 
 
 def parse_args() -> argparse.Namespace:
@@ -83,6 +84,8 @@ def main() -> None:
     merge_args(cfg, args)
     runner = build_runner(cfg)
     runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
+    if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
+        check_enough_pictures(runner.train_dataloader)  # schedules over no iteration fail obscurely
     runner.train()
     close_process_group()
 

@@ -10,7 +10,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # MOKD's own. They stand here by name, and not in a list, so that `custom_hooks` of a config
-    # that builds on this one adds to them. NAME=None leaves one out.
+    # that builds on this one adds to them. NAME=None leaves one out (in this package's tools).
     ema_teacher=dict(type='mmmokd.EMATeacherHook', base_momentum=0.996),
     head_schedule=dict(type='mmmokd.HeadScheduleHook'),
     prototype_freeze=dict(type='mmmokd.PrototypeFreezeHook', freeze_epochs=1),
@@ -25,7 +25,7 @@ visualizer = dict(
         dict(type='LocalVisBackend'),
         # dict(type='TensorboardVisBackend'),
         # dict(type='WandbVisBackend', init_kwargs=dict(project='mokd')),
-        # dict(type='MLflowVisBackend', exp_name='mokd'),
+        # dict(type='MLflowVisBackend', exp_name='mokd', tracking_uri='sqlite:///mlflow.db'),
     ],
 )
 log_processor = dict(window_size=10, by_epoch=True)  # losses in the log: mean of 10 iterations

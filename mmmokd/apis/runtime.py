@@ -16,6 +16,15 @@ from mmengine.runner import Runner
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
+# Default hooks that mmengine itself takes None for; None for any other fails an assertion in it.
+MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
 TORCHRUN_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 
 
@@ -145,6 +154,18 @@ def init_cpu_process_group(cfg: Config) -> None:
     )
 
 
+def drop_absent_hooks(cfg: Config) -> None:
+    """Let ``default_hooks.NAME=None`` leave out any default hook, not mmengine's own alone.
+
+    Args:
+        cfg (Config): A full config; changed in place.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in MMENGINE_HOOKS:
+            hooks.pop(name)
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner of a config, on a machine with or without GPUs.
 
@@ -158,6 +179,7 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         ValueError: If the processes that the launcher stands for are not there.
     """
+    drop_absent_hooks(cfg)
     notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
         init_cpu_process_group(cfg)

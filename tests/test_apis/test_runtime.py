@@ -4,6 +4,7 @@ import torch
 from mmengine.config import Config
 
 from mmmokd.apis import (
+    build_runner,
     enable_amp,
     init_cpu_process_group,
     is_user_error,
@@ -194,3 +195,18 @@ def test_run_tool_ends_with_one_message(monkeypatch, capsys):
         run_tool(lambda: load_config('nowhere.py'))
     with pytest.raises(ZeroDivisionError):
         run_tool(lambda: 1 / 0)
+
+
+def test_none_leaves_any_default_hook_out(tmp_path):
+    hook = dict(type='mmmokd.CheckpointCheckHook')
+    cfg = Config(
+        dict(
+            model=torch.nn.Linear(1, 1),
+            work_dir=str(tmp_path),
+            experiment_name=tmp_path.name,
+            default_hooks=dict(timer=None, kept=hook, left_out=None),
+        )
+    )
+    names = [type(each).__name__ for each in build_runner(cfg).hooks]
+    assert 'CheckpointCheckHook' in names and 'LoggerHook' in names
+    assert 'IterTimerHook' not in names

@@ -1,9 +1,13 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mokd_testing import train
+from PIL import Image
 from test_features import NumberedImages, make_loader
 
 import mmmokd.models  # noqa: F401
@@ -65,6 +69,78 @@ def test_features_of_all_networks(mokd):
                 torch.testing.assert_close(features[f'{branch}.{network}'], value)
     mokd.train()
     assert not torch.allclose(features['vit.teacher'], features['vit.student'])
+
+
+def test_knn_of_every_branch_while_training(runner_cfg, tmp_path):
+    """On class folders, by the config that a user writes; the measure is taken again by hand."""
+    rng = np.random.default_rng(0)
+    for part, count in (('bank', 12), ('queries', 6)):
+        for label in range(3):
+            folder = tmp_path / part / f'class{label}'
+            folder.mkdir(parents=True)
+            for index in range(count):
+                picture = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+                picture[..., label] += 40
+                Image.fromarray(picture).save(folder / f'{index}.png')
+
+    def loader(part, batch_size=5, crops=()):
+        load = [dict(type='mmmokd.LoadPicture'), *crops, dict(type='PackInputs')]
+        return dict(
+            batch_size=batch_size,
+            dataset=dict(
+                type='mmmokd.PictureFolder',
+                data_root=str(tmp_path / part),
+                with_label=True,
+                pipeline=load,
+            ),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='default_collate'),
+        )
+
+    best = 'cnn.teacher/knn_top1'
+    groups = [dict(num=2, size=32, scale=(0.5, 1)), dict(num=2, size=24, scale=(0.3, 0.5))]
+    cfg = runner_cfg(
+        train_dataloader=loader('bank', 18, [dict(type='mmmokd.MultiCrop', groups=groups)]),
+        train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=2),
+        val_dataloader=loader('queries'),
+        val_cfg=dict(
+            type='mmmokd.FeatureValLoop',
+            bank_dataloader=loader('bank'),
+            networks=('teacher', 'student'),
+        ),
+        val_evaluator=dict(type='mmmokd.KNNMetric', k=5),
+    )
+    cfg.model.data_preprocessor = dict(
+        type='SelfSupDataPreprocessor', mean=[60.0] * 3, std=[35.0] * 3, to_rgb=True
+    )
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', save_best=best, interval=2)
+    runner = train(cfg)
+
+    def read(part):
+        files = sorted((tmp_path / part).rglob('*.png'))
+        pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
+        labels = torch.tensor([int(file.parent.name[-1]) for file in files])
+        return (pixels.permute(0, 3, 1, 2) - 60.0) / 35.0, labels
+
+    (bank, bank_labels), (queries, labels) = read('bank'), read('queries')
+    runner.model.eval()
+    for branch in runner.model.branches:
+        for network in ('teacher', 'student'):
+            with torch.no_grad():
+                unit = [
+                    torch.nn.functional.normalize(
+                        runner.model.extract_feat(images, network=network)[branch].double()
+                    )
+                    for images in (bank, queries)
+                ]
+            similarity, nearest = (unit[1] @ unit[0].T).topk(5)
+            votes = torch.zeros(len(labels), 3, dtype=torch.float64)
+            votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
+            expected = 100 * (votes.argmax(dim=1) == labels).double().mean().item()
+            key = f'val/{branch}.{network}/knn_top1'
+            found = runner.message_hub.get_scalar(key).current()
+            assert found == pytest.approx(expected, abs=1e-4)
+    assert list(Path(cfg.work_dir).glob('best_cnn.teacher_knn_top1_epoch_2.pth'))
 
 
 def test_collapse_monitor_sees_every_teacher(mokd):

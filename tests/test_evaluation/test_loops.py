@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmpretrain.models import SelfSupDataPreprocessor
 from mmpretrain.structures import DataSample
+from mokd_testing import short_log
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -125,15 +126,16 @@ def build_runner(tmp_path, mode='val', queries=None, bank=None, loop=None, metri
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         )
     settings.update(kwargs)
-    runner = Runner(
-        model=TwoBranches(),
-        work_dir=str(tmp_path),
-        default_scope='mmpretrain',
-        experiment_name=tmp_path.name,
-        custom_hooks=[Recorder()],
-        cfg=Config(dict(default_scope='mmpretrain')),
-        **settings,
-    )
+    with short_log():
+        runner = Runner(
+            model=TwoBranches(),
+            work_dir=str(tmp_path),
+            default_scope='mmpretrain',
+            experiment_name=tmp_path.name,
+            custom_hooks=[Recorder()],
+            cfg=Config(dict(default_scope='mmpretrain')),
+            **settings,
+        )
     return runner, runner.hooks[-1]
 
 

@@ -41,7 +41,7 @@ class CollapseMonitorHook(Hook):
     Args:
         interval (int): Iterations between checks. Defaults to 50.
         warmup_iters (int, optional): Iterations before a branch is judged. Defaults to None: a
-            twentieth of the run, at least 500.
+            twentieth of the run, at least 500 or, of a run below 1000, a half.
         patience (int): Bad checks in a row that make a collapse. Defaults to 5.
         stop (bool): Whether a collapse ends the run with an error. Defaults to False.
         min_info (float): Mutual information, as a share of its largest value (the log of the number
@@ -103,7 +103,7 @@ class CollapseMonitorHook(Hook):
         self._branches = dict(branches.items())
         self._warmup = self.warmup_iters
         if self._warmup is None:
-            self._warmup = max(500, runner.max_iters // 20)
+            self._warmup = max(min(500, runner.max_iters // 2), runner.max_iters // 20)
         self._bad_checks = dict.fromkeys(self._branches, 0)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:

@@ -96,9 +96,18 @@ class WarmupCosineParamScheduler(_ParamScheduler):
 
         Returns:
             WarmupCosineParamScheduler: The scheduler.
+
+        Raises:
+            ValueError: If ``by_epoch`` is not set, or an epoch has no iteration.
         """
         if not by_epoch:
             raise ValueError('convert_to_iter_based=True needs by_epoch=True')
+        if epoch_length < 1:
+            # The Runner builds schedules before it calls the hook that counts the pictures.
+            raise ValueError(
+                'an epoch has no iteration, for train_dataloader makes no batch: with drop_last=True '
+                'the training set needs at least batch_size x processes pictures'
+            )
         end = INF if end >= INF else end * epoch_length
         return cls(*args, warmup=round(warmup * epoch_length), end=end, by_epoch=False, **kwargs)
 

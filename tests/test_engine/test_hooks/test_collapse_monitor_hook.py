@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mokd_testing import short_log, train
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -198,6 +199,10 @@ def test_nothing_is_said_in_warm_up():
     drive = Drive(dict(cnn=Branch()), warmup_iters=None, max_iters=20000)
     drive.runner.iter = 1000
     assert len(drive.run(constant(), 30)) == 1
+    for max_iters, warmup in ((20000, 1000), (10000, 500), (1000, 500), (600, 300)):
+        assert (
+            Drive(dict(cnn=Branch()), warmup_iters=None, max_iters=max_iters).hook._warmup == warmup
+        )
 
 
 def test_one_picture_says_nothing():
@@ -262,20 +267,32 @@ def test_signals_are_in_the_progress_line(tmp_path):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             lines.append(runner.log_processor.get_log_after_iter(runner, batch_idx, 'train'))
 
-    runner = Runner(
-        model=OneBranchModel(),
-        work_dir=str(tmp_path),
-        experiment_name=tmp_path.name,
-        train_dataloader=dict(
-            dataset=Noise(), batch_size=8, sampler=dict(type='DefaultSampler', shuffle=True)
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        custom_hooks=[CollapseMonitorHook(interval=2), Line()],
-    )
+    with short_log():
+        runner = Runner(
+            model=OneBranchModel(),
+            work_dir=str(tmp_path),
+            experiment_name=tmp_path.name,
+            train_dataloader=dict(
+                dataset=Noise(), batch_size=8, sampler=dict(type='DefaultSampler', shuffle=True)
+            ),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            custom_hooks=[CollapseMonitorHook(interval=2), Line()],
+        )
     runner.train()
     (first, _), (tags, line) = lines
     assert 'cnn.entropy' not in first
     for key in ('cnn.entropy', 'cnn.mutual_info', 'cnn.feature_std', 'cnn.effective_rank'):
         assert f'{key}: ' in line and key in tags
     assert tags['loss'] == pytest.approx((1 + 0.64) / 2, rel=1e-3)
+
+
+def test_run_of_mokd(runner_cfg):
+    cfg = runner_cfg(max_epochs=5)
+    for branch in cfg.model.branches.values():
+        head = dict(teacher_temp=100.0, warmup_teacher_temp=100.0)
+        branch.heads = dict.fromkeys(('sm', 'st', 'cm', 'ct'), head)
+    monitor = CollapseMonitorHook(interval=1, warmup_iters=2, patience=4, stop=True, min_std=0.0)
+    text = r"Branch 'cnn' has collapsed: .* \(iterations 3 to 6\) its teacher gave all 8 views"
+    with pytest.raises(RuntimeError, match=f'{text} .* uniform target over the 10 prototypes'):
+        train(cfg, monitor)

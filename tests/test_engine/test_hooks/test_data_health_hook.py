@@ -11,6 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmpretrain.datasets import KFoldDataset
 from mmpretrain.datasets.transforms import MultiView, PackInputs
+from mokd_testing import short_log
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -25,6 +26,7 @@ from mmmokd.datasets import (
     iter_transforms,
 )
 from mmmokd.engine.hooks.data_health_hook import DataHealthHook
+from mmmokd.engine.schedulers import WarmupCosineParamScheduler
 from mmmokd.registry import HOOKS
 
 CROPS = dict(type='mmmokd.MultiCrop', groups=[dict(num=2, size=4, scale=(0.3, 1.0))])
@@ -70,26 +72,27 @@ class Watch(Hook):
 
 def make_runner(tmp_path, dataset, watch=None, train_cfg=None, max_bad_share=0.1, **loader):
     loader = {'batch_size': 4, 'num_workers': 2, **loader}
-    return Runner(
-        model=OneWeight(),
-        work_dir=str(tmp_path / 'work_dir'),
-        train_dataloader=dict(
-            dataset=dataset,
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate'),
-            **loader,
-        ),
-        train_cfg=train_cfg or dict(by_epoch=True, max_epochs=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        default_hooks=dict(
-            data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=max_bad_share),
-            checkpoint=None,
-        ),
-        custom_hooks=[watch] if watch else None,
-        randomness=dict(seed=0),
-        default_scope='mmpretrain',
-        experiment_name=f'{tmp_path.name}_{np.random.default_rng().integers(2**62)}',
-    )
+    with short_log():
+        return Runner(
+            model=OneWeight(),
+            work_dir=str(tmp_path / 'work_dir'),
+            train_dataloader=dict(
+                dataset=dataset,
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                collate_fn=dict(type='default_collate'),
+                **loader,
+            ),
+            train_cfg=train_cfg or dict(by_epoch=True, max_epochs=2),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=dict(
+                data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=max_bad_share),
+                checkpoint=None,
+            ),
+            custom_hooks=[watch] if watch else None,
+            randomness=dict(seed=0),
+            default_scope='mmpretrain',
+            experiment_name=f'{tmp_path.name}_{np.random.default_rng().integers(2**62)}',
+        )
 
 
 def train(runner):
@@ -324,3 +327,11 @@ def test_no_pictures_no_report(tmp_path):
 def test_wrong_share_is_named(share):
     with pytest.raises(ValueError, match='max_bad_share'):
         DataHealthHook(max_bad_share=share)
+
+
+def test_schedules_over_no_iteration_name_the_cause():
+    """The Runner builds schedules before any hook is called."""
+    with pytest.raises(ValueError, match='train_dataloader makes no batch: with drop_last=True'):
+        WarmupCosineParamScheduler.build_iter_from_epoch(
+            None, epoch_length=0, param_name='lr', final=0.0, end=3
+        )

@@ -6,6 +6,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mokd_testing import short_log
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -67,9 +68,10 @@ def run(folder, validate=True, **kwargs):
     )
     settings.update(validation if validate else {})
     settings.update(kwargs)
-    runner = Runner(
-        model=OneWeight(), work_dir=str(folder), experiment_name=folder.name, **settings
-    )
+    with short_log():
+        runner = Runner(
+            model=OneWeight(), work_dir=str(folder), experiment_name=folder.name, **settings
+        )
     runner.train()
     return runner
 

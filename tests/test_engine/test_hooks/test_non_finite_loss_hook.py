@@ -2,18 +2,27 @@
 import math
 import os
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner, load_checkpoint
+from mokd_testing import short_log, train
 from torch import nn
 from torch.utils.data import Dataset
 
 from mmmokd.engine.hooks.non_finite_loss_hook import NonFiniteLossHook, non_finite_names
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    """mmengine pauses for two seconds at the end of each pass of an iteration-based run."""
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
 
 
 class Numbers(Dataset):
@@ -49,22 +58,23 @@ class Model(BaseModel):
 def build_runner(folder, model, checkpoint=None, by_epoch=False, **kwargs):
     cycle = dict(max_epochs=3) if by_epoch else dict(max_iters=6)
     default = dict(type='CheckpointHook', interval=1, by_epoch=by_epoch, max_keep_ckpts=1)
-    return Runner(
-        model=model,
-        work_dir=str(folder),
-        experiment_name=folder.name,
-        train_dataloader=dict(
-            dataset=Numbers(),
-            batch_size=2,
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            collate_fn=pseudo_collate,
-        ),
-        train_cfg=dict(by_epoch=by_epoch, **cycle),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-        default_hooks=dict(checkpoint=dict(default, **(checkpoint or {}))),
-        custom_hooks=[NonFiniteLossHook()],
-        **kwargs,
-    )
+    with short_log():
+        return Runner(
+            model=model,
+            work_dir=str(folder),
+            experiment_name=folder.name,
+            train_dataloader=dict(
+                dataset=Numbers(),
+                batch_size=2,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                collate_fn=pseudo_collate,
+            ),
+            train_cfg=dict(by_epoch=by_epoch, **cycle),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+            default_hooks=dict(checkpoint=dict(default, **(checkpoint or {}))),
+            custom_hooks=[NonFiniteLossHook()],
+            **kwargs,
+        )
 
 
 def test_a_healthy_run_is_not_touched(tmp_path):
@@ -90,6 +100,30 @@ def test_stops_with_the_last_good_checkpoint_on_disk(tmp_path, by_epoch, bad_gra
     model = Model()
     load_checkpoint(model, str(good))
     assert math.isfinite(model.weight.item())
+
+
+class BreakOneWeight(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 3:
+            network = runner.model.branches['vit'].student
+            network.projector.mlp[0].weight.data[0, 0] = torch.nan
+
+
+def test_terms_of_mokd_are_named(runner_cfg):
+    hooks = dict(
+        checkpoint=dict(type='CheckpointHook', interval=1),
+        non_finite=dict(type='mmmokd.NonFiniteLossHook'),
+    )
+    cfg = runner_cfg()  # of two iterations an epoch
+    cfg.default_hooks.update(hooks)
+    with pytest.raises(FloatingPointError) as caught:
+        train(cfg, BreakOneWeight())
+    # The projector of the ViT's student makes the student's side of these terms and of no other.
+    terms = 'vit.loss_sm = nan, vit.loss_cm.cnn = nan'
+    assert f'stopped at iteration 4: loss not finite: {terms}. ' in str(caught.value)
+    good = Path(cfg.work_dir, 'epoch_1.pth')
+    assert f'The last good checkpoint is {good}' in str(caught.value) and good.is_file()
+    assert not Path(cfg.work_dir, 'epoch_2.pth').exists()
 
 
 def test_nothing_that_comes_after_runs(tmp_path):
@@ -163,10 +197,10 @@ def train_on_rank(rank, port):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
 @pytest.mark.dist
 def test_all_processes_stop_together():
     with socket.socket() as sock:
         sock.bind(('127.0.0.1', 0))
         port = sock.getsockname()[1]
-    mp.spawn(train_on_rank, args=(port,), nprocs=2)
+    # Forked, for started anew each process would spend most of the time on imports.
+    mp.start_processes(train_on_rank, args=(port,), nprocs=2, start_method='fork')

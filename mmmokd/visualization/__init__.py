@@ -1,0 +1,4 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .training_plot import RunScalars, plot_training, read_scalars
+
+__all__ = ['RunScalars', 'plot_training', 'read_scalars']
