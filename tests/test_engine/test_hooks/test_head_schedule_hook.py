@@ -1,0 +1,117 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mokd_testing import AfterStep, branch_cfg, model_cfg, train
+
+from mmmokd.models.heads import BaseDistillationHead
+
+LONG = dict(sm=dict(warmup_teacher_temp_epochs=3), st=dict(warmup_teacher_temp_epochs=3))
+SHORT = dict(
+    cm=dict(warmup_teacher_temp_epochs=2), ct=dict(warmup_teacher_temp_epochs=2, teacher_temp=0.1)
+)
+BRANCHES = dict(
+    cnn=branch_cfg('cnn', heads=LONG | SHORT), vit=branch_cfg('vit', heads=dict(sm=SHORT['cm']))
+)
+
+
+class Temperatures(Hook):
+    """Teacher temperatures of all heads, and those logged, as the forward pass finds them."""
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.seen, self.logged = [], []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.seen.append(
+            {
+                name.removeprefix('branches.').replace('.heads', ''): head.teacher_temp
+                for name, head in runner.model.named_modules()
+                if isinstance(head, BaseDistillationHead)
+            }
+        )
+        scalars = runner.message_hub.log_scalars
+        self.logged.append(
+            {
+                key.removeprefix('train/'): value.current()
+                for key, value in scalars.items()
+                if 'teacher_temp' in key
+            }
+        )
+
+
+def linear(epoch, length, end=0.07):
+    return np.linspace(0.04, end, length)[epoch] if epoch < length else end
+
+
+def check(hook, epochs):
+    for seen, logged, epoch in zip(hook.seen, hook.logged, epochs, strict=True):
+        expected = {
+            'cnn.sm': linear(epoch, 3),
+            'cnn.st': linear(epoch, 3),
+            'cnn.cm.vit': linear(epoch, 2),
+            'cnn.ct': linear(epoch, 2, 0.1),
+            'vit.sm': linear(epoch, 2),
+            'vit.st': linear(epoch, 30),
+            'vit.cm.cnn': linear(epoch, 30),
+            'vit.ct': linear(epoch, 30),
+        }
+        assert seen == pytest.approx(expected, rel=1e-14)
+        assert logged == pytest.approx(
+            {
+                'cnn.teacher_temp': expected['cnn.sm'],
+                'cnn.teacher_temp_cross': expected['cnn.ct'],
+                'vit.teacher_temp': expected['vit.sm'],
+                'vit.teacher_temp_cross': expected['vit.ct'],
+            },
+            rel=1e-14,
+        )
+
+
+def test_temperatures_of_the_epochs(runner_cfg):
+    hook = Temperatures()
+    train(runner_cfg(length=4, batch_size=2, max_epochs=4, model=model_cfg(BRANCHES)), hook)
+    check(hook, [0, 0, 1, 1, 2, 2, 3, 3])
+
+
+def test_temperatures_without_epochs(runner_cfg):
+    """An epoch is the length of the loader."""
+    hook = Temperatures()
+    cfg = runner_cfg(
+        length=4,
+        batch_size=2,
+        model=model_cfg(BRANCHES),
+        train_cfg=dict(by_epoch=False, max_iters=5),
+        param_scheduler=None,
+    )
+    train(cfg, hook)
+    check(hook, [0, 0, 1, 1, 2])
+
+
+def test_one_branch_has_no_cross_temperature(runner_cfg):
+    hook = Temperatures()
+    train(runner_cfg(length=4, max_epochs=1, branches=('vit',)), hook)
+    assert hook.logged == [{'vit.teacher_temp': 0.04}]
+
+
+@pytest.mark.parametrize(
+    ('counts', 'moves'), [(1, [True] * 5), (2, [False, True, False, True, True])]
+)
+def test_centres_move_with_the_optimizer(runner_cfg, counts, moves):
+    """Also in the last micro-batch of a run, whatever of a step is left."""
+    cfg = runner_cfg(length=10, batch_size=2, max_epochs=1, optim=dict(accumulative_counts=counts))
+    centers = []
+
+    def keep(runner):
+        centers.append(
+            {k: v.clone() for k, v in runner.model.named_buffers() if k.endswith('center')}
+        )
+
+    train(cfg, AfterStep(keep))
+    before = {key: torch.zeros_like(value) for key, value in centers[0].items()}
+    assert len(before) == 6
+    for after, moved in zip(centers, moves, strict=True):
+        assert all(torch.equal(after[key], before[key]) != moved for key in after)
+        before = after

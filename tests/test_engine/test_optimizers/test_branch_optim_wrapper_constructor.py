@@ -1,0 +1,194 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import re
+
+import pytest
+import torch
+from mokd_testing import build_mokd, copy_of, optim_wrapper_cfg, train
+from torch import nn
+
+from mmmokd.engine import BranchOptimWrapperConstructor
+from mmmokd.engine.optimizers.clip_grad import clip_grad_norm_per_parameter_
+
+# Biases, and the gains of group, batch and layer norms: what has one dimension.
+ONE_DIMENSIONAL = re.compile(r'bias$|(ln\d|norm\d?|gn\d|bn\d|downsample\.1|gamma)(\.weight)?$')
+
+
+def build(model, **kwargs):
+    cfg = optim_wrapper_cfg(model.branches)
+    cfg.pop('constructor')
+    return BranchOptimWrapperConstructor(dict(cfg, **kwargs))(model)
+
+
+def groups_by_name(student, wrapper):
+    """Settings of every parameter's group."""
+    names = {id(param): name for name, param in student.named_parameters()}
+    found = {}
+    for group in wrapper.param_groups:
+        for param in group['params']:
+            assert names[id(param)] not in found
+            found[names[id(param)]] = (group['part'], group['lr'], group['weight_decay'])
+    return found
+
+
+def test_groups_of_the_paper():
+    """The CNN's search head has the ViT's lr and decay, all of it decayed, in the CNN's SGD."""
+    model = build_mokd()
+    wrappers = build(model)
+    assert list(wrappers.keys()) == ['cnn', 'vit']
+    assert isinstance(wrappers['cnn'].optimizer, torch.optim.SGD)
+    assert isinstance(wrappers['vit'].optimizer, torch.optim.AdamW)
+
+    student = model.branches['cnn'].student
+    trained = {name for name, param in student.named_parameters() if param.requires_grad}
+    frozen = {name for name, _ in student.named_parameters()} - trained
+    assert frozen == {'projector.last_layer.parametrizations.weight.original0'}
+    expected = {
+        name: ('search_head', 3e-3, 0.04)
+        if name.startswith('search_head.')
+        else ('main', 0.1, 0.0 if ONE_DIMENSIONAL.search(name) else 1e-4)
+        for name in trained
+    }
+    assert groups_by_name(student, wrappers['cnn']) == expected
+
+    student = model.branches['vit'].student
+    expected = {
+        name: ('main', 3e-3, 0.0 if ONE_DIMENSIONAL.search(name) else 0.04)
+        for name, _ in student.named_parameters()
+    }
+    found = groups_by_name(student, wrappers['vit'])
+    assert found == expected
+    decayed = {name for name, (_, _, decay) in found.items() if decay}
+    for part in ('projector', 'search_head'):
+        assert f'{part}.last_layer.parametrizations.weight.original0' in decayed
+    assert {'backbone.cls_token', 'backbone.pos_embed', 'search_head.pos_embed'} <= decayed
+    assert not any(name.endswith('bias') or '.ln' in name for name in decayed)
+
+
+def test_one_group_for_each_setting():
+    """Empty groups are left out, and there is none that only mmengine would log."""
+    wrappers = build(build_mokd())
+    settings = {
+        name: [(g['part'], g['weight_decay']) for g in w.param_groups]
+        for name, w in wrappers.items()
+    }
+    assert settings == dict(
+        cnn=[('main', 1e-4), ('main', 0.0), ('search_head', 0.04)],
+        vit=[('main', 0.04), ('main', 0.0)],
+    )
+    assert wrappers.get_lr() == {'cnn.lr': [0.1, 0.1, 3e-3], 'vit.lr': [3e-3, 3e-3]}
+
+
+@pytest.mark.parametrize('decay_all', [True, False])
+def test_any_part(decay_all):
+    model = build_mokd(('next',))
+    parts = dict(backbone=dict(lr=0.5, decay_all=decay_all), projector=dict(weight_decay=0.3))
+    optimizer = dict(type='AdamW', lr=0.1, weight_decay=0.2)
+    wrappers = build(model, branches=dict(next=dict(optimizer=optimizer, parts=parts)))
+    student = model.branches['next'].student
+    settings = dict(
+        backbone=('backbone', 0.5, 0.2),
+        projector=('projector', 0.1, 0.3),
+        search_head=('main', 0.1, 0.2),
+    )
+    expected = {}
+    for name, param in student.named_parameters():
+        part, lr, decay = settings[name.split('.')[0]]
+        always = decay_all and part == 'backbone'
+        expected[name] = part, lr, decay if param.dim() > 1 or always else 0.0
+    assert groups_by_name(student, wrappers['next']) == expected
+
+
+def test_decay_of_a_step_without_gradient():
+    """p <- p (1 - lr decay) in SGD as in AdamW, for exactly the decayed."""
+    model = build_mokd()
+    torch.manual_seed(0)
+    for param in model.parameters():
+        nn.init.normal_(param)
+    before = copy_of(dict(model.named_parameters()))
+    wrappers = build(model)
+    for name, wrapper in wrappers.items():
+        settings = groups_by_name(model.branches[name].student, wrapper)
+        for group in wrapper.param_groups:
+            for param in group['params']:
+                param.grad = torch.zeros_like(param)
+        wrapper.step()
+        for key, param in model.branches[name].student.named_parameters():
+            part, lr, decay = settings.get(key, ('frozen', 0.0, 0.0))
+            old = before[f'branches.{name}.student.{key}']
+            torch.testing.assert_close(param.data, old * (1 - lr * decay), rtol=1e-6, atol=0)
+            if not decay:
+                assert torch.equal(param, old), key
+
+
+def test_clipping():
+    model = build_mokd()
+    for name, wrapper in build(model).items():
+        assert wrapper.clip_func is clip_grad_norm_per_parameter_
+        assert wrapper.clip_grad_kwargs == dict(max_norm=3.0)
+        assert wrapper.grad_name == f'{name}.grad_norm'
+    for wrapper in build(model, clip_grad=dict(max_norm=2.0)).values():
+        assert wrapper.clip_func is nn.utils.clip_grad_norm_
+    for wrapper in build(model, clip_grad=None).values():
+        assert wrapper.clip_grad_kwargs is None
+
+
+def test_mixed_precision_without_a_gpu(monkeypatch):
+    """The config trains in float32 then, and says so."""
+    from mmmokd.engine.optimizers import branch_optim_wrapper_constructor as module
+
+    messages = []
+    monkeypatch.setattr(module, 'print_log', lambda text, **kwargs: messages.append(text))
+    for device in ('cuda', 'npu', 'musa'):
+        monkeypatch.setattr(module, f'is_{device}_available', lambda: False)
+    wrappers = build(build_mokd(), type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
+    assert {type(wrapper).__name__ for wrapper in wrappers.values()} == {'OptimWrapper'}
+    assert messages == ['Mixed precision needs a GPU and there is none: training in float32.']
+
+
+def test_learning_rate_scaled_to_the_batch(runner_cfg):
+    """Every group of every branch; not the schedule's final values."""
+    cfg = runner_cfg(
+        length=8,
+        batch_size=8,
+        max_epochs=1,
+        param_scheduler=None,
+        auto_scale_lr=dict(base_batch_size=4, enable=True),
+    )
+    runner = train(cfg)
+    found = runner.optim_wrapper.get_lr()
+    assert found == {'cnn.lr': [0.2, 0.2, 6e-3], 'vit.lr': [6e-3, 6e-3]}
+
+
+SGD = dict(type='SGD', lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ('branches', 'message'),
+    [
+        (dict(vit=dict(optimizer=SGD)), r"has the branches \['cnn', 'vit'\], .* has \['vit'\]"),
+        (
+            dict(cnn=dict(optimizer=SGD, clip_grad=dict(max_norm=1)), vit=dict(optimizer=SGD)),
+            r'branches.cnn needs `optimizer` and may have `parts`, .*clip_grad',
+        ),
+        (dict(cnn=dict(), vit=dict(optimizer=SGD)), r'branches.cnn needs `optimizer`'),
+        (
+            dict(cnn=dict(optimizer=SGD, parts=dict(neck=dict(lr=1))), vit=dict(optimizer=SGD)),
+            r"unknown part 'neck': parts are \['backbone', 'projector', 'search_head'\]",
+        ),
+        (
+            dict(
+                cnn=dict(optimizer=SGD, parts=dict(backbone=dict(lr_mult=1))),
+                vit=dict(optimizer=SGD),
+            ),
+            r"unknown keys \['lr_mult'\] in part 'backbone'",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(branches, message):
+    with pytest.raises(ValueError, match=message):
+        build(build_mokd(), branches=branches)
+
+
+def test_paramwise_settings_are_refused():
+    with pytest.raises(ValueError, match='takes no paramwise_cfg: .*branches.NAME.parts'):
+        BranchOptimWrapperConstructor(dict(branches={}), dict(norm_decay_mult=0.0))

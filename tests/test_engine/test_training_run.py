@@ -1,0 +1,79 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Whole runs against whole runs: accumulated against large batches, resumed against uninterrupted.
+
+The branches have group norms, so a batch in two halves is a batch.
+"""
+
+import pytest
+import torch
+from mokd_testing import train, worst_difference
+
+
+def optimizer_states(runner):
+    """Momenta and step counts by the name of the parameter."""
+    names = {param: name for name, param in runner.model.named_parameters()}
+    return {
+        f'{names[param]}.{key}': torch.as_tensor(value, dtype=torch.float64)
+        for wrapper in runner.optim_wrapper.values()
+        for param, state in wrapper.optimizer.state.items()
+        for key, value in state.items()
+        if value is not None
+    }
+
+
+def settings_of(runner):
+    return {
+        name: [(group['lr'], group['weight_decay']) for group in wrapper.param_groups]
+        for name, wrapper in runner.optim_wrapper.items()
+    }
+
+
+@pytest.mark.parametrize('counts', [2, 4])
+def test_accumulation_equals_a_larger_batch(runner_cfg, counts, float64):
+    """Students, teachers, centres, momenta and learning rates after three epochs."""
+    whole = train(runner_cfg('whole', length=24, batch_size=8, max_epochs=3))
+    parts = train(
+        runner_cfg(
+            'parts', length=24, batch_size=8 // counts, max_epochs=3,
+            optim=dict(accumulative_counts=counts),
+        )
+    )  # fmt: skip
+    assert parts.iter == counts * whole.iter == counts * 9
+    assert worst_difference(parts.model.state_dict(), whole.model.state_dict()) < 1e-9
+    assert worst_difference(optimizer_states(parts), optimizer_states(whole)) < 1e-8
+    assert settings_of(parts) == settings_of(whole)
+    # The comparison would see a teacher, a centre or a weight that stayed: all have moved.
+    state = whole.model.state_dict()
+    assert all(state[key].abs().max() > 1e-3 for key in state if key.endswith('center'))
+
+
+@pytest.mark.parametrize('counts', [1, 2])
+@pytest.mark.parametrize('after', [1, 2])
+def test_resumed_run_equals_an_uninterrupted_one(runner_cfg, counts, after):
+    """From an epoch's checkpoint, bit for bit: weights, teachers, centres, momenta, settings."""
+
+    def cfg(folder, **kwargs):
+        made = runner_cfg(
+            folder, length=8, batch_size=2, max_epochs=3,
+            optim=dict(accumulative_counts=counts), **kwargs,
+        )  # fmt: skip
+        made.train_dataloader.sampler.shuffle = True
+        made.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+        return made
+
+    first = cfg('first')
+    whole = train(first)
+    checkpoint = f'{first.work_dir}/epoch_{after}.pth'
+    resumed = train(cfg('resumed', resume=True, load_from=checkpoint))
+    assert resumed.iter == whole.iter == 12
+    state, expected = resumed.model.state_dict(), whole.model.state_dict()
+    assert state.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(state[key], value), key
+    states, expected = optimizer_states(resumed), optimizer_states(whole)
+    assert states.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(states[key], value), key
+    assert settings_of(resumed) == settings_of(whole)
+    momenta = [r.message_hub.get_scalar('train/ema_momentum').current() for r in (resumed, whole)]
+    assert momenta[0] == momenta[1]

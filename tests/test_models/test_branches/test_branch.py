@@ -1,0 +1,206 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import copy
+
+import pytest
+import torch
+from mmcv.cnn.bricks import DropPath as MMCVDropPath
+from mmengine.registry import DefaultScope
+from mokd_testing import branch_cfg, copy_of, random_views, with_batch_norm
+from timm.layers import DropPath as TimmDropPath
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from mmmokd.models.branches import Branch
+from mmmokd.models.branches.branch import group_by_size, make_teacher
+
+
+def build(cfg, **kwargs):
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        branch = Branch(**cfg, **kwargs)
+    branch.init_weights()
+    return branch
+
+
+def norms(module):
+    return [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def statistics(module):
+    return {k: v.clone() for k, v in module.state_dict().items() if 'running' in k}
+
+
+@pytest.mark.parametrize('kind', ['cnn', 'vit', 'next'])
+def test_teacher_is_a_copy(kind):
+    branch = build(branch_cfg(kind, backbone=dict(drop_path_rate=0.5) if kind != 'cnn' else {}))
+    student, teacher = branch.student.state_dict(), branch.teacher.state_dict()
+    assert student.keys() == teacher.keys()
+    for key, value in student.items():
+        assert torch.equal(value, teacher[key]), key
+        assert value.data_ptr() != teacher[key].data_ptr()
+    assert not any(param.requires_grad for param in branch.teacher.parameters())
+    drops = [m.drop_prob for m in branch.student.modules() if type(m).__name__ == 'DropPath']
+    if kind != 'cnn':
+        assert max(drops) == pytest.approx(0.5)
+    assert not any(m.drop_prob for m in branch.teacher.modules() if type(m).__name__ == 'DropPath')
+
+
+def test_drop_path_of_every_library():
+    student = nn.Sequential(MMCVDropPath(0.9), TimmDropPath(0.9), StochasticDepth(0.9, 'row'))
+    x = torch.randn(50, 4)
+    teacher = make_teacher(student).train()
+    assert torch.equal(teacher(x), x)
+    assert all(not torch.equal(layer(x), x) for layer in student)
+
+
+def test_dropout_of_the_student_alone():
+    """The teacher's logits are the same in each call, the student's are not."""
+    branch = build(branch_cfg('vit', backbone=dict(drop_path_rate=0.9)))
+    views = random_views()
+    first, second = (branch.forward_student(views[:2], views[2:]) for _ in range(2))
+    assert not torch.equal(first.m, second.m)
+    first, second = (branch.forward_teacher(views[:2]) for _ in range(2))
+    assert torch.equal(first.m, second.m) and torch.equal(first.t, second.t)
+
+
+def test_teacher_stays_in_training_mode():
+    branch = build(with_batch_norm())
+    assert all(m.training for m in branch.teacher.modules())
+    branch.eval()
+    assert not any(m.training for m in branch.teacher.modules())
+    branch.train()
+    assert all(m.training for m in branch.teacher.modules())
+
+
+def test_batch_norms_of_the_teacher(float64):
+    """They use, and keep statistics of, the teacher's own batch: all global views in one."""
+    branch = build(with_batch_norm())
+    for norm in norms(branch.teacher):
+        norm.running_mean.fill_(0.3)
+    student = statistics(branch.student)
+    plain = copy.deepcopy(branch.teacher.backbone)
+    views = random_views(batch=3)
+    found = branch.forward_teacher(views[:2])
+    (maps,) = plain(torch.cat(views[:2]))
+
+    torch.testing.assert_close(
+        found.m.flatten(0, 1), branch.teacher.projector(maps.mean(dim=(2, 3)))
+    )
+    expected = statistics(plain)
+    assert expected.keys() == statistics(branch.teacher.backbone).keys() and expected
+    for key, value in statistics(branch.teacher.backbone).items():
+        torch.testing.assert_close(value, expected[key], msg=key)
+    for key, value in statistics(branch.student).items():
+        assert torch.equal(value, student[key]), key
+    assert all(norm.num_batches_tracked == 1 for norm in norms(branch.teacher))
+    assert all(norm.num_batches_tracked == 0 for norm in norms(branch.student))
+    # The first norm's mean over 2 B images.
+    first = plain.conv1(torch.cat(views[:2])).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(norms(branch.teacher)[0].running_mean, 0.9 * 0.3 + 0.1 * first)
+
+
+def test_batch_norms_of_the_student(float64):
+    """Global views are one batch, local views of one size another."""
+    branch = build(with_batch_norm())
+    teacher = copy_of(branch.teacher.state_dict())
+    plain = copy.deepcopy(branch.student.backbone)
+    views = random_views(batch=3, sizes=(32, 32, 32, 24, 24, 16))
+    found = branch.forward_student(views[:2], views[2:])
+    pooled = [
+        plain(torch.cat(group))[-1].mean(dim=(2, 3))
+        for group in (views[:2], views[2:3], views[3:5], views[5:])
+    ]
+    expected = branch.student.projector(torch.cat(pooled))
+    torch.testing.assert_close(found.m, expected.unflatten(0, (6, 3)))
+    for key, value in statistics(branch.student.backbone).items():
+        torch.testing.assert_close(value, statistics(plain)[key], msg=key)
+    assert all(norm.num_batches_tracked == 4 for norm in norms(branch.student))
+    assert all(torch.equal(v, teacher[k]) for k, v in branch.teacher.state_dict().items())
+
+
+def test_outputs_in_the_order_of_the_views(float64):
+    """Views of several sizes, in any order, as if each had gone through alone."""
+    branch = build(branch_cfg('next'))
+    views = random_views(batch=2, sizes=(32, 32, 16, 24, 24, 16))
+    found = branch.forward_student(views[:2], views[2:])
+    for v, view in enumerate(views):
+        alone = branch.forward_student([view], [view])
+        torch.testing.assert_close(found.m[v], alone.m[0], rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(found.t[v], alone.t[0], rtol=1e-11, atol=1e-12)
+        if v >= 2:
+            query = found.local_query.unflatten(0, (4, 2))[v - 2]
+            torch.testing.assert_close(query, alone.local_query, rtol=1e-11, atol=1e-12)
+    assert found.m.requires_grad and found.t.requires_grad
+    assert not found.local_query.requires_grad
+    teacher = branch.forward_teacher(views[:2])
+    assert not teacher.m.requires_grad and not teacher.first_map.requires_grad
+    alone = branch.forward_teacher(views[:1])
+    torch.testing.assert_close(teacher.first_map, alone.first_map, rtol=1e-11, atol=1e-12)
+    assert not branch.search(teacher.first_map, found.local_query).requires_grad
+
+
+@pytest.mark.parametrize(
+    ('global_sizes', 'local_sizes', 'groups'),
+    [
+        ((32, 32), (), [(32, 32)]),
+        ((32, 32), (24, 24, 24), [(32, 32), (24, 24, 24)]),
+        ((32, 32), (32, 24, 24), [(32, 32), (32,), (24, 24)]),
+        ((32,), (24, 16, 24), [(32,), (24,), (16,), (24,)]),
+    ],
+)
+def test_views_of_one_pass(global_sizes, local_sizes, groups):
+    global_views, local_views = (
+        [torch.rand(1, 3, size, size) for size in sizes] for sizes in (global_sizes, local_sizes)
+    )
+    found = group_by_size(global_views, local_views)
+    assert [tuple(view.shape[-1] for view in group) for group in found] == groups
+    flat = [view for group in found for view in group]
+    assert all(a is b for a, b in zip(flat, global_views + local_views, strict=True))
+
+
+def test_reset_teacher():
+    branch = build(with_batch_norm())
+    with torch.no_grad():
+        for tensor in branch.student.state_dict().values():
+            tensor.add_(1)
+    branch.reset_teacher()
+    student = branch.student.state_dict()
+    assert all(torch.equal(v, student[k]) for k, v in branch.teacher.state_dict().items())
+    assert not any(param.requires_grad for param in branch.teacher.parameters())
+
+
+def test_weights_are_initialised_once():
+    branch = build(branch_cfg('vit'))
+    before = copy_of(branch.state_dict())
+    branch.init_weights()
+    assert all(torch.equal(value, before[key]) for key, value in branch.state_dict().items())
+
+
+def test_settings_of_the_heads():
+    heads = dict(sm=dict(student_temp=0.2), cm=dict(center_momentum=0.5), ct=dict(loss_weight=3.0))
+    branch = build(branch_cfg('vit'), peers=('a', 'b'), cross_weight=0.1, heads=heads)
+    assert branch.heads['sm'].student_temp == 0.2 and branch.heads['st'].student_temp == 0.1
+    assert [head.center_momentum for head in branch.heads['cm'].values()] == [0.5, 0.5]
+    assert list(branch.heads['cm']) == ['a', 'b']
+    weights = {term: branch.heads[term].loss_weight for term in ('sm', 'st', 'ct')}
+    assert weights == dict(sm=1.0, st=1.0, ct=3.0)
+    assert branch.heads['cm']['a'].loss_weight == 0.1
+    assert list(build(branch_cfg('vit')).heads) == ['sm', 'st']
+
+
+def test_unknown_head():
+    with pytest.raises(ValueError, match=r"unknown loss heads \['tm'\]; a branch has sm, st"):
+        build(branch_cfg('vit'), heads=dict(tm=dict()))
+
+
+@pytest.mark.parametrize(('part', 'name'), [('projector', 'DINOProjector'),
+                                            ('search_head', 'TransformerSearchHead')])  # fmt: skip
+def test_channels_that_do_not_fit(part, name):
+    cfg = branch_cfg('cnn')
+    cfg[part]['in_channels'] = 17
+    branch = build(cfg)
+    with pytest.raises(
+        ValueError,
+        match=f'the backbone ResNet_CIFAR gives 16 channels, but {name} .* in_channels=17',
+    ):
+        branch.forward_teacher(random_views()[:2])

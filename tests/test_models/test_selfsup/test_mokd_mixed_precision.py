@@ -1,0 +1,136 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Training under autocast, with a gradient scaler for each branch, against float32.
+
+In float16 and bfloat16 on a GPU; in bfloat16 on the CPU too, where mmengine's wrapper is told that
+it may.
+"""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from mmengine.device import is_cuda_available
+from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mokd_testing import build_mokd, random_views, train
+
+from mmmokd.engine.optimizers import branch_optim_wrapper_constructor
+
+needs_gpu = pytest.mark.skipif(not is_cuda_available(), reason='no CUDA device')
+# Of a loss, relative, in the first step and later on, when the weights differ too.
+TOLERANCE = dict(float16=(0.01, 0.05), bfloat16=(0.03, 0.2))
+# No step of float16 is to be skipped while it is compared.
+SCALE = dict(init_scale=64.0)
+
+
+class Steps(Hook):
+    """Losses of every iteration, and the precision of what the projectors gave."""
+
+    def before_train(self, runner):
+        self.losses, self.dtypes = [], set()
+        for branch in runner.model.branches.values():
+            for net in (branch.student, branch.teacher):
+                net.projector.register_forward_hook(
+                    lambda module, args, output: self.dtypes.add(output.dtype)
+                )
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append({key: float(value) for key, value in outputs.items()})
+
+
+def run(runner_cfg, folder, counts=1, **optim):
+    """Six iterations at the full learning rate, prototype layers from the fourth."""
+    cfg = runner_cfg(
+        folder,
+        length=12,
+        batch_size=4,
+        param_scheduler=None,
+        optim=dict(accumulative_counts=counts, **optim),
+    )
+    steps = Steps()
+    return train(cfg, steps), steps
+
+
+def check_against_float32(runner_cfg, dtype, counts=1):
+    amp = dict(type='AmpOptimWrapper', dtype=dtype, loss_scale=SCALE)
+    runner, steps = run(runner_cfg, dtype, counts, **amp)
+    _, expected = run(runner_cfg, 'float32', counts)
+    assert steps.dtypes == {getattr(torch, dtype)} and expected.dtypes == {torch.float32}
+
+    wrappers = list(runner.optim_wrapper.values())
+    assert all(isinstance(wrapper, AmpOptimWrapper) for wrapper in wrappers)
+    assert wrappers[0].loss_scaler is not wrappers[1].loss_scaler
+    assert len(steps.losses) == len(expected.losses) == 6
+    for i, (losses, others) in enumerate(zip(steps.losses, expected.losses, strict=True)):
+        assert all(math.isfinite(value) for value in losses.values())
+        assert losses == pytest.approx(others, rel=TOLERANCE[dtype][i > 0]), i
+    assert steps.losses[0] != steps.losses[-1]
+    for name, value in runner.model.state_dict().items():
+        assert value.dtype == torch.float32 or not value.is_floating_point(), name
+        assert value.isfinite().all(), name
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+@pytest.mark.parametrize('counts', [1, 2])
+def test_training_on_a_gpu(runner_cfg, dtype, counts):
+    check_against_float32(runner_cfg, dtype, counts)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_overflow_skips_the_step_of_its_branch_alone(runner_cfg):
+    """A scale beyond float16's range: it is halved, and nothing of that branch moves."""
+    amp = dict(type='AmpOptimWrapper', dtype='float16', loss_scale=SCALE)
+    runner, _ = run(runner_cfg, 'overflow', **amp)
+    model, wrappers = runner.model, runner.optim_wrapper
+    wrappers['cnn'].loss_scaler.update(1e38)
+    weights = {name: param.detach().clone() for name, param in model.named_parameters()}
+    model.train_step(dict(inputs=random_views()), wrappers)
+    moved = {
+        name.split('.')[1]
+        for name, param in model.named_parameters()
+        if not torch.equal(param, weights[name])
+    }
+    assert moved == {'vit'}
+    assert wrappers['cnn'].loss_scaler.get_scale() == pytest.approx(5e37)
+    assert wrappers['vit'].loss_scaler.get_scale() == 64.0
+
+
+@pytest.mark.skipif(is_cuda_available(), reason='the tests on the GPU cover it')
+@pytest.mark.parametrize('counts', [1, 2])
+def test_training_on_the_cpu(runner_cfg, counts, monkeypatch):
+    for module in (amp_optimizer_wrapper, branch_optim_wrapper_constructor):
+        monkeypatch.setattr(module, 'is_cuda_available', lambda: True)
+    scaler = partial(torch.amp.GradScaler, 'cpu')
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
+    check_against_float32(runner_cfg, 'bfloat16', counts)
+
+
+def test_losses_and_gradients_under_autocast():
+    """Losses are computed in float32 from bfloat16's logits, whatever the branches' number."""
+    model, other = (build_mokd(('cnn', 'vit', 'next')) for _ in range(2))
+    views = random_views()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        losses = model(views, mode='loss')
+    expected = other(views, mode='loss')
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    found = {key: float(loss.detach()) for key, loss in losses.items()}
+    assert found == pytest.approx(
+        {key: float(loss.detach()) for key, loss in expected.items()}, 0.05
+    )
+    sum(losses.values()).backward()
+    sum(expected.values()).backward()
+    for name, branch in model.branches.items():
+        grads, others = (
+            torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+            for net in (branch.student, other.branches[name].student)
+        )
+        assert grads.dtype == torch.float32
+        assert torch.cosine_similarity(grads, others, dim=0) > 0.99, name
+    for (key, center), buffer in zip(model.named_buffers(), other.buffers(), strict=True):
+        assert center.dtype == torch.float32
+        torch.testing.assert_close(center, buffer, rtol=0, atol=2e-3, msg=key)
