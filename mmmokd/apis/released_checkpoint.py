@@ -3,7 +3,10 @@
 
 import re
 
+import torch
 from torch import Tensor
+
+from mmmokd.utils.state_dict import name_some
 
 # The released loss modules, by our head; {0} is the branch itself, {1} its peer.
 _CENTRES = {
@@ -39,6 +42,29 @@ _REVERSED = (
     (r'backbone\.ln1\.', 'backbone.norm.'),
 )
 _BLOCK = re.compile(r'(layers|blocks)\.\d+\.')
+NETWORKS = ('student_cnn', 'teacher_cnn', 'student_vit', 'teacher_vit')
+# A part of each kind that every released network has, and all that one can have.
+_PARTS = {
+    'cnn': ('backbone.', 'head.last_layer.', 'transhead.patch_embed.', 'transhead.last_layer.'),
+    'vit': (
+        'backbone.cls_token',
+        'head.last_layer.',
+        'transhead.pos_embed',
+        'transhead.last_layer.',
+    ),
+}
+_ENCODER_BLOCK = r'blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)'
+_HEADS = (
+    r'head\.(mlp\.\d+\.(weight|bias)|last_layer\.weight_[gv])|transhead\.(pos_embed|'
+    rf'patch_embed\.(weight|bias)|{_ENCODER_BLOCK}|norm\.(weight|bias)|last_layer\.weight_[gv])'
+)
+_PLACES = {
+    'cnn': re.compile(rf'backbone\.(conv1|bn1|layer[1-4]\.\d+\.\w+(\.\d)?)\.\w+|{_HEADS}'),
+    'vit': re.compile(
+        rf'backbone\.(cls_token|pos_embed|patch_embed\.proj\.(weight|bias)|{_ENCODER_BLOCK}|'
+        rf'norm\.(weight|bias))|{_HEADS}'
+    ),
+}
 
 
 def from_released(
@@ -57,15 +83,10 @@ def from_released(
         dict[str, Tensor]: Ours. Centres are included where the checkpoint has them.
 
     Raises:
-        KeyError: If a network is missing.
+        ValueError: If a network is missing, or a part of one.
     """
     theirs = ('cnn', 'vit')
-    missing = [f'{net}_{x}' for net in ('student', 'teacher') for x in theirs
-               if f'{net}_{x}' not in checkpoint]  # fmt: skip
-    if missing:
-        raise KeyError(
-            f'not a released MOKD checkpoint: {missing} are missing, there are {sorted(checkpoint)}'
-        )
+    _check_networks(checkpoint)
     state = {}
     for their, ours in zip(theirs, branches, strict=True):
         for network in ('student', 'teacher'):
@@ -97,7 +118,8 @@ def to_released(
         loss modules.
 
     Raises:
-        KeyError: If a branch is not in the state dict.
+        ValueError: If a branch is not in the state dict, or has weights that the released code has
+            no place for, being of another architecture.
     """
     theirs = ('cnn', 'vit')
     checkpoint: dict[str, dict[str, Tensor]] = {}
@@ -107,18 +129,63 @@ def to_released(
             weights = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
             if not weights:
                 found = sorted({k.split('.')[1] for k in state_dict if k.startswith('branches.')})
-                raise KeyError(f'no branch {ours!r} in the checkpoint; it has {found}')
-            checkpoint[f'{network}_{their}'] = {
-                f'module.{_to_theirs(key)}': value[:, :, None, None]
+                raise ValueError(f'no branch {ours!r} in the checkpoint; it has {found}')
+            renamed = {
+                _to_theirs(key): value[:, :, None, None]
                 if key == 'search_head.projection.weight'
                 else value
                 for key, value in weights.items()
             }
+            _check_architecture(renamed, their, ours)
+            checkpoint[f'{network}_{their}'] = {f'module.{k}': v for k, v in renamed.items()}
         for module, head in _CENTRES.items():
             key = f'branches.{ours}.heads.{head.format(ours, peer)}.center'
             if key in state_dict:
                 checkpoint[module.format(their)] = {'center': state_dict[key]}
     return checkpoint
+
+
+def _check_networks(checkpoint: dict) -> None:
+    """Make sure that a checkpoint of the authors' is one, and has all of its networks."""
+    missing = [name for name in NETWORKS if name not in checkpoint]
+    if missing:
+        raise ValueError(
+            f'not a released MOKD checkpoint: {missing} are missing, there are '
+            f'{name_some(sorted(map(str, checkpoint)), 12)}'
+        )
+    keys = {}
+    for name in NETWORKS:
+        weights = checkpoint[name]
+        if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+            raise ValueError(f'{name} of the released checkpoint is no dict of weights')
+        keys[name] = set(_unwrap(weights))
+        for part in _PARTS[name[-3:]]:
+            if not any(key.startswith(part) for key in keys[name]):
+                raise ValueError(f'{name} of the released checkpoint lacks {part}*')
+    for kind in ('cnn', 'vit'):
+        differ = sorted(keys[f'student_{kind}'] ^ keys[f'teacher_{kind}'])
+        if differ:
+            raise ValueError(
+                f'student_{kind} and teacher_{kind} of the released checkpoint should have the same '
+                f'weights, but only one has {name_some(differ)}'
+            )
+
+
+def _check_architecture(weights: dict[str, Tensor], kind: str, branch: str) -> None:
+    """Make sure that a branch, its weights renamed, is a network as the released code has them."""
+    strange = [key for key in weights if not _PLACES[kind].fullmatch(key)]
+    lacking = [part for part in _PARTS[kind] if not any(key.startswith(part) for key in weights)]
+    if strange or lacking:
+        raise ValueError(
+            f'branch {branch!r} is no {"ResNet" if kind == "cnn" else "ViT"} as the released code '
+            'has it: '
+            + (
+                f'there is no place for {name_some(strange)}'
+                if strange
+                else f'it lacks {name_some(lacking)}'
+            )
+            + '. The order is CNN, then ViT'
+        )
 
 
 def _unwrap(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -38,6 +38,28 @@ def test_two_processes_on_the_cpu_train_as_one(run, tiny_config, tmp_path):
     assert 0 <= json.loads(out.read_text())['accuracy/top1'] <= 100
 
 
+def test_two_processes_train_mokd(run, mokd_config, tmp_path):
+    # Each process has half of the pictures of a step; learning rates follow the whole. The first
+    # writes the log and the checkpoint.
+    options = ('--cfg-options', 'train_cfg.max_epochs=12', 'train_dataloader.batch_size=2')
+    train = ('bash', TOOLS / 'dist_train.sh', mokd_config, 2, '--work-dir', tmp_path)
+    done = run(*train, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert 'No GPU: SyncBN runs on GPUs only' in done.stdout
+    lines = [line for line in done.stdout.splitlines() if 'Epoch(train)' in line]
+    assert len(lines) == 24 and all(' vit.loss_ct.cnn: ' in line for line in lines)
+    assert 'current batch size is 4' in done.stdout
+
+    checkpoint = read_checkpoint(tmp_path / 'epoch_12.pth')
+    assert checkpoint['meta']['iter'] == 24
+    weights = checkpoint['state_dict']
+    assert not any(key.startswith('module.') for key in weights)
+    for branch, peer in (('cnn', 'vit'), ('vit', 'cnn')):
+        for head in ('sm', 'st', f'cm.{peer}'):
+            center = weights[f'branches.{branch}.heads.{head}.center']
+            assert center.isfinite().all() and center.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     'script, given, passed',
     [

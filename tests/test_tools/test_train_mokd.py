@@ -1,6 +1,9 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """MOKD and its parts through the commands that a user gives: ours and mmpretrain's own."""
 
+import json
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +13,9 @@ from pathlib import Path
 import mmpretrain
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import VISUALIZERS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmmokd.apis import read_checkpoint
 
@@ -30,7 +36,9 @@ def train(run, config, work_dir, *options, tool=TRAIN, arguments=()) -> str:
 
 
 def assert_same_weights(found: Path, expected: Path):
-    found, expected = (read_checkpoint(folder / f'epoch_{EPOCHS}.pth') for folder in (found, expected))
+    found, expected = (
+        read_checkpoint(folder / f'epoch_{EPOCHS}.pth') for folder in (found, expected)
+    )
     assert found['meta']['iter'] == expected['meta']['iter'] == ITERATIONS
     assert found['state_dict'].keys() == expected['state_dict'].keys()
     for key, value in expected['state_dict'].items():
@@ -45,6 +53,229 @@ def whole_run(run, mokd_config, tmp_path_factory) -> tuple[Path, str]:
     return work_dir, train(run, mokd_config, work_dir, tensorboard)
 
 
-def test_our_command(whole_run):
+def tensorboard_scalars(work_dir: Path) -> dict[str, list[float]]:
+    (events,) = work_dir.rglob('events.out.tfevents.*')
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    return {
+        tag: [event.value for event in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()['scalars']
+    }
+
+
+def test_tensorboard_has_what_the_log_has(whole_run):
     work_dir, output = whole_run
-    print(output)
+    scalars = tensorboard_scalars(work_dir)
+    terms = [
+        f'{branch}.loss_{term}'
+        for branch, peer in (('cnn', 'vit'), ('vit', 'cnn'))
+        for term in ('sm', 'st', f'cm.{peer}', f'ct.{peer}')
+    ]
+    watched = [
+        f'{branch}.{name}'
+        for branch in ('cnn', 'vit')
+        for name in ('lr', 'teacher_temp', 'teacher_temp_cross', 'entropy', 'effective_rank')
+    ]
+    lines = [line for line in output.splitlines() if 'Epoch(train)' in line]
+    assert len(lines) == ITERATIONS and all('eta: 0:' in line for line in lines)
+    for name in (*terms, *watched, 'loss', 'ema_momentum'):
+        assert len(scalars[name]) == ITERATIONS, name
+        assert all(f' {name}: ' in line for line in lines), name
+
+    # The recipe's numbers: lr 0.1 and 3e-4 for 256 pictures, here 4; linear warm-up from 0 over ten
+    # epochs of two iterations; temperatures over 50 and 30 epochs; momentum 0.996 -> 1 by a cosine.
+    # A loss in the log is the mean of ten, so the first one is itself.
+    warmup = [step / 19 for step in range(20)]
+    assert scalars['cnn.lr'][:20] == pytest.approx([0.1 * 4 / 256 * x for x in warmup], rel=1e-6)
+    assert scalars['vit.lr'][:20] == pytest.approx([3e-4 * 4 / 256 * x for x in warmup], rel=1e-6)
+    for name, epochs in (('cnn.teacher_temp', 50), ('vit.teacher_temp', 30)):
+        temps = [0.04 + 0.03 * (step // 2) / (epochs - 1) for step in range(ITERATIONS)]
+        assert scalars[name] == pytest.approx(temps, rel=1e-6)
+    momenta = [1 - 0.004 * (1 + math.cos(math.pi * i / ITERATIONS)) / 2 for i in range(ITERATIONS)]
+    assert scalars['ema_momentum'] == pytest.approx(momenta, rel=1e-6)
+    assert scalars['loss'][0] == pytest.approx(sum(scalars[term][0] for term in terms), rel=1e-5)
+
+
+def test_mmpretrains_own_command_trains_the_same(run, whole_run, mokd_config, tmp_path):
+    output = train(run, mokd_config, tmp_path, tool=MMPRETRAIN_TRAIN)
+    assert 'Epoch(train) [12][2/2]' in output
+    assert_same_weights(tmp_path, whole_run[0])
+
+
+def test_killed_run_resumes_to_the_same_weights(run, cpu_env, whole_run, mokd_config, tmp_path):
+    options = ('--cfg-options', f'train_cfg.max_epochs={EPOCHS}')
+    command = (sys.executable, TRAIN, mokd_config, '--work-dir', tmp_path, *options)
+    with open(tmp_path / 'first.log', 'w') as log:
+        process = subprocess.Popen(
+            [*map(str, command)], env=cpu_env, stdout=log, stderr=subprocess.STDOUT
+        )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'epoch_3.pth').exists() and time.monotonic() < deadline:
+        assert process.poll() is None, (tmp_path / 'first.log').read_text()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / f'epoch_{EPOCHS}.pth').exists(), 'killed too late'
+
+    output = train(run, mokd_config, tmp_path, arguments=['--resume'])
+    assert f'resuming from {tmp_path / "epoch_"}' in output
+    assert_same_weights(tmp_path, whole_run[0])
+
+
+BACKBONES = """
+_base_ = {base!r}
+
+
+def branch(like, backbone, in_channels, grid_size):
+    like = _base_.model.branches[like]
+    return dict(
+        like,
+        backbone=backbone,
+        projector=dict(like.projector, in_channels=in_channels),
+        search_head=dict(
+            like.search_head, in_channels=in_channels, projection=True, grid_size=grid_size))
+
+
+def like(tree):
+    return dict(_delete_=True, convnext=tree.vit, swin=tree.vit, mobile=tree.cnn)
+
+
+model = dict(
+    branches=dict(
+        _delete_=True,
+        convnext=branch(
+            'vit',
+            dict(
+                type='ConvNeXt',
+                arch=dict(depths=[1, 1, 1, 1], channels=[4, 8, 12, 20]),
+                gap_before_final_norm=False),
+            in_channels=20,
+            grid_size=2),
+        swin=branch(
+            'vit',
+            dict(
+                type='SwinTransformer',
+                arch=dict(embed_dims=8, depths=[1, 1], num_heads=[1, 2]),
+                img_size=64,
+                pad_small_map=True,
+                out_indices=(1,)),
+            in_channels=16,
+            grid_size=8),
+        mobile=branch(
+            'cnn',
+            dict(
+                type='TIMMBackbone',
+                model_name='mobilenetv3_small_050',
+                features_only=True,
+                out_indices=(4,)),
+            in_channels=288,
+            grid_size=2)))
+optim_wrapper = dict(branches=like(_base_.optim_wrapper.branches))
+param_scheduler = like(_base_.param_scheduler)
+"""
+
+
+def test_backbones_that_no_code_of_ours_names(run, mokd_config, tmp_path):
+    config = tmp_path / 'backbones.py'
+    config.write_text(BACKBONES.format(base=str(mokd_config)))
+    train(run, config, tmp_path, 'default_hooks.checkpoint.interval=12')
+    names = ('convnext', 'swin', 'mobile')
+    weights = read_checkpoint(tmp_path / f'epoch_{EPOCHS}.pth')['state_dict']
+    first = {name: f'branches.{name}.student.backbone.' for name in names}
+    assert f'{first["mobile"]}timm_model.conv_stem.weight' in weights
+    assert f'{first["swin"]}stages.1.blocks.0.norm1.weight' in weights
+    for name in names:
+        for part in ('backbone', 'projector', 'search_head'):
+            moved = [
+                not torch.equal(value, weights[key.replace('.student.', '.teacher.')])
+                for key, value in weights.items()
+                if key.startswith(f'branches.{name}.student.{part}.')
+            ]
+            assert any(moved), (name, part)
+    scalars = [
+        json.loads(line)
+        for file in tmp_path.rglob('scalars.json')
+        for line in file.read_text().splitlines()
+    ]
+    for name in names:
+        for peer in set(names) - {name}:
+            assert all(math.isfinite(line[f'{name}.loss_ct.{peer}']) for line in scalars)
+
+
+BYOL = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmmokd'])
+neck = dict(
+    type='NonLinearNeck', in_channels=64, hid_channels=32, out_channels=16, num_layers=2,
+    with_bias=True, with_last_bn=False, with_avg_pool=True)
+model = dict(
+    type='BYOL',
+    base_momentum=0.01,
+    backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8),
+    neck=neck,
+    head=dict(
+        type='LatentPredictHead',
+        loss=dict(type='CosineSimilarityLoss'),
+        predictor=dict(neck, in_channels=16, with_avg_pool=False)),
+    data_preprocessor=dict(type='SelfSupDataPreprocessor', to_rgb=True))
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='CustomDataset',
+        data_root={data_root!r},
+        with_label=False,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='mmmokd.MultiCrop', groups=[dict(num=2, size=32, scale=(0.25, 1.0))]),
+            dict(type='PackInputs'),
+        ]))
+train_cfg = dict(by_epoch=True)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+default_hooks = dict(logger=dict(type='LoggerHook', interval=1))
+randomness = dict(seed=0)
+"""
+
+
+def test_stock_algorithm_trains_on_our_views(run, mokd_config, tmp_path):
+    config = tmp_path / 'byol.py'
+    config.write_text(BYOL.format(data_root=str(mokd_config.parent / 'pictures')))
+    output = train(run, config, tmp_path, tool=MMPRETRAIN_TRAIN)
+    losses = [float(x) for x in re.findall(r' loss: (\S+)', output)]
+    assert len(losses) == ITERATIONS and all(-4 <= loss <= 4 for loss in losses)
+    assert losses[-1] < losses[0]
+    weights = read_checkpoint(tmp_path / f'epoch_{EPOCHS}.pth')['state_dict']
+    online = {key for key in weights if key.startswith('backbone.')}
+    moved = [
+        key
+        for key in online
+        if not torch.equal(weights[key], weights[f'target_net.module.0.{key[9:]}'])
+    ]
+    assert 'backbone.conv1.weight' in moved
+
+
+@pytest.mark.parametrize('name', ['TensorboardVisBackend', 'WandbVisBackend', 'MLflowVisBackend'])
+def test_lines_for_loggers_build(name, tmp_path, monkeypatch):
+    text = (ROOT / 'configs' / '_base_' / 'default_runtime.py').read_text()
+    (line,) = re.findall(rf"^ *# (dict\(type='{name}'.*\)),$", text, re.MULTILINE)
+    visualizer = dict(
+        type='mmpretrain.UniversalVisualizer',
+        vis_backends=[eval(line)],
+        save_dir=str(tmp_path),
+        name=name,
+    )
+    visualizer = VISUALIZERS.build(visualizer)
+    (backend,) = visualizer._vis_backends.values()
+    assert type(backend).__name__ == name
+
+    package = name.removesuffix('VisBackend').lower()
+    pytest.importorskip(package)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    monkeypatch.chdir(tmp_path)
+    visualizer.add_config(
+        Config(dict(work_dir=str(tmp_path)))
+    )  # as a run does; closing counts on it
+    visualizer.add_scalar('cnn.loss_sm', 1.5, 3)
+    backend.close()
+    assert any(path.is_file() for path in tmp_path.rglob('*'))

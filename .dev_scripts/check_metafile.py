@@ -1,0 +1,134 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Check that the indexes of the configs say what is there.
+
+    python .dev_scripts/check_metafile.py [ROOT]
+
+Each folder of configs/ needs a README.md and a metafile.yml; each lists every config of the folder once,
+under a name that tells what the config does. model-index.yml imports every metafile. Left out are
+the configs of a quick start, which are no recipes. Prints what is
+wrong, one line each; ends with status 1 if anything is.
+"""
+
+import argparse
+import posixpath
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from mmengine.config import Config
+
+# algorithm_models_GPUsxbatch-training_data, for example
+# mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k
+NAME = re.compile(
+    r'(?P<algorithm>[a-z0-9]+)_(?P<models>[a-z0-9-]+(_[a-z0-9-]+)*)_(?P<gpus>\d+)xb(?P<batch>\d+)'
+    r'(?P<amp>-amp)?-[a-z]+-(?P<epochs>\d+)e_(?P<data>[a-z0-9-]+)'
+)
+DATASETS = {
+    'in1k': 'ImageNet',
+    'cifar10': 'CIFAR10',
+    'folder': 'mmmokd.PictureFolder',
+}
+LINK = re.compile(r'\]\(([^):\s]+\.py)\)')
+
+
+def check_counts(listed: list[str], there: list[str], where: str) -> Iterator[str]:
+    """Every name that is there should be listed once, and no other."""
+    for name, count in Counter(listed).items():
+        if count > 1:
+            yield f'{where}: {name} is listed {count} times'
+        if name not in there:
+            yield f'{where}: {name} is listed and not there'
+    yield from (f'{where}: {name} is not listed' for name in there if name not in listed)
+
+
+def check_name(config: Path, folder: Path, model: dict) -> Iterator[str]:
+    """The name and the metadata should say what the config says."""
+    found = NAME.fullmatch(config.stem)
+    if not found:
+        yield f'{config.name}: the name does not follow algorithm_models_GPUsxbatch-training_data'
+        return
+    parts, cfg = found.groupdict(), Config.fromfile(config, import_custom_modules=False)
+    metadata = model.get('Metadata', {})
+    batch, epochs = cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs
+    named = {
+        'algorithm': (parts['algorithm'], folder.name),
+        'models': (len(parts['models'].split('_')), len(cfg.model.branches)),
+        'data': (DATASETS.get(parts['data']), cfg.train_dataloader.dataset.type),
+        'Epochs in the metafile': (metadata.get('Epochs'), epochs),
+        'Batch Size in the metafile': (metadata.get('Batch Size'), int(parts['gpus']) * batch),
+        'batch size': (int(parts['batch']), batch),
+        'epochs': (int(parts['epochs']), epochs),
+        'amp': (bool(parts['amp']), cfg.optim_wrapper.type == 'AmpOptimWrapper'),
+    }
+    for what, (said, true) in named.items():
+        if said != true:
+            yield f'{config.name}: {what} {said!r}, but the config has {true!r}'
+
+
+def check_folder(folder: Path, root: Path) -> Iterator[str]:
+    """Check the README, the metafile and the configs of one folder."""
+    configs = sorted(path for path in folder.rglob('*.py') if path.parent.name != 'quickstart')
+    readme, metafile = folder / 'README.md', folder / 'metafile.yml'
+    lacking = [path for path in (readme, metafile) if not path.is_file()]
+    if lacking:
+        yield from (f'{path.relative_to(root)} is not there' for path in lacking)
+        return
+    links = [posixpath.normpath(x) for x in LINK.findall(readme.read_text(encoding='utf-8'))]
+    links = [link for link in links if not link.startswith('..')]
+    there = [path.relative_to(folder).as_posix() for path in configs]
+    yield from check_counts(links, there, str(readme.relative_to(root)))
+
+    content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
+    where = str(metafile.relative_to(root))
+    collections = {collection['Name']: collection for collection in content['Collections']}
+    for name, collection in collections.items():
+        if not (root / collection['README']).is_file():
+            yield f'{where}: the README of {name}, {collection["README"]}, is not there'
+    models = {model['Config']: model for model in content['Models']}
+    listed = [model['Config'] for model in content['Models']]
+    there = [path.relative_to(root).as_posix() for path in configs]
+    yield from check_counts(listed, there, where)
+    for path in set(models) & set(there):
+        model = models[path]
+        if model['Name'] != Path(path).stem:
+            yield f'{where}: {model["Name"]} is not the name of {path}'
+        if model['In Collection'] not in collections:
+            yield f'{where}: {model["Name"]} is in {model["In Collection"]}, which is not there'
+        yield from check_name(root / path, folder, model)
+
+
+def check(root: Path) -> list[str]:
+    """Check a checkout.
+
+    Args:
+        root (Path): Its folder.
+
+    Returns:
+        list[str]: What is wrong, one line each.
+    """
+    folders = sorted(
+        {
+            root / 'configs' / path.relative_to(root / 'configs').parts[0]
+            for path in (root / 'configs').rglob('*.py')
+        }
+        - {root / 'configs' / '_base_'}
+    )
+    problems = [problem for folder in folders for problem in check_folder(folder, root)]
+    index = yaml.safe_load((root / 'model-index.yml').read_text(encoding='utf-8'))['Import']
+    metafiles = [(folder / 'metafile.yml').relative_to(root).as_posix() for folder in folders]
+    return sorted([*problems, *check_counts(index, metafiles, 'model-index.yml')])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Check the indexes of the configs')
+    parser.add_argument('root', nargs='?', type=Path, default=Path(__file__).resolve().parents[1])
+    problems = check(parser.parse_args().root.resolve())
+    print('\n'.join(problems) or 'every config is listed, once, under a true name')
+    sys.exit(bool(problems))
+
+
+if __name__ == '__main__':
+    main()
