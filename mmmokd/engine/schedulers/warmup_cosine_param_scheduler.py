@@ -98,7 +98,8 @@ class WarmupCosineParamScheduler(_ParamScheduler):
             WarmupCosineParamScheduler: The scheduler.
 
         Raises:
-            ValueError: If ``by_epoch`` is not set, or an epoch has no iteration.
+            ValueError: If ``by_epoch`` is not set, an epoch has no iteration, or the warm-up is
+                longer than the run.
         """
         if not by_epoch:
             raise ValueError('convert_to_iter_based=True needs by_epoch=True')
@@ -107,6 +108,11 @@ class WarmupCosineParamScheduler(_ParamScheduler):
             raise ValueError(
                 'an epoch has no iteration, for train_dataloader makes no batch: with drop_last=True '
                 'the training set needs at least batch_size x processes pictures'
+            )
+        if warmup > end:
+            raise ValueError(
+                f'the warm-up of {warmup} epochs is longer than the run of {end}: shorten `warmup` of '
+                'the schedules in param_scheduler, or train for longer'
             )
         end = INF if end >= INF else end * epoch_length
         return cls(*args, warmup=round(warmup * epoch_length), end=end, by_epoch=False, **kwargs)

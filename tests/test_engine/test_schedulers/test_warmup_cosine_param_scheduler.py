@@ -148,3 +148,18 @@ def test_epochs_need_an_epoch_based_scheduler():
         WarmupCosineParamScheduler.build_iter_from_epoch(
             wrapper(dict()), 'lr', 0.01, epoch_length=5, by_epoch=False
         )
+
+
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(epoch_length=0, end=3), 'an epoch has no iteration'),
+        (dict(epoch_length=5, warmup=10, end=3), 'warm-up of 10 epochs is longer than the run of 3'),
+    ],
+)
+def test_epochs_that_cannot_be_scheduled(kwargs, message):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        WarmupCosineParamScheduler.build_iter_from_epoch(
+            optimizer, param_name='lr', final=0.01, **kwargs
+        )
