@@ -37,7 +37,7 @@ def write_idx(path, array):
 def make_data_roots(tmp_path_factory):
     """Folders by type of data set."""
     rng = np.random.default_rng(0)
-    kinds = ('ImageNet', 'CIFAR10', 'FashionMNIST', 'mmmokd.PictureFolder', 'CustomDataset')
+    kinds = ('ImageNet', 'CIFAR10', 'FashionMNIST', 'mmmokd.PictureFolder')
     roots = {kind: tmp_path_factory.mktemp(kind) for kind in kinds}
     for split in ('train', 'val'):
         names = [f'{i}.png' for i in range(PICTURES)]
@@ -46,11 +46,8 @@ def make_data_roots(tmp_path_factory):
         lines = [f'{name} {i % 3}' for i, name in enumerate(names)]
         (roots['ImageNet'] / 'meta').mkdir(exist_ok=True)
         (roots['ImageNet'] / 'meta' / f'{split}.txt').write_text('\n'.join(lines))
-    for i in range(BATCH_SIZE):
-        draw_picture(roots['mmmokd.PictureFolder'] / 'a' / f'{i}.png', rng)
-    for folder in ('', 'train', 'test'):  # with class folders, whatever the split
-        for i in range(PICTURES):
-            draw_picture(roots['CustomDataset'] / folder / 'abc'[i % 3] / f'{i}.png', rng)
+    for i in range(PICTURES):
+        draw_picture(roots['mmmokd.PictureFolder'] / 'abc'[i % 3] / f'{i}.png', rng)
     cifar = roots['CIFAR10'] / 'cifar-10-batches-py'
     cifar.mkdir()
     for name in (*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch'):

@@ -154,7 +154,10 @@ def test_epochs_need_an_epoch_based_scheduler():
     'kwargs, message',
     [
         (dict(epoch_length=0, end=3), 'an epoch has no iteration'),
-        (dict(epoch_length=5, warmup=10, end=3), 'warm-up of 10 epochs is longer than the run of 3'),
+        (
+            dict(epoch_length=5, warmup=10, end=3),
+            'warm-up of 10 epochs is longer than the run of 3',
+        ),
     ],
 )
 def test_epochs_that_cannot_be_scheduled(kwargs, message):

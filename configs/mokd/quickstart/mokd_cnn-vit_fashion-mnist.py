@@ -1,0 +1,43 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# The quick start's pair on Fashion-MNIST: minutes on two CPU cores. So short a run needs other
+# settings than a recipe: fewer prototypes, faster teachers, smaller rates.
+_base_ = [
+    '../../_base_/models/mokd_resnet18-w16_vit-nano-p7.py',
+    '../../_base_/datasets/fashion-mnist_bs64_multi-crop.py',
+    '../../_base_/default_runtime.py',
+]
+
+train_cfg = dict(by_epoch=True, max_epochs=6, val_interval=1)
+warmup_epochs = 1
+
+optim_wrapper = dict(
+    constructor='mmmokd.BranchOptimWrapperConstructor',
+    type='OptimWrapper',
+    clip_grad=dict(max_norm=3.0, per_parameter=True),
+    branches=dict(
+        cnn=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)),
+        vit=dict(optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.04)),
+    ),
+)
+
+
+def schedule(final):
+    return dict(
+        type='mmmokd.WarmupCosineParamScheduler',
+        param_name='lr',
+        final=final,
+        warmup=warmup_epochs,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    )
+
+
+param_scheduler = dict(cnn=[schedule(1e-3)], vit=[schedule(1e-6)])
+default_hooks = dict(
+    logger=dict(interval=39),
+    initial_val=dict(type='mmmokd.InitialValHook'),
+    ema_teacher=dict(base_momentum=0.99),
+    prototype_freeze=dict(freeze_epochs=0),
+    collapse_monitor=dict(interval=39),
+)
+del warmup_epochs

@@ -1,0 +1,146 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""What the quick start's three runs come to: a table and a picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmmokd.apis.quickstart_data import raw_pixel_knn
+from mmmokd.visualization import RunScalars, plot_training, read_scalars
+
+RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': 'cnn-vit'}
+BRANCHES = {'cnn': 'CNN', 'vit': 'ViT'}
+KNN = 'k-NN top-1, %'
+# Without labels: measures of the teacher's features, by their name in the log.
+SIGNALS = {
+    'effective rank of the features': 'effective_rank',
+    'standard deviation of the features': 'feature_std',
+}
+NUM_PICTURES = 4
+RAW_SIZE = 28  # pixels
+
+Points = list[tuple[float, float]]
+
+
+def write_report(out: Path, cfg: Config, raw: float | None) -> str:
+    """Write ``results.md``, ``results.json`` and ``quickstart.png``.
+
+    Args:
+        out (Path): Folder with one folder a run, named as in ``RUNS``.
+        cfg (Config): Config of the joint run, for the pictures and their views.
+        raw (float, optional): k-NN top-1 of raw pixels in per cent, None for pictures without
+            labels.
+
+    Returns:
+        str: The table and where the files are.
+
+    Raises:
+        ValueError: If a run did not log what is compared.
+    """
+    scalars = {run: read_scalars(out / folder) for run, folder in RUNS.items()}
+    measures = [KNN] if raw is not None else list(SIGNALS)
+    curves = {measure: collect(scalars, measure) for measure in measures}
+    text = '\n\n'.join(table(measure, found, raw) for measure, found in curves.items())
+    views = sample_views(cfg)
+    plot_training(
+        out / 'quickstart.png',
+        losses={key: v for key, v in scalars['together'].train.items() if '.loss_' in key},
+        measures=curves[measures[0]],
+        measure_label=measures[0],
+        baselines={} if raw is None else {'raw pixels': raw},
+        views=views,
+    )
+    (out / 'results.md').write_text(f'{text}\n', encoding='utf-8')
+    results = dict(raw_pixels=raw, **curves)
+    (out / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    return f'\n{text}\n\ntable:   {out / "results.md"}\npicture: {out / "quickstart.png"}'
+
+
+def collect(scalars: dict[str, RunScalars], measure: str) -> dict[str, Points]:
+    """A measure over the epochs, of every branch in every run.
+
+    Args:
+        scalars (dict[str, RunScalars]): What each run logged.
+        measure (str): ``KNN`` or one of ``SIGNALS``.
+
+    Returns:
+        dict[str, list[tuple[float, float]]]: (epoch, value) pairs by 'CNN alone', 'CNN together'
+        and so on.
+
+    Raises:
+        ValueError: If a run did not log it.
+    """
+    curves = {}
+    for run, folder in RUNS.items():
+        for branch in folder.split('-'):
+            if measure == KNN:
+                points = scalars[run].val.get(f'{branch}.teacher/knn_top1')
+            else:
+                points = scalars[run].train.get(f'{branch}.{SIGNALS[measure]}')
+            if not points:
+                raise ValueError(f'the run "{run}" logged no {measure} of {BRANCHES[branch]}')
+            curves[f'{BRANCHES[branch]} {run.split()[-1]}'] = points
+    return curves
+
+
+def table(measure: str, curves: dict[str, Points], raw: float | None) -> str:
+    """A row for each branch in Markdown: untrained, alone, together.
+
+    Args:
+        measure (str): What is compared.
+        curves (dict[str, list[tuple[float, float]]]): From :func:`collect`.
+        raw (float, optional): The same of raw pixels.
+
+    Returns:
+        str: The table.
+    """
+    first = 'untrained' if measure == KNN else 'first logged'
+    rows = [[measure, *(['raw pixels'] if raw is not None else []), first, 'alone', 'together']]
+    for name in BRANCHES.values():
+        alone, together = curves[f'{name} alone'], curves[f'{name} together']
+        values = [*([raw] if raw is not None else []), alone[0][1], alone[-1][1], together[-1][1]]
+        rows.append([name, *(f'{value:.2f}' for value in values)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ['-' * width for width in widths])
+    return '\n'.join(
+        '| ' + ' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + ' |'
+        for row in rows
+    )
+
+
+def raw_pixel_baseline(cfg: Config) -> float:
+    """k-NN top-1 of the pictures' own pixels.
+
+    Args:
+        cfg (Config): Config with ``val_dataloader`` and ``val_cfg.bank_dataloader``.
+
+    Returns:
+        float: Accuracy in per cent.
+    """
+    init_default_scope(cfg.default_scope)
+    bank, queries = (
+        DATASETS.build(dict(loader.dataset, pipeline=[dict(type='mmmokd.LoadPicture')]))
+        for loader in (cfg.val_cfg.bank_dataloader, cfg.val_dataloader)
+    )
+    return raw_pixel_knn(bank, queries, RAW_SIZE)
+
+
+def sample_views(cfg: Config) -> list[list[np.ndarray]]:
+    """The views of some training pictures, made as in training.
+
+    Args:
+        cfg (Config): Config with ``train_dataloader``.
+
+    Returns:
+        list[list[np.ndarray]]: For each picture its views, each (H, W, 3), BGR, uint8.
+    """
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    step = max(1, len(dataset) // NUM_PICTURES)
+    return [
+        [view.permute(1, 2, 0).numpy() for view in dataset[i]['inputs']]
+        for i in range(0, len(dataset), step)
+    ][:NUM_PICTURES]

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# From nothing to two models that teach each other, on real pictures:
+#
+#   bash tools/quickstart.sh               # on the pictures that the repository carries
+#   bash tools/quickstart.sh /my/pictures  # on a folder of pictures, with or without class folders
+#
+# Makes (or reuses) the environment, pretrains, and ends with a table and a picture file. Other
+# arguments: bash tools/quickstart.sh --help. A call that was stopped goes on where it was.
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+PYTHON="$(bash "$ROOT/tools/setup_env.sh")"
+exec "$PYTHON" "$ROOT/tools/quickstart.py" "$@"
