@@ -7,7 +7,7 @@ _base_ = [
     '../../_base_/default_runtime.py',
 ]
 
-train_cfg = dict(by_epoch=True, max_epochs=6, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=5, val_interval=1)
 warmup_epochs = 1
 
 optim_wrapper = dict(
@@ -16,7 +16,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=3.0, per_parameter=True),
     branches=dict(
         cnn=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)),
-        vit=dict(optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.04)),
+        vit=dict(optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.04)),
     ),
 )
 
