@@ -13,7 +13,7 @@ train_pipeline = [
         type='mmmokd.MultiCrop',
         groups=[  # the global views first
             dict(view, num=2, size=28, scale=(0.5, 1.0)),
-            dict(view, num=2, size=20, scale=(0.25, 0.5)),
+            dict(view, num=2, size=21, scale=(0.25, 0.5)),
         ],
     ),
     dict(type='PackInputs'),
