@@ -16,7 +16,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=3.0, per_parameter=True),
     branches=dict(
         cnn=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)),
-        vit=dict(optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.04)),
+        vit=dict(optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.04)),
     ),
 )
 
