@@ -13,7 +13,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.utils import ProgressBar
 
-from mmmokd.datasets import PictureFolder
+from mmmokd.datasets import BadPictureError, PictureFolder
 from mmmokd.datasets.transforms import LoadPicture
 from mmmokd.evaluation import weighted_knn
 
@@ -80,13 +80,16 @@ def shrink_folder(source: Path, target: Path, seed: int) -> bool:
         print(f'{MAX_PICTURES} of them are drawn for this quick start', flush=True)
         paths = paths[:MAX_PICTURES]
     jobs = _assign(paths, root, target)
+    bad = []
     with ProcessPoolExecutor() as pool:
         bar = ProgressBar(len(jobs))
-        written = 0
-        for ok in pool.map(_shrink, jobs, chunksize=16):
-            written += ok
+        for problem in pool.map(_shrink, jobs, chunksize=16):
+            bad += [problem] if problem else []
             bar.update()
+    written = len(jobs) - len(bad)
     print(f'\n{written} of {len(jobs)} pictures copied, {SIDE} pixels, to {target}', flush=True)
+    for problem in bad:
+        print(f'left out: {problem}', flush=True)
     if not written:
         raise ValueError(f'none of the {len(jobs)} pictures in {root} can be read')
     done.write_text(origin)
@@ -113,18 +116,21 @@ def _assign(paths: list[Path], root: Path, target: Path) -> list[tuple[Path, Pat
     ]
 
 
-def _shrink(job: tuple[Path, Path]) -> bool:
+def _shrink(job: tuple[Path, Path]) -> str | None:
+    """Write one copy; what was wrong with the picture, if anything."""
     source, copy = job
-    results = LoadPicture()(dict(img_path=str(source), sample_idx=0))
-    if results is None:
-        return False
-    img = results['img']
+    try:
+        img = LoadPicture(skip_bad=False)(dict(img_path=str(source), sample_idx=0))['img']
+    except BadPictureError as error:
+        return str(error)
     scale = SIDE / min(img.shape[:2])
     if scale < 1:
         size = [max(SIDE, round(side * scale)) for side in img.shape[1::-1]]
         img = cv2.resize(img, size, interpolation=cv2.INTER_AREA)
     copy.parent.mkdir(parents=True, exist_ok=True)
-    return bool(cv2.imwrite(str(copy), img))
+    if not cv2.imwrite(str(copy), img):
+        raise OSError(f'cannot write {copy}')
+    return None
 
 
 def count_pictures(folder: Path) -> int:
