@@ -78,15 +78,16 @@ def is_user_error(error: BaseException) -> bool:
         error (BaseException): As caught.
 
     Returns:
-        bool: True if it is of one of ``USER_ERRORS`` and was raised by a line of this package;
-        one that rises from a library, or of another type, may be a fault to be traced.
+        bool: True if it is of one of ``USER_ERRORS`` and was raised by a line of this package or of
+        the command itself; one that rises from a library, or of another type, may be a fault to be
+        traced.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    return (
-        isinstance(error, USER_ERRORS)
-        and bool(frames)
-        and PACKAGE in Path(frames[-1].filename).resolve().parents
-    )
+    if not isinstance(error, USER_ERRORS) or not frames:
+        return False
+    raised_in = Path(frames[-1].filename).resolve()
+    command = getattr(sys.modules['__main__'], '__file__', None) or sys.executable
+    return PACKAGE in raised_in.parents or raised_in == Path(command).resolve()
 
 
 def _keep_traceback() -> str:
