@@ -255,7 +255,7 @@ def make_bad(folder):
 
 def test_unreadable_pictures_give_none_and_one_warning(tmp_path, messages):
     paths = make_bad(tmp_path)
-    transform = TRANSFORMS.build(dict(type='LoadPicture'))
+    transform = TRANSFORMS.build(dict(type='mmmokd.LoadPicture'))
     for _ in range(2):
         for path in paths:
             assert transform(dict(img_path=str(path))) is None

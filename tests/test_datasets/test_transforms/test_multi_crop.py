@@ -37,7 +37,7 @@ def seed():
 
 # ----------------------------------------------------------------------------------- settings
 def test_paper_recipe_is_the_default():
-    crop = TRANSFORMS.build(dict(type='MultiCrop'))
+    crop = TRANSFORMS.build(dict(type='mmmokd.MultiCrop'))
     views = views_of(crop, noise(250, 300))
     assert [view.shape for view in views] == [(224, 224, 3)] * 2 + [(96, 96, 3)] * 8
     assert all(view.dtype == np.uint8 for view in views)
