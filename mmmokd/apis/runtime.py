@@ -190,6 +190,10 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def close_process_group() -> None:
-    """Leave the group of processes, if there is one."""
+    """Leave the group of processes, if there is one, all at the same time.
+
+    A process that leaves gloo while another still waits for it can abort the run at its end.
+    """
     if is_distributed():
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
