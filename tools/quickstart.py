@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from mmmokd.apis import run_tool
 from mmmokd.apis.config import load_config
@@ -59,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def own_pictures(args: argparse.Namespace, out: Path) -> tuple[list[str], bool]:
+def own_pictures(args: argparse.Namespace, out: Path) -> tuple[dict[str, Any], bool]:
     """Copy a folder, small; the options that train on the copies, and whether there are classes."""
     data = out / 'pictures'
     labelled = shrink_folder(args.pictures, data, args.seed)
@@ -71,27 +72,25 @@ def own_pictures(args: argparse.Namespace, out: Path) -> tuple[list[str], bool]:
     epochs = args.epochs or min(MAX_EPOCHS, max(1, PICTURES_SEEN // count))
     batch_size = min(BATCH_SIZE, count // 2)
     interval = min(INTERVAL, count // batch_size)
-    options = [
-        f'train_cfg.max_epochs={epochs}',
-        f'train_cfg.val_interval={max(1, epochs // VALIDATIONS)}',
-        f'train_dataloader.batch_size={batch_size}',
-        f'default_hooks.logger.interval={interval}',
-        f'default_hooks.collapse_monitor.interval={interval}',
-        f'train_dataloader.dataset.data_root={data / "train"}',
-    ]
+    options = {
+        'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': max(1, epochs // VALIDATIONS),
+        'train_dataloader.batch_size': batch_size,
+        'default_hooks.logger.interval': interval,
+        'default_hooks.collapse_monitor.interval': interval,
+        'train_dataloader.dataset.data_root': str(data / 'train'),
+    }
     if labelled:
-        options += [
-            f'val_dataloader.dataset.data_root={data / "test"}',
-            f'val_cfg.bank_dataloader.dataset.data_root={data / "train"}',
-        ]
+        options['val_dataloader.dataset.data_root'] = str(data / 'test')
+        options['val_cfg.bank_dataloader.dataset.data_root'] = str(data / 'train')
     return options, labelled
 
 
-def train(config: Path, work_dir: Path, options: list[str], validate: bool) -> None:
+def train(config: Path, work_dir: Path, options: dict[str, Any], validate: bool) -> None:
     """Run tools/train.py as a user would; show its progress, keep all it says in a file."""
     command = [sys.executable, '-u', ROOT / 'tools' / 'train.py', config, '--work-dir', work_dir]
     command += ['--resume', 'auto'] + ([] if validate else ['--no-validate'])
-    command += ['--cfg-options', *options]
+    command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
     work_dir.mkdir(parents=True, exist_ok=True)
     output = work_dir / 'output.txt'
     with (
@@ -122,18 +121,17 @@ def main() -> None:
     out = (args.out or OUT / f'{name}_seed{args.seed}').resolve()
     if args.pictures is None:
         unpack_fashion_mnist(FASHION_MNIST, OUT / 'data' / 'fashion_mnist')
-        kind, options, labelled = 'fashion-mnist', [], True
-        options = [f'train_cfg.max_epochs={args.epochs}'] if args.epochs else []
+        kind, labelled = 'fashion-mnist', True
+        options = {'train_cfg.max_epochs': args.epochs} if args.epochs else {}
     else:
         kind = 'folder'
         options, labelled = own_pictures(args, out)
-    options.append(f'randomness.seed={args.seed}')
+    options['randomness.seed'] = args.seed
     for i, (run, names) in enumerate(RUNS.items()):
         print(f'\n=== run {i + 1} of {len(RUNS)}: {run} (writes to {out / names}) ===', flush=True)
         train(CONFIGS / f'mokd_{names}_{kind}.py', out / names, options, labelled)
 
-    pairs = dict(option.split('=', 1) for option in options if option.startswith(('train', 'val')))
-    cfg = load_config(CONFIGS / f'mokd_cnn-vit_{kind}.py', pairs)
+    cfg = load_config(CONFIGS / f'mokd_cnn-vit_{kind}.py', options)
     raw = raw_pixel_baseline(cfg) if labelled else None
     print(write_report(out, cfg, raw))
     print(f'took {(time.time() - start) / 60:.1f} minutes')

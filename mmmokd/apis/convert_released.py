@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.registry import init_default_scope
 
 from mmmokd.registry import MODELS
-from mmmokd.utils.state_dict import load_state_dict_strict
+from mmmokd.utils.state_dict import load_state_dict_strict, strip_module_prefix
 
 from .checkpoint import check_target, read_checkpoint, read_file, save_file
 from .config import load_config
@@ -94,9 +94,7 @@ def convert_to_released(
     """
     check_target(target, overwrite)
     checkpoint = read_checkpoint(source)
-    state_dict = {
-        key.removeprefix('module.'): value for key, value in checkpoint['state_dict'].items()
-    }
+    state_dict = strip_module_prefix(checkpoint['state_dict'])
     try:
         released = to_released(state_dict, branches)
     except ValueError as error:

@@ -6,7 +6,7 @@ import re
 import torch
 from torch import Tensor
 
-from mmmokd.utils.state_dict import name_some
+from mmmokd.utils.state_dict import name_some, strip_module_prefix
 
 # The released loss modules, by our head; {0} is the branch itself, {1} its peer.
 _CENTRES = {
@@ -90,7 +90,7 @@ def from_released(
     state = {}
     for their, ours in zip(theirs, branches, strict=True):
         for network in ('student', 'teacher'):
-            for key, value in _unwrap(checkpoint[f'{network}_{their}']).items():
+            for key, value in strip_module_prefix(checkpoint[f'{network}_{their}']).items():
                 if key.startswith('transhead.patch_embed.weight'):
                     value = value.flatten(1)
                 state[f'branches.{ours}.{network}.{_to_ours(key)}'] = value
@@ -99,7 +99,7 @@ def from_released(
     ):
         for module, head in _CENTRES.items():
             if module.format(their) in checkpoint:
-                centre = _unwrap(checkpoint[module.format(their)])['center']
+                centre = strip_module_prefix(checkpoint[module.format(their)])['center']
                 state[f'branches.{ours}.heads.{head.format(ours, peer)}.center'] = centre
     return state
 
@@ -158,7 +158,7 @@ def _check_networks(checkpoint: dict) -> None:
         weights = checkpoint[name]
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise ValueError(f'{name} of the released checkpoint is no dict of weights')
-        keys[name] = set(_unwrap(weights))
+        keys[name] = set(strip_module_prefix(weights))
         for part in _PARTS[name[-3:]]:
             if not any(key.startswith(part) for key in keys[name]):
                 raise ValueError(f'{name} of the released checkpoint lacks {part}*')
@@ -186,10 +186,6 @@ def _check_architecture(weights: dict[str, Tensor], kind: str, branch: str) -> N
             )
             + '. The order is CNN, then ViT'
         )
-
-
-def _unwrap(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
 
 
 def _to_ours(key: str) -> str:

@@ -1,4 +1,4 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from .misc import current_epoch, get_ori_model
+from .misc import current_epoch, get_ori_model, is_epoch_based
 
-__all__ = ['current_epoch', 'get_ori_model']
+__all__ = ['current_epoch', 'get_ori_model', 'is_epoch_based']

@@ -17,6 +17,20 @@ def get_ori_model(model: nn.Module) -> nn.Module:
     return model
 
 
+def is_epoch_based(runner) -> bool:
+    """Whether a run's train loop counts epochs.
+
+    Args:
+        runner (Runner): A runner with a train loop.
+
+    Returns:
+        bool: False for an iteration-based loop.
+    """
+    from mmengine.runner import IterBasedTrainLoop
+
+    return not isinstance(runner.train_loop, IterBasedTrainLoop)
+
+
 def current_epoch(runner) -> int:
     """The epoch that a run is in, counted from 0, whatever the kind of its train loop.
 
@@ -27,8 +41,6 @@ def current_epoch(runner) -> int:
     Returns:
         int: Epochs completed.
     """
-    from mmengine.runner import IterBasedTrainLoop
-
-    if isinstance(runner.train_loop, IterBasedTrainLoop):
-        return runner.iter // len(runner.train_dataloader)
-    return runner.epoch
+    if is_epoch_based(runner):
+        return runner.epoch
+    return runner.iter // len(runner.train_dataloader)

@@ -20,6 +20,18 @@ def name_some(names: list[str], limit: int = 3) -> str:
     return ', '.join(names[:limit]) + (f' and {rest} more' if rest > 0 else '')
 
 
+def strip_module_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by their names in the bare model.
+
+    Args:
+        state_dict (Mapping[str, Tensor]): Weights by name, with or without the ``module.`` of DDP.
+
+    Returns:
+        dict[str, Tensor]: The same without it.
+    """
+    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+
+
 def load_state_dict_strict(
     model: nn.Module, state_dict: Mapping[str, Tensor], source: str
 ) -> list[str]:
@@ -41,7 +53,7 @@ def load_state_dict_strict(
         ValueError: If a weight of the model is missing or has another shape.
     """
     model = get_ori_model(model)
-    weights = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    weights = strip_module_prefix(state_dict)
     try:
         # Not through a comparison of keys: a module may rename or resize weights as it loads them.
         missing, unexpected = model.load_state_dict(weights, strict=False)

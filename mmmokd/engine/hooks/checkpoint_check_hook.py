@@ -4,7 +4,7 @@ from torch import nn
 
 from mmmokd.registry import HOOKS
 from mmmokd.utils.misc import get_ori_model
-from mmmokd.utils.state_dict import load_state_dict_strict
+from mmmokd.utils.state_dict import load_state_dict_strict, strip_module_prefix
 
 
 @HOOKS.register_module()
@@ -39,7 +39,7 @@ class CheckpointCheckHook(Hook):
 
     @staticmethod
     def _check_partial(model: nn.Module, state_dict: dict) -> None:
-        weights = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+        weights = strip_module_prefix(state_dict)
         own = model.state_dict()
         if not any(key in weights and weights[key].shape == own[key].shape for key in own):
             raise ValueError(

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from mmmokd.datasets import LoadPicture, MultiCrop, PictureFolder, iter_datasets, iter_transforms
 from mmmokd.registry import HOOKS
-from mmmokd.utils import current_epoch
+from mmmokd.utils import current_epoch, is_epoch_based
 
 NUM_NAMED = 3
 
@@ -103,7 +103,7 @@ class DataHealthHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        if self._is_epoch_based(runner):
+        if is_epoch_based(runner):
             for stream, random in enumerate(self._random):
                 random.set_epoch(current_epoch(runner), stream)
 
@@ -115,7 +115,7 @@ class DataHealthHook(Hook):
             batch_idx (int): Unused, as the rest.
         """
         is_last = runner.iter + 1 == runner.max_iters  # after_train_epoch follows
-        if not (self._is_epoch_based(runner) or is_last):
+        if not (is_epoch_based(runner) or is_last):
             if (runner.iter + 1) % len(runner.train_dataloader) == 0:
                 self.report(runner, f'Iteration {runner.iter + 1}')
 
@@ -128,7 +128,7 @@ class DataHealthHook(Hook):
         Raises:
             BadPictureError: If all processes together found too many.
         """
-        if self._is_epoch_based(runner):
+        if is_epoch_based(runner):
             self.report(runner, f'Epoch {current_epoch(runner) + 1}')
         else:
             self.report(runner, f'Iteration {runner.iter}')
@@ -186,12 +186,6 @@ class DataHealthHook(Hook):
     @staticmethod
     def _path(dataset: Any, index: int) -> str:
         return str(dataset.get_data_info(index).get('img_path', f'sample {index}'))
-
-    @staticmethod
-    def _is_epoch_based(runner) -> bool:
-        from mmengine.runner import IterBasedTrainLoop
-
-        return not isinstance(runner.train_loop, IterBasedTrainLoop)
 
     @staticmethod
     def _forbid_skipping(dataloader: DataLoader) -> None:
