@@ -1,0 +1,125 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+from mmengine.dataset import DefaultSampler, default_collate
+from mmengine.registry import DefaultScope
+from mmpretrain.datasets import CustomDataset
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mmmokd.datasets import LabelledShare, iter_datasets
+from mmmokd.registry import DATASETS
+
+CLASSES = {'ant': 20, 'bee': 10, 'cat': 3}
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """Class folders; a picture's colour is its number."""
+    root = tmp_path_factory.mktemp('pictures')
+    for offset, (name, count) in zip((0, 20, 30), CLASSES.items(), strict=True):
+        (root / name).mkdir()
+        for i in range(count):
+            Image.new('RGB', (4, 4), (offset + i,) * 3).save(root / name / f'{i:02d}.png')
+    return root
+
+
+def build(root, share=0.2, dataset=None, **kwargs):
+    dataset = dict(
+        type='CustomDataset',
+        data_root=str(root),
+        pipeline=[dict(type='mmmokd.LoadPicture'), dict(type='PackInputs')],
+        **(dataset or {}),
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return DATASETS.build(
+            dict(type='mmmokd.LabelledShare', share=share, dataset=dataset, **kwargs)
+        )
+
+
+def numbers(dataset):
+    return [int(dataset[i]['inputs'][0, 0, 0]) for i in range(len(dataset))]
+
+
+def test_share_of_a_folder(pictures):
+    dataset = build(pictures)
+    assert len(dataset) == 4 + 2 + 1
+    assert Counter(dataset.get_gt_labels().tolist()) == {0: 4, 1: 2, 2: 1}
+    assert tuple(dataset.CLASSES) == dataset.metainfo['classes'] == tuple(CLASSES)
+    assert dataset.class_to_idx == dict(ant=0, bee=1, cat=2)
+    for i, number in enumerate(numbers(dataset)):
+        label = (number >= 20) + (number >= 30)
+        sample = dataset[i]['data_samples']
+        assert sample.gt_label.item() == label and dataset.get_cat_ids(i) == [label]
+        assert dataset.get_data_info(i)['sample_idx'] == i  # DataHealthHook counts by it
+    assert [type(each) for each in iter_datasets(dataset)] == [LabelledShare, CustomDataset]
+    assert 'LabelledShare: 0.2 of each class of CustomDataset, seed 0, 7 images' in repr(dataset)
+
+
+def test_seed_and_not_the_process_decides(pictures):
+    drawn = numbers(build(pictures))
+    assert drawn == numbers(build(pictures, lazy_init=True))
+    assert drawn == numbers(build(pictures, dataset=dict(serialize_data=False)))
+    assert drawn == numbers(pickle.loads(pickle.dumps(build(pictures))))
+    assert set(drawn) < set(numbers(build(pictures, share=0.5)))
+    assert drawn != numbers(build(pictures, seed=1))
+    assert sorted(numbers(build(pictures, share=1.0))) == list(range(33))
+
+
+def test_under_a_sampler(pictures):
+    dataset = build(pictures, min_per_class=3)
+    loader = DataLoader(
+        dataset, 2, sampler=DefaultSampler(dataset, seed=0), collate_fn=default_collate
+    )
+    labels = [int(s.gt_label) for batch in loader for s in batch['data_samples']]
+    assert Counter(labels) == {0: 4, 1: 3, 2: 3}
+
+
+def test_lazy_init(pictures):
+    dataset = build(pictures, lazy_init=True, dataset=dict(lazy_init=True))
+    assert 'not read yet' in repr(dataset)
+    assert len(dataset) == 7 and tuple(dataset.CLASSES) == tuple(CLASSES)
+
+
+def test_unreadable_picture_is_replaced_from_within_the_share(pictures, tmp_path):
+    """Another picture of the whole set would be a label more than the share has."""
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        for i in range(50):
+            Image.new('RGB', (4, 4), (i,) * 3).save(tmp_path / name / f'{i}.png')
+    dataset = build(tmp_path, share=0.04)
+    kept = set(numbers(dataset))
+    broken = dataset.get_data_info(0)['img_path']
+    with open(broken, 'w'):
+        pass
+    np.random.seed(0)
+    found = {int(dataset[0]['inputs'][0, 0, 0]) for _ in range(30)}
+    assert found <= kept
+
+
+def test_list_file(pictures):
+    """SimCLR's subsets come as lists; a list needs no LabelledShare, but may have one."""
+    (pictures / 'list.txt').write_text(''.join(f'ant/{i:02d}.png 0\n' for i in range(10)))
+    assert len(build(pictures, share=0.3, dataset=dict(ann_file='list.txt'))) == 3
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'error', 'message'),
+    [
+        (dict(share=0), ValueError, r'above 0 and at most 1 \(0.01 for 1 %\), but got 0'),
+        (dict(share=10), ValueError, 'but got 10'),
+        (dict(min_per_class=5), ValueError, 'min_per_class=5 .* class 2 of CustomDataset has 3'),
+        (dict(dataset=dict(with_label=False)), ValueError, '33 of 33 images of CustomDataset'),
+    ],
+)
+def test_bad_input(pictures, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        build(pictures, **kwargs)
+
+
+def test_not_a_dataset(pictures):
+    with pytest.raises(ValueError, match='wrap each of its datasets.* but got a list'):
+        LabelledShare([1, 2, 3])
