@@ -14,11 +14,11 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from mmmokd.apis.checkpoint import read_checkpoint
 from mmmokd.apis.cli import run_tool, tool_parser
 from mmmokd.apis.config import load_config, require_keys, set_dataloader_defaults, set_work_dir
 from mmmokd.apis.runtime import build_runner, close_process_group
 from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+from mmmokd.weights import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,7 +11,7 @@ import os
 
 from mmengine.config import Config
 
-from mmmokd.apis.checkpoint import check_resumable, find_resume_checkpoint, read_checkpoint
+from mmmokd.apis.checkpoint import check_resumable, find_resume_checkpoint
 from mmmokd.apis.cli import run_tool, tool_parser
 from mmmokd.apis.config import (
     enable_amp,
@@ -23,6 +23,7 @@ from mmmokd.apis.config import (
 from mmmokd.apis.runtime import build_runner, close_process_group
 from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
 from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
+from mmmokd.weights import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,13 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from .checkpoint import (
-    check_resumable,
+from mmmokd.weights import (
     check_target,
-    find_resume_checkpoint,
-    load_checkpoint_strict,
+    from_released,
     read_checkpoint,
     read_file,
     save_file,
+    to_released,
 )
+
+from .checkpoint import check_resumable, find_resume_checkpoint, load_checkpoint_strict
 from .cli import is_user_error, run_tool
 from .config import (
     enable_amp,
@@ -17,7 +18,6 @@ from .config import (
     set_work_dir,
 )
 from .convert_released import convert_from_released, convert_to_released
-from .released_checkpoint import from_released, to_released
 from .runtime import (
     build_runner,
     close_process_group,

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
-from .checkpoint import missing_file_message
+from mmmokd.weights.files import missing_file_message
+
 from .runtime import DATALOADERS
 
 # What a Runner reads from its config besides its own arguments.
@@ -113,19 +114,26 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
 def set_dataloader_defaults(cfg: Config) -> None:
     """Give dataloaders the settings that mmpretrain's configs count on its tools to give.
 
+    Configs of another ``default_scope``, as mmdet's and mmseg's, say what they need: their batches
+    are lists of pictures of several sizes, which mmpretrain's ``default_collate`` cannot stack.
+
     Args:
         cfg (Config): The config; changed in place where it does not say otherwise.
     """
+    defaults = {}
+    if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
+        defaults = dict(
+            pin_memory=True, collate_fn=dict(type='default_collate'), persistent_workers=True
+        )
     for name in DATALOADERS:
         loader = cfg.get(name)
         if not loader:
             continue
-        loader.setdefault('pin_memory', True)
-        loader.setdefault('collate_fn', dict(type='default_collate'))
+        for key, value in defaults.items():
+            loader.setdefault(key, value)
         # PyTorch refuses workers that persist where there are none.
-        loader['persistent_workers'] = (
-            loader.get('persistent_workers', True) and loader.get('num_workers', 0) > 0
-        )
+        if not loader.get('num_workers', 0):
+            loader['persistent_workers'] = False
 
 
 def enable_amp(cfg: Config) -> None:

@@ -8,10 +8,10 @@ from mmengine.registry import init_default_scope
 
 from mmmokd.registry import MODELS
 from mmmokd.utils.state_dict import load_state_dict_strict, strip_module_prefix
+from mmmokd.weights.files import check_target, read_checkpoint, read_file, save_file
+from mmmokd.weights.released import from_released, to_released
 
-from .checkpoint import check_target, read_checkpoint, read_file, save_file
 from .config import load_config
-from .released_checkpoint import from_released, to_released
 
 # Of a released file, besides weights, what our file keeps in its `meta`.
 META = {'epoch': int, 'arch_cnn': str, 'arch_vit': str}

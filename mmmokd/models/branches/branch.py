@@ -45,14 +45,15 @@ class BranchNetwork(BaseModule):
     """A backbone with its projector and its search head: a branch's student or teacher.
 
     Args:
-        backbone (dict): Config of any backbone that :func:`adapt_features` can read.
+        backbone (dict): Config of any backbone that :func:`adapt_features` can read. An
+            ``init_cfg`` of ``'Pretrained'`` must bring all of its weights.
         projector (dict): Config of the projector.
         search_head (dict): Config of the search head.
     """
 
     def __init__(self, backbone: dict, projector: dict, search_head: dict) -> None:
         super().__init__()
-        self.backbone = MODELS.build(backbone)
+        self.backbone = MODELS.build(_load_all(backbone))
         self.projector = MODELS.build(projector)
         self.search_head = MODELS.build(search_head)
 
@@ -78,6 +79,14 @@ class BranchNetwork(BaseModule):
                     f'with in_channels={part.in_channels}'
                 )
         return features
+
+
+def _load_all(backbone: dict) -> dict:
+    """A backbone's config, in which pretrained weights must be complete if there are any."""
+    init_cfg = backbone.get('init_cfg')
+    if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
+        backbone = dict(backbone, init_cfg=dict(init_cfg, strict=init_cfg.get('strict', True)))
+    return backbone
 
 
 class Branch(BaseModule):

@@ -1,0 +1,32 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .branches import (
+    WeightFile,
+    backbone_prefix,
+    describe_backbone,
+    describe_contents,
+    list_branches,
+    load_backbone,
+    read_weights,
+    select_weights,
+)
+from .files import check_target, read_checkpoint, read_file, save_file
+from .pretrained_init import PretrainedInit
+from .released import from_released, to_released
+
+__all__ = [
+    'PretrainedInit',
+    'WeightFile',
+    'backbone_prefix',
+    'check_target',
+    'describe_backbone',
+    'describe_contents',
+    'from_released',
+    'list_branches',
+    'load_backbone',
+    'read_checkpoint',
+    'read_file',
+    'read_weights',
+    'save_file',
+    'select_weights',
+    'to_released',
+]

@@ -1,0 +1,193 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Reading and writing files of weights: no code of a file runs, no file stays half-written."""
+
+import difflib
+import os
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import get_torch_safe_globals
+
+ALLOW_CODE = 'MMMOKD_ALLOW_CODE_FROM_CHECKPOINT'
+
+
+def _history_method(cls: type, name: str) -> Any:
+    """The only ``getattr`` that a checkpoint of mmengine needs: a HistoryBuffer's statistics."""
+    if cls is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'getattr({cls}, {name!r})')
+    return getattr(cls, name)
+
+
+def _safe_globals() -> list:
+    """What a checkpoint of mmengine holds besides tensors: the log's history, in NumPy arrays."""
+    allowed = [item for item in get_torch_safe_globals() if item is not getattr]
+    return [*allowed, (_history_method, 'builtins.getattr')]
+
+
+def missing_file_message(path: Path, what: str, suffix: str, places: list[Path]) -> str:
+    """Say that a file is not there, and which ones with a similar name are.
+
+    Args:
+        path (Path): The path that was given.
+        what (str): What it should be, for example ``'config'``.
+        suffix (str): Suffix of such files, for example ``'.py'``.
+        places (list[Path]): Folders to search, with all below them.
+
+    Returns:
+        str: One line.
+    """
+    files = (file for place in places for file in sorted(place.rglob(f'*{suffix}')))
+    found = {file.name: file for file in files if '_base_' not in file.parts}
+    similar = [str(found[name]) for name in difflib.get_close_matches(path.name, found, 3, 0.5)]
+    kind = 'is a folder, not a file' if path.is_dir() else 'is not there'
+    return f'{what} {path} {kind}.' + (f' Did you mean {" or ".join(similar)}?' if similar else '')
+
+
+def read_file(path: str | Path, map_location: str = 'cpu', allowed: Sequence[type] = ()) -> Any:
+    """Read what ``torch.save``, or safetensors, wrote, without running code that the file may hold.
+
+    The environment variable ``MMMOKD_ALLOW_CODE_FROM_CHECKPOINT=1``, which the tools set for
+    ``--allow-code-from-checkpoint``, lets the file be unpickled instead, code and all.
+
+    Args:
+        path (str | Path): A local file.
+        map_location (str): Device to put tensors on. Defaults to 'cpu'.
+        allowed (Sequence[type]): Classes whose objects the file may hold besides tensors, numbers,
+            texts, their collections and mmengine's log history; only such that do nothing when they
+            are made. Defaults to none.
+
+    Returns:
+        Any: The file's contents. Tensors of a file in today's format are mapped, not read, until
+        they are used.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a complete file of ``torch.save``, or holds other objects.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        places = [path.parent] if path.parent.is_dir() else []
+        raise FileNotFoundError(missing_file_message(path, 'checkpoint', path.suffix, places))
+    if path.suffix == '.safetensors':
+        return _read_safetensors(path, map_location)
+    try:
+        if os.environ.get(ALLOW_CODE) == '1':
+            return torch.load(path, map_location, weights_only=False)
+        with torch.serialization.safe_globals([*_safe_globals(), *allowed]):
+            return torch.load(path, map_location, weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        what = re.search(r'GLOBAL [\w.]+|getattr\(.*?\)', str(error))
+        raise ValueError(
+            f'checkpoint {path} is refused: it is no PyTorch file, or it holds Python objects '
+            f'({what[0] if what else "unknown"}), and reading those can run any code. If you trust '
+            'who made it, --allow-code-from-checkpoint reads it all the same'
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f'checkpoint {path} is damaged or no checkpoint: {error}') from error
+    except OSError as error:
+        raise ValueError(f'checkpoint {path} cannot be read: {error.strerror}') from error
+
+
+def _read_safetensors(path: Path, map_location: str) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ValueError(f'{path} needs safetensors: pip install safetensors') from error
+    try:
+        return load_file(path, device=map_location)
+    except SafetensorError as error:
+        raise ValueError(f'checkpoint {path} is damaged or no safetensors file: {error}') from error
+
+
+def read_checkpoint(
+    path: str | Path, map_location: str = 'cpu', content: Any = None
+) -> dict[str, Any]:
+    """Read a checkpoint as :func:`read_file` does.
+
+    Args:
+        path (str | Path): A local file as mmengine, or ``torch.save`` of weights, writes it.
+        map_location (str): Device to put tensors on. Defaults to 'cpu'.
+        content (Any): What the file holds, where it was read already. Defaults to None.
+
+    Returns:
+        dict: The file's contents, with the weights in ``'state_dict'``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read safely, or has no weights.
+    """
+    checkpoint = read_file(path, map_location) if content is None else content
+    if isinstance(checkpoint, dict) and 'state_dict' not in checkpoint:
+        checkpoint = {'state_dict': checkpoint}
+    weights = checkpoint['state_dict'] if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict) or not any(map(torch.is_tensor, weights.values())):
+        raise ValueError(f'checkpoint {path} holds no weights')
+    return checkpoint
+
+
+def check_target(path: str | Path, overwrite: bool = False) -> Path:
+    """Make sure that a file can be made, before work is put into what it is to hold.
+
+    Args:
+        path (str | Path): The file.
+        overwrite (bool): Whether it may be there already. Defaults to False.
+
+    Returns:
+        Path: The file, in a folder that is there: made, if it was not.
+
+    Raises:
+        ValueError: If it is there and must not be, or if its folder cannot be written to.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder: name the file to write')
+    if path.exists() and not overwrite:
+        raise ValueError(f'{path} is there already: name another file, or overwrite it by --force')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        raise ValueError(f'cannot write to the folder {path.parent}: {error.strerror}') from error
+
+
+def save_file(content: Any, path: str | Path, overwrite: bool = False) -> None:
+    """``torch.save``, after which the file is whole or, where it was not, still not there.
+
+    Args:
+        content (Any): What ``torch.save`` takes; for a path that ends in ``.safetensors`` a dict of
+            tensors.
+        path (str | Path): The file; its folder is made.
+        overwrite (bool): Whether to replace a file that is there. Defaults to False.
+
+    Raises:
+        ValueError: If the file is there and must not be, or cannot be written.
+    """
+    path = check_target(path, overwrite)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        if path.suffix == '.safetensors':
+            _write_safetensors(content, part)
+        else:
+            torch.save(content, part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
+        raise ValueError(f'cannot write {path}: {error}') from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        from safetensors.torch import save_file as write
+    except ImportError as error:
+        raise ValueError('*.safetensors need safetensors: pip install safetensors') from error
+    write({name: value.contiguous() for name, value in tensors.items()}, path, {'format': 'pt'})

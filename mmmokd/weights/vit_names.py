@@ -1,0 +1,144 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""What a plain ViT's weights are called in each library."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# {n} is a block's number, {leaf} 'weight' or 'bias'. timm's names are DINO's, and the authors'.
+VIT_NAMES = {
+    'mmpretrain': dict(
+        class_token='cls_token',
+        pos_embed='pos_embed',
+        patch='patch_embed.projection.{leaf}',
+        norm='ln1.{leaf}',
+        norm1='layers.{n}.ln1.{leaf}',
+        qkv='layers.{n}.attn.qkv.{leaf}',
+        proj='layers.{n}.attn.proj.{leaf}',
+        norm2='layers.{n}.ln2.{leaf}',
+        fc1='layers.{n}.ffn.layers.0.0.{leaf}',
+        fc2='layers.{n}.ffn.layers.1.{leaf}',
+    ),
+    'mmseg': dict(
+        class_token='cls_token',
+        pos_embed='pos_embed',
+        patch='patch_embed.projection.{leaf}',
+        norm='ln1.{leaf}',
+        norm1='layers.{n}.ln1.{leaf}',
+        qkv='layers.{n}.attn.attn.in_proj_{leaf}',
+        proj='layers.{n}.attn.attn.out_proj.{leaf}',
+        norm2='layers.{n}.ln2.{leaf}',
+        fc1='layers.{n}.ffn.layers.0.0.{leaf}',
+        fc2='layers.{n}.ffn.layers.1.{leaf}',
+    ),
+    'timm': dict(
+        class_token='cls_token',
+        pos_embed='pos_embed',
+        patch='patch_embed.proj.{leaf}',
+        norm='norm.{leaf}',
+        norm1='blocks.{n}.norm1.{leaf}',
+        qkv='blocks.{n}.attn.qkv.{leaf}',
+        proj='blocks.{n}.attn.proj.{leaf}',
+        norm2='blocks.{n}.norm2.{leaf}',
+        fc1='blocks.{n}.mlp.fc1.{leaf}',
+        fc2='blocks.{n}.mlp.fc2.{leaf}',
+    ),
+    'torchvision': dict(
+        class_token='class_token',
+        pos_embed='encoder.pos_embedding',
+        patch='conv_proj.{leaf}',
+        norm='encoder.ln.{leaf}',
+        norm1='encoder.layers.encoder_layer_{n}.ln_1.{leaf}',
+        qkv='encoder.layers.encoder_layer_{n}.self_attention.in_proj_{leaf}',
+        proj='encoder.layers.encoder_layer_{n}.self_attention.out_proj.{leaf}',
+        norm2='encoder.layers.encoder_layer_{n}.ln_2.{leaf}',
+        fc1='encoder.layers.encoder_layer_{n}.mlp.0.{leaf}',
+        fc2='encoder.layers.encoder_layer_{n}.mlp.3.{leaf}',
+    ),
+}
+
+
+def _pattern(template: str) -> re.Pattern:
+    escaped = re.escape(template).replace(r'\{n\}', r'(?P<n>\d+)')
+    return re.compile(escaped.replace(r'\{leaf\}', '(?P<leaf>weight|bias)'))
+
+
+_PATTERNS = {
+    library: {part: _pattern(template) for part, template in names.items()}
+    for library, names in VIT_NAMES.items()
+}
+
+
+def vit_library(keys: Iterable[str]) -> str | None:
+    """Which library's names a ViT's weights have.
+
+    Args:
+        keys (Iterable[str]): Names of weights.
+
+    Returns:
+        str | None: A key of ``VIT_NAMES``; None if they are no ViT's.
+    """
+    keys = set(keys)
+    for library, names in VIT_NAMES.items():
+        first = (names['patch'], names['qkv'])
+        if all(template.format(n=0, leaf='weight') in keys for template in first):
+            return library
+    return None
+
+
+def rename_vit(weights: Mapping[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
+    """Give a ViT's weights another library's names.
+
+    Args:
+        weights (Mapping[str, Tensor]): Weights by the names of ``source``.
+        source (str): A key of ``VIT_NAMES``.
+        target (str): A key of ``VIT_NAMES``.
+
+    Returns:
+        dict[str, Tensor]: The same weights; those without a name in ``source``, as a classifier's,
+        keep theirs.
+    """
+    renamed = {}
+    for key, value in weights.items():
+        for part, pattern in _PATTERNS[source].items():
+            if found := pattern.fullmatch(key):
+                key = VIT_NAMES[target][part].format(**found.groupdict())
+                break
+        renamed[key] = value
+    return renamed
+
+
+def resize_pos_embed(pos_embed: Tensor, num_tokens: int, where: str) -> Tensor:
+    """Resize a square position embedding to another square.
+
+    Bicubic, in its own precision, as mmpretrain and timm do when they load one.
+
+    Args:
+        pos_embed (Tensor): Shape (1, E + N, C), E of 0 or 1 class tokens, N a square number.
+        num_tokens (int): The E + M that are wanted, M a square number.
+        where (str): What it is of, for the message.
+
+    Returns:
+        Tensor: Shape (1, E + M, C).
+
+    Raises:
+        ValueError: If one of them is no square with as many class tokens as the other.
+    """
+    for extra in (1, 0):
+        old, new = pos_embed.shape[1] - extra, num_tokens - extra
+        sides = [round(max(size, 0) ** 0.5) for size in (old, new)]
+        if [side**2 for side in sides] == [old, new] and min(sides) > 0:
+            break
+    else:
+        raise ValueError(
+            f'the position embedding of {where} has {pos_embed.shape[1]} tokens, which cannot be '
+            f'resized to {num_tokens}: both should be squares, with or without a class token'
+        )
+    if old == new:
+        return pos_embed
+    grid = pos_embed[:, extra:].unflatten(1, (sides[0], sides[0])).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(sides[1], sides[1]), mode='bicubic', align_corners=False)
+    return torch.cat((pos_embed[:, :extra], grid.flatten(2).transpose(1, 2)), dim=1)
