@@ -22,16 +22,30 @@ class VisionTransformer(_VisionTransformer):
         pos_embed_scale_offset (float, optional): Added to the wanted grid when the scale factor is
             computed: ``(n + offset) / m``. 0.1 is what DINO and the released MOKD do, None
             resizes to the exact size. Defaults to 0.1.
+        norm_outputs (bool): Whether every output passes the final LayerNorm, as in DINO's linear
+            evaluation of the last four layers; otherwise that of the last layer alone does.
+            Defaults to False.
         out_type (str): As mmpretrain's. Defaults to ``'raw'``.
         **kwargs: As mmpretrain's ``VisionTransformer``; ``arch`` is ``'deit-tiny'``,
             ``'deit-small'``, ``'deit-base'`` for ViT-Tiny, -Small, -Base.
+
+    Raises:
+        ValueError: If ``norm_outputs`` is set and ``final_norm`` is not.
     """
 
     def __init__(
-        self, *args, pos_embed_scale_offset: float | None = 0.1, out_type: str = 'raw', **kwargs
+        self,
+        *args,
+        pos_embed_scale_offset: float | None = 0.1,
+        norm_outputs: bool = False,
+        out_type: str = 'raw',
+        **kwargs,
     ) -> None:
         super().__init__(*args, out_type=out_type, **kwargs)
+        if norm_outputs and not self.final_norm:
+            raise ValueError('norm_outputs=True needs the final LayerNorm: final_norm=True')
         self.pos_embed_scale_offset = pos_embed_scale_offset
+        self.norm_outputs = norm_outputs
 
     def init_weights(self) -> None:
         if self.is_init:
@@ -42,6 +56,16 @@ class VisionTransformer(_VisionTransformer):
         trunc_normal_linears_(self.modules())
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def train(self, mode: bool = True) -> None:
+        """Set the mode; what ``frozen_stages`` freezes stays in evaluation mode.
+
+        Args:
+            mode (bool): Whether to train. Defaults to True.
+        """
+        super().train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the outputs of the layers named by ``out_indices``.
@@ -70,5 +94,6 @@ class VisionTransformer(_VisionTransformer):
             if i == len(self.layers) - 1 and self.final_norm:
                 x = self.ln1(x)
             if i in self.out_indices:
-                outs.append(self._format_output(x, grid))
+                normed = self.norm_outputs and i < len(self.layers) - 1
+                outs.append(self._format_output(self.ln1(x) if normed else x, grid))
         return tuple(outs)

@@ -83,6 +83,37 @@ def test_outputs_are_those_of_mmpretrain(out_type, size):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
 
 
+def test_normed_outputs():
+    """As DINO's linear evaluation reads them: the final LayerNorm after each of the layers."""
+    model = randomise(build(out_indices=[0, 1, 2], out_type='cls_token', norm_outputs=True))
+    plain = build(out_indices=[0, 1, 2], out_type='cls_token')
+    plain.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    first, second, last = plain(images)
+    norm = nn.functional.layer_norm
+    ln1 = ((24,), model.ln1.weight, model.ln1.bias, 1e-6)
+    expected = norm(first, *ln1), norm(second, *ln1), last
+    for one, two in zip(model(images), expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match='norm_outputs=True needs the final LayerNorm'):
+        build(norm_outputs=True, final_norm=False)
+
+
+@pytest.mark.parametrize('frozen', [1, 3])
+def test_frozen_layers_stay_in_evaluation_mode(frozen):
+    settings = dict(drop_path_rate=0.5, drop_rate=0.5)
+    model = build(frozen_stages=frozen, **settings)
+    model.train()
+    assert not any(module.training for layer in model.layers[:frozen] for module in layer.modules())
+    assert all(layer.training for layer in model.layers[frozen:])
+    trainable = {name.split('.')[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == (set() if frozen == 3 else {'layers', 'ln1'})
+    if frozen == 3:
+        images = torch.randn(1, 3, 32, 32)
+        assert torch.equal(model(images)[0], model(images)[0])
+    assert all(module.training for module in build(**settings).modules())
+
+
 def test_without_a_class_token():
     model = build(with_cls_token=False)
     assert model(torch.rand(1, 3, 16, 16))[0].shape == (1, 4, 24)
