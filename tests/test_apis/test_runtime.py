@@ -137,6 +137,15 @@ def test_dataloader_defaults_leave_what_is_set():
     assert cfg.test_dataloader is None
 
 
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_dataloader_defaults_are_for_mmpretrain_alone(scope):
+    cfg = config(default_scope=scope, val_dataloader=dict(num_workers=0, persistent_workers=True))
+    before = dict(cfg.train_dataloader)
+    set_dataloader_defaults(cfg)
+    assert cfg.train_dataloader == before
+    assert cfg.val_dataloader == dict(num_workers=0, persistent_workers=False)
+
+
 def test_work_dir(tmp_path):
     (tmp_path / 'name.py').write_text('a = 1')
     cfg = load_config(tmp_path / 'name.py')
