@@ -1,8 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .features import extract_features
-from .functional import weighted_knn
+from .functional import linear_probe, weighted_knn
 from .loops import FeatureTestLoop, FeatureValLoop
-from .metrics import FeatureMetric, FeatureSet, KNNMetric
+from .metrics import FeatureMetric, FeatureSet, KNNMetric, LinearProbeMetric
 
 __all__ = [
     'FeatureMetric',
@@ -10,6 +10,8 @@ __all__ = [
     'FeatureTestLoop',
     'FeatureValLoop',
     'KNNMetric',
+    'LinearProbeMetric',
     'extract_features',
+    'linear_probe',
     'weighted_knn',
 ]

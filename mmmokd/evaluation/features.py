@@ -1,13 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from mmengine.runner import autocast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmmokd.models.branches.block_tokens import watch_block_tokens
 from mmmokd.utils import get_ori_model
 
 from .gather import gather_by_index, sample_order
@@ -24,6 +25,7 @@ def extract_features(
     on_all_ranks: bool = True,
     before_iter: IterCallback | None = None,
     after_iter: IterCallback | None = None,
+    last_blocks: int | None = None,
 ) -> tuple[dict[str, Tensor], Tensor] | None:
     """Features and labels of a whole dataset, in the dataset's order, over any number of processes.
 
@@ -45,14 +47,20 @@ def extract_features(
             Defaults to None.
         after_iter (Callable, optional): Called with index and batch after each iteration.
             Defaults to None.
+        last_blocks (int, optional): Of a network with a class token, the number of last blocks to
+            take it after, each through the final norm (:func:`watch_block_tokens`): what a linear
+            probe of a ViT reads. Defaults to None, the pooled feature alone, without an axis of
+            blocks.
 
     Returns:
-        tuple[dict[str, Tensor], Tensor] | None: Features (N, C) by name, ``'{branch}.{network}'``
-        or ``'backbone'``, and labels (N, ), int64, all on the CPU; None on ranks without a result.
+        tuple[dict[str, Tensor], Tensor] | None: Features (N, C), or with ``last_blocks``
+        (N, b, C), by name, ``'{branch}.{network}'`` or ``'backbone'``, and labels (N, ), int64,
+        all on the CPU; None on ranks without a result. b is at most ``last_blocks``, 1 for a CNN;
+        the last block, which is the pooled feature, is last.
 
     Raises:
         ValueError: If the dataset is empty or not labelled, the order of its images is not known,
-            or the model's features are not one vector for each image.
+            or the model's features are not one vector for each image, or not always of one shape.
     """
     model = get_ori_model(model)
     order = sample_order(dataloader)
@@ -65,12 +73,12 @@ def extract_features(
             labels = read_labels(batch, dataloader)
             rows = slice(done, done + len(labels))
             with autocast(enabled=fp16):
-                features = batch_features(model, batch, networks)
+                features = batch_features(model, batch, networks, last_blocks or 1)
             for name, values in (*features.items(), ('labels', labels)):
                 if name not in store:
                     # Allocated once: a list of batches would need twice the memory to be joined.
                     store[name] = torch.empty(len(order), *values.shape[1:], dtype=values.dtype)
-                store[name][rows] = values.cpu()
+                _put(store[name], rows, values, name)
             done = rows.stop
             if after_iter is not None:
                 after_iter(index, batch)
@@ -80,7 +88,18 @@ def extract_features(
     if merged is None:
         return None
     labels = merged.pop('labels')
+    if last_blocks is None:
+        merged = {name: values.flatten(1) for name, values in merged.items()}
     return merged, labels
+
+
+def _put(store: Tensor, rows: slice, values: Tensor, name: str) -> None:
+    if store.shape[1:] != values.shape[1:]:  # else the assignment could broadcast
+        raise ValueError(
+            f'features {name!r} are of shape {tuple(store.shape[1:])} for one batch and '
+            f'{tuple(values.shape[1:])} for another'
+        )
+    store[rows] = values.cpu()
 
 
 @contextmanager
@@ -134,16 +153,19 @@ def read_labels(batch: dict, dataloader: DataLoader) -> Tensor:
     return torch.tensor(labels)
 
 
-def batch_features(model: nn.Module, batch: dict, networks: Sequence[str]) -> dict[str, Tensor]:
+def batch_features(
+    model: nn.Module, batch: dict, networks: Sequence[str], last_blocks: int = 1
+) -> dict[str, Tensor]:
     """Features of a batch by name.
 
     Args:
         model (nn.Module): An unwrapped mmengine model with ``extract_feat``.
         batch (dict): A batch of the dataloader.
         networks (Sequence[str]): See :func:`extract_features`.
+        last_blocks (int): See :func:`extract_features`. Defaults to 1.
 
     Returns:
-        dict[str, Tensor]: Shape (B, C) for each, float32.
+        dict[str, Tensor]: Shape (B, b, C) for each, float32.
 
     Raises:
         ValueError: If the images are not one tensor, or the features not one vector an image.
@@ -155,14 +177,48 @@ def batch_features(model: nn.Module, batch: dict, networks: Sequence[str]) -> di
             f'data preprocessor gave a {type(inputs).__name__}: use a pipeline without multi-view '
             "transforms and collate_fn=dict(type='default_collate')"
         )
-    features = {}
-    if 'network' in inspect.signature(model.extract_feat).parameters:
-        for network in networks:
-            for branch, value in model.extract_feat(inputs, network=network).items():
-                features[f'{branch}.{network}'] = value
-    else:
-        features['backbone'] = model.extract_feat(inputs)
-    return {name: _pool(value, name, len(inputs)) for name, value in features.items()}
+    with ExitStack() as stack:
+        watched = {
+            name: stack.enter_context(watch_block_tokens(backbone, last_blocks))
+            for name, backbone in find_backbones(model, networks).items()
+            if last_blocks > 1
+        }
+        features = {
+            name: _pool(value, name, len(inputs))
+            for name, value in _extract(model, inputs, networks).items()
+        }
+        return {
+            name: watched[name].take(value) if name in watched else value[:, None]
+            for name, value in features.items()
+        }
+
+
+def _extract(model: nn.Module, inputs: Tensor, networks: Sequence[str]) -> dict[str, Tensor]:
+    """What ``extract_feat`` gives, by the name of the network."""
+    if 'network' not in inspect.signature(model.extract_feat).parameters:
+        return {'backbone': model.extract_feat(inputs)}
+    return {
+        f'{branch}.{network}': value
+        for network in networks
+        for branch, value in model.extract_feat(inputs, network=network).items()
+    }
+
+
+def find_backbones(model: nn.Module, networks: Sequence[str]) -> dict[str, nn.Module]:
+    """A model's backbones, by the names that :func:`extract_features` gives their features.
+
+    Args:
+        model (nn.Module): An unwrapped model: MOKD, or one with a ``backbone``.
+        networks (Sequence[str]): Networks to find of a model with branches.
+
+    Returns:
+        dict[str, nn.Module]: By ``'{branch}.{network}'``, or ``'backbone'``; empty if the model
+        keeps them elsewhere.
+    """
+    modules = dict(model.named_modules())
+    names = [f'{b}.{n}' for b in getattr(model, 'branches', ()) for n in networks]
+    places = {**{name: f'branches.{name}.backbone' for name in names}, 'backbone': 'backbone'}
+    return {name: modules[place] for name, place in places.items() if place in modules}
 
 
 def _pool(features: Tensor | Sequence[Tensor], name: str, batch_size: int) -> Tensor:

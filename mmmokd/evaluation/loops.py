@@ -7,6 +7,7 @@ from mmengine.runner import TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
 from mmmokd.registry import LOOPS
+from mmmokd.utils.state_dict import name_some
 
 from .features import extract_features, read_labels
 from .gather import sample_order
@@ -50,6 +51,27 @@ class FeatureLoopMixin:
                     f'as mmmokd.KNNMetric, but got {type(metric).__name__}'
                 )
             metric.check_sizes(len(self.bank_dataloader.dataset), len(self.dataloader.dataset))
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        """Numbers of classes mean nothing where each dataset has classes of its own."""
+        bank, queries = (
+            (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+            for loader in (self.bank_dataloader, self.dataloader)
+        )
+        if bank and queries and tuple(bank) != tuple(queries):
+            alone = [
+                f'{len(names)} in {where} only ({name_some(names)})'
+                for where, names in (
+                    ('the bank', [name for name in bank if name not in queries]),
+                    ('the queries', [name for name in queries if name not in bank]),
+                )
+                if names
+            ]
+            raise ValueError(
+                f'bank and queries need the same classes, but have {len(bank)} and {len(queries)}: '
+                + (', '.join(alone) or 'the same names in another order')
+            )
 
     def run(self) -> dict[str, float]:
         """Evaluate the model as it is.
@@ -84,6 +106,8 @@ class FeatureLoopMixin:
             self.networks,
             fp16=self.fp16,
             on_all_ranks=False,
+            # One pass over the images serves all measures.
+            last_blocks=max(metric.last_blocks for metric in self.evaluator.metrics),
             **callbacks,
         )
 
@@ -125,8 +149,8 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
         fp16 (bool): Whether to run the model under autocast. Defaults to False.
 
     Raises:
-        ValueError: If there is no network, a dataset is empty or not labelled, or the bank is too
-            small for a measure.
+        ValueError: If there is no network, a dataset is empty or not labelled, the two have
+            different classes, or the bank is too small for a measure.
         TypeError: If a measure is not a :class:`FeatureMetric`.
 
     Example:

@@ -242,8 +242,8 @@ def test_errors_come_before_training(tmp_path, change, error, message):
 def test_knn_metric_names_the_network_at_fault():
     metric = KNNMetric(k=1)
     labels = torch.zeros(2, dtype=torch.long)
-    broken = torch.full((2, 3), torch.nan)
-    metric.process(None, [FeatureSet('cnn.teacher', torch.ones(2, 3), labels, broken, labels)])
+    broken = torch.full((2, 1, 3), torch.nan)
+    metric.process(None, [FeatureSet('cnn.teacher', torch.ones(2, 1, 3), labels, broken, labels)])
     with pytest.raises(ValueError, match='KNNMetric of cnn.teacher: 2 of 2 query features'):
         metric.evaluate(size=2)
     assert metric.results == []

@@ -33,11 +33,9 @@ def check_features(rank):
 
 def check_error_of_rank_0(rank):
     metric = KNNMetric(k=3)
-    labels = torch.zeros(2, dtype=torch.long)
+    labels, ones = torch.zeros(2, dtype=torch.long), torch.ones(2, 1, 4)
     if rank == 0:
-        metric.process(
-            None, [FeatureSet('a.teacher', torch.ones(2, 4), labels, torch.ones(2, 4), labels)]
-        )
+        metric.process(None, [FeatureSet('a.teacher', ones, labels, ones, labels)])
     error, message = (
         (ValueError, '^KNNMetric of a.teacher') if rank == 0 else (RuntimeError, '^rank 0')
     )

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_features, check_finite
+
 
 @torch.no_grad()
 def weighted_knn(
@@ -57,7 +59,10 @@ def weighted_knn(
         torch.Size([7, 5])
     """
     ks = (k,) if isinstance(k, int) else tuple(k)
-    num_classes = _check(bank, bank_labels, queries, num_classes, ks, temperature)
+    check_num_neighbors(ks, len(bank))
+    if not temperature > 0:
+        raise ValueError(f'the temperature of k-NN must be positive, but got {temperature}')
+    num_classes = check_features(bank, bank_labels, queries, num_classes)
     device = torch.device(device) if device is not None else queries.device
     with torch.autocast(device.type, enabled=False):
         similarity, labels = _nearest(bank, bank_labels, queries, max(ks), chunk_size, device)
@@ -87,38 +92,11 @@ def check_num_neighbors(ks: Sequence[int], num_bank: int) -> None:
         )
 
 
-def _check(bank, bank_labels, queries, num_classes, ks, temperature) -> int:
-    """Check the arguments of :func:`weighted_knn` and find the number of classes."""
-    if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
-        raise ValueError(
-            f'bank and queries must be features of shapes (N, C) and (Q, C), but got '
-            f'{tuple(bank.shape)} and {tuple(queries.shape)}'
-        )
-    if bank_labels.shape != bank.shape[:1]:
-        raise ValueError(
-            f'the bank has {len(bank)} features, but its labels have the shape '
-            f'{tuple(bank_labels.shape)}'
-        )
-    check_num_neighbors(ks, len(bank))
-    if not temperature > 0:
-        raise ValueError(f'the temperature of k-NN must be positive, but got {temperature}')
-    lowest, highest = int(bank_labels.min()), int(bank_labels.max())
-    num_classes = highest + 1 if num_classes is None else num_classes
-    if lowest < 0 or highest >= num_classes:
-        raise ValueError(
-            f"the bank's labels must be from 0 to {num_classes - 1} ({num_classes} classes), but "
-            f'go from {lowest} to {highest}'
-        )
-    return num_classes
-
-
 def _normalize(features: Tensor, device: torch.device, name: str) -> Tensor:
     """Features of unit length on a device, in float32 or, where they are, float64."""
     features = features.to(device)
     features = features if features.dtype == torch.float64 else features.float()
-    bad = (~features.isfinite().all(dim=1)).sum().item()
-    if bad:
-        raise ValueError(f'{bad} of {len(features)} {name} features are not finite')
+    check_finite(features, name)
     return F.normalize(features, dim=1)
 
 

@@ -13,9 +13,10 @@ class FeatureSet(NamedTuple):
 
     Attributes:
         name (str): Name of the network, as ``'cnn.teacher'``.
-        bank (Tensor): Features of the bank, shape (N, C), float32, on the CPU.
+        bank (Tensor): Features of the bank, shape (N, b, C), float32, on the CPU: b blocks, the
+            last one last, of a network that has such, else 1.
         bank_labels (Tensor): Shape (N, ), int64.
-        queries (Tensor): Features of the queries, shape (Q, C).
+        queries (Tensor): Features of the queries, shape (Q, b, C).
         query_labels (Tensor): Shape (Q, ), int64.
     """
 
@@ -35,6 +36,9 @@ class FeatureMetric(BaseMetric):
     ``CheckpointHook.save_best`` and ``EarlyStoppingHook.monitor``, as ``'{network}/{measure}'``,
     ``'cnn.teacher/knn_top1'`` for instance.
 
+    A measure that is to see the class tokens of several last blocks of a ViT, and not its pooled
+    feature alone, says so by the class attribute ``last_blocks``.
+
     Rank 0 has the features and computes; the others get the result, or the error.
 
     Args:
@@ -42,6 +46,7 @@ class FeatureMetric(BaseMetric):
     """
 
     default_prefix = ''
+    last_blocks = 1
 
     def __init__(self, prefix: str | None = None) -> None:
         super().__init__(prefix=prefix)
@@ -53,9 +58,10 @@ class FeatureMetric(BaseMetric):
         """Measure one network's features.
 
         Args:
-            bank (Tensor): Labelled features to learn from, shape (N, C), float32, on the CPU.
+            bank (Tensor): Labelled features to learn from, float32, on the CPU, of shape (N, C);
+                (N, b, C) with b of at most ``last_blocks``, if that is more than 1.
             bank_labels (Tensor): Class ids, shape (N, ), int64.
-            queries (Tensor): Features to be recognised, shape (Q, C), float32, on the CPU.
+            queries (Tensor): Features to be recognised, shape (Q, C) or (Q, b, C).
             query_labels (Tensor): Class ids, shape (Q, ), int64.
 
         Returns:
@@ -96,13 +102,17 @@ class FeatureMetric(BaseMetric):
             ValueError: If a measure cannot be taken; it names the network.
         """
         measures = {}
-        for name, *features in results:
+        for name, bank, bank_labels, queries, query_labels in results:
+            bank, queries = self._choose_blocks(bank), self._choose_blocks(queries)
             try:
-                values = self.evaluate_features(*features)
+                values = self.evaluate_features(bank, bank_labels, queries, query_labels)
             except ValueError as error:
                 raise ValueError(f'{type(self).__name__} of {name}: {error}') from error
             measures.update({f'{name}/{key}': value for key, value in values.items()})
         return measures
+
+    def _choose_blocks(self, features: Tensor) -> Tensor:
+        return features[:, -1] if self.last_blocks == 1 else features[:, -self.last_blocks :]
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Measure on rank 0 and give the result to all.

@@ -51,7 +51,7 @@ def adapt_features(output, backbone: nn.Module, image_size: tuple[int, int]) -> 
         pooled = tokens.mean(dim=1) if class_token is None else class_token
         return BackboneFeatures(pooled, tokens, grid)
 
-    num_extra, has_class_token = _extra_tokens(backbone)
+    num_extra, has_class_token = count_extra_tokens(backbone)
     if class_token is not None:
         num_extra = 0
     tokens = found[:, num_extra:]
@@ -87,8 +87,15 @@ def _is_map_and_class_token(output) -> bool:
     )
 
 
-def _inner(backbone: nn.Module) -> nn.Module:
-    """mmpretrain's wrappers of timm and Hugging Face models keep the model one level down."""
+def inner_model(backbone: nn.Module) -> nn.Module:
+    """The model itself: mmpretrain's wrappers of timm and Hugging Face keep it one level down.
+
+    Args:
+        backbone (nn.Module): A backbone, wrapped or not.
+
+    Returns:
+        nn.Module: What is wrapped.
+    """
     for attribute in ('timm_model', 'model'):
         inner = getattr(backbone, attribute, None)
         if isinstance(inner, nn.Module):
@@ -97,12 +104,19 @@ def _inner(backbone: nn.Module) -> nn.Module:
 
 
 def _channels_last(backbone: nn.Module) -> bool:
-    return str(getattr(_inner(backbone), 'output_fmt', '')).upper().endswith('NHWC')
+    return str(getattr(inner_model(backbone), 'output_fmt', '')).upper().endswith('NHWC')
 
 
-def _extra_tokens(backbone: nn.Module) -> tuple[int, bool]:
-    """How many tokens stand before the map's, and whether the first is a class token."""
-    inner = _inner(backbone)
+def count_extra_tokens(backbone: nn.Module) -> tuple[int, bool]:
+    """How many tokens stand before the map's, and whether the first is a class token.
+
+    Args:
+        backbone (nn.Module): A backbone, wrapped or not.
+
+    Returns:
+        tuple[int, bool]: Number of tokens, and whether the first is a class token.
+    """
+    inner = inner_model(backbone)
     has_class_token = getattr(inner, 'cls_token', None) is not None
     for attribute in ('num_extra_tokens', 'num_prefix_tokens'):
         count = getattr(inner, attribute, None)
