@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable
 
+from mmengine.optim import OptimWrapper
 from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
 from torch import nn
 
@@ -94,7 +95,22 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
             settings = {key: group[key] for key in group if key not in _DESCRIPTIONS}
             merged = groups.setdefault(tuple(settings.items()), dict(settings, params=[]))
             merged['params'] += group['params']
-        params.extend(groups.values())
+        # Last to first: the log shows the first group's lr, which now is that of the head.
+        params.extend(reversed(groups.values()))
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer and its wrapper.
+
+        Args:
+            model (nn.Module): The model, wrapped or not.
+
+        Returns:
+            OptimWrapper: The wrapper.
+        """
+        wrapper = super().__call__(model)
+        # mmengine's extra group, which it logs as `base_lr`: scaling to the batch size leaves it out.
+        wrapper.base_param_settings = None
+        return wrapper
 
 
 def layer_depth_of(model: nn.Module) -> Callable[[str], tuple[int, int]]:

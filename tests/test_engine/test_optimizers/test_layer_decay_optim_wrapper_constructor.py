@@ -99,6 +99,9 @@ def test_detector():
     assert settings_by_name(model, wrapper) == expected
     # Of the embeddings, cls_token and bias are not decayed, pos_embed half, and the projection fully.
     assert len(wrapper.optimizer.param_groups) == 3 + 4 * 2
+    # The log shows the first of these.
+    lrs = wrapper.get_lr()
+    assert lrs.keys() == {'lr'} and lrs['lr'][0] == max(lrs['lr']) == 2e-3
 
 
 def test_other_backbones_are_refused():
