@@ -4,8 +4,9 @@
 #   PYTHON="$(bash tools/setup_env.sh [EXTRA ...])"
 #
 # Progress goes to stderr; the one line on stdout is the environment's Python. EXTRA names further
-# files of requirements/ (tests, optional, loggers, docs). Nothing is installed twice: a stamp in the
-# environment tells which requirements it has, and is written only when all of them are in.
+# files of requirements/ (tests, det, seg, ops, optional, loggers, docs). What needs mmdet or mmseg (det, seg,
+# tests) gets mmcv with its compiled operators: tools/build_mmcv_ops.sh. Nothing is installed twice: a
+# stamp in the environment tells which requirements it has, and is written only when all of them are in.
 #
 #   MMMOKD_VENV    folder of the environment (default: .venv in the repository)
 #   MMMOKD_PYTHON  Python that a new environment is made with (default: the first that fits of
@@ -121,6 +122,17 @@ install_extra() {
   echo "$mark" >"$VENV/.stamp-$1"
 }
 
+install_ops() {
+  local mark wheel
+  mark="$(fingerprint requirements/ops.txt)"
+  ! stamped ops "$mark" || return 0
+  step 'what compiles operators' -r "$ROOT/requirements/ops.txt"
+  wheel="$(PYTHON="$PYTHON" bash "$ROOT/tools/build_mmcv_ops.sh")" || exit 1
+  step 'mmcv with operators' --no-deps --force-reinstall "$wheel"
+  "$PYTHON" -W ignore -c 'import mmcv.ops' || die "mmcv's operators do not load (see above)"
+  echo "$mark" >"$VENV/.stamp-ops"
+}
+
 START=$SECONDS
 mkdir -p "$(dirname "$VENV")"
 if command -v flock >/dev/null; then # two calls at once: the second waits, then finds all in place
@@ -129,6 +141,9 @@ if command -v flock >/dev/null; then # two calls at once: the second waits, then
 fi
 if ! fits "$PYTHON"; then make_venv; fi
 install_base
-for extra in "$@"; do install_extra "$extra"; done
+for extra in "$@"; do
+  install_extra "$extra"
+  case "$extra" in det | seg | tests | ops) install_ops ;; esac
+done
 [ $((SECONDS - START)) -lt 5 ] || say "ready after $((SECONDS - START)) s"
 echo "$PYTHON"
