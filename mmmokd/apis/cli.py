@@ -14,9 +14,11 @@ from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 import mmmokd
+from mmmokd.weights.files import ALLOW_CODE
 
 # What this package raises, with a message for people, where what it was given is wrong.
 USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, FloatingPointError)
+WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # of PyTorch
 PACKAGE = Path(mmmokd.__file__).resolve().parent
 
 # Of mmcv without ops, which pretraining does not need: no news to who starts a command. Here, before
@@ -34,6 +36,32 @@ class CfgOptions(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+class AllowCode(argparse.Action):
+    """Lets checkpoints be unpickled, in this process and in those that it starts."""
+
+    def __init__(self, option_strings, dest, **kwargs) -> None:
+        super().__init__(option_strings, dest, nargs=0, **kwargs)
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        os.environ[ALLOW_CODE] = '1'
+        os.environ.pop(WEIGHTS_ONLY, None)
+
+
+def add_checkpoint_risk(parser: argparse.ArgumentParser) -> None:
+    """Add the flag without which no code of a checkpoint runs.
+
+    Args:
+        parser (argparse.ArgumentParser): Of a command that reads checkpoints.
+    """
+    parser.add_argument(
+        '--allow-code-from-checkpoint',
+        action=AllowCode,
+        default=argparse.SUPPRESS,
+        help='unpickle checkpoints, which RUNS ANY CODE that they hold: for files of people whom '
+        'you trust (default: read weights only)',
+    )
+
+
 def tool_parser(description: str) -> argparse.ArgumentParser:
     """The parser of a command that runs a config, with the arguments that all of them have.
 
@@ -41,8 +69,8 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
         description (str): What the command does.
 
     Returns:
-        argparse.ArgumentParser: With ``config``, ``--work-dir``, ``--cfg-options``, ``--launcher``
-        and ``--local_rank``.
+        argparse.ArgumentParser: With ``config``, ``--work-dir``, ``--cfg-options``, ``--launcher``,
+        ``--local_rank`` and ``--allow-code-from-checkpoint``.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
@@ -68,6 +96,7 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
         default=int(os.environ.get('LOCAL_RANK', 0)),
         help='number of the process on its machine; launchers give it',
     )
+    add_checkpoint_risk(parser)
     return parser
 
 
@@ -105,12 +134,13 @@ def run_tool(main: Callable[[], None]) -> None:
     The traceback of such an error is in the run's log file, once there is one, and on the screen if
     the environment variable ``MMMOKD_TRACEBACK`` is set. Every other error ends as Python has it.
     Checkpoints that a config names are never unpickled (``TORCH_FORCE_WEIGHTS_ONLY_LOAD``), which
-    mmengine would fall back to.
+    mmengine would fall back to, unless ``--allow-code-from-checkpoint`` asks for it.
 
     Args:
         main (Callable): The command.
     """
-    os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    if os.environ.get(ALLOW_CODE) != '1':
+        os.environ.setdefault(WEIGHTS_ONLY, '1')
     try:
         main()
     except USER_ERRORS as error:

@@ -1,0 +1,314 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""A branch's backbone, built anew by the library that is to have its weights."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from mmmokd.registry import MODELS
+
+from .branches import describe_backbone
+from .vit_names import rename_vit, vit_library
+
+RESNET_DEPTHS = {
+    ('basic', '2-2-2-2'): 18,
+    ('basic', '3-4-6-3'): 34,
+    ('bottleneck', '3-4-6-3'): 50,
+    ('bottleneck', '3-4-23-3'): 101,
+    ('bottleneck', '3-8-36-3'): 152,
+}
+# What the ResNets of mmpretrain, mmdet and mmseg all take, besides depth and widths.
+RESNET_KEYS = (
+    *('in_channels', 'num_stages', 'strides', 'dilations'),
+    *('style', 'deep_stem', 'avg_down', 'norm_cfg', 'conv_cfg'),
+)
+FILE = 'FILE'
+INSTALL = {
+    'mmdet': 'pip install -r requirements/det.txt, and mmcv with operators: tools/build_mmcv_ops.sh',
+    'mmseg': 'pip install -r requirements/seg.txt',
+    'timm': 'pip install timm',
+}
+
+
+class Target(NamedTuple):
+    """A model that takes a branch's weights.
+
+    Attributes:
+        model (nn.Module): The model.
+        prefix (str): What the names of the weights begin with in the file.
+        usage (str): How to load the file there; ``FILE`` stands in it for the file's name.
+    """
+
+    model: nn.Module
+    prefix: str
+    usage: str
+
+
+class Source(NamedTuple):
+    """The backbone to hand over.
+
+    Attributes:
+        kind (str): ``'ResNet'``, ``'VisionTransformer'``, or any other type's name.
+        cfg (dict): Its config, as mmpretrain builds it.
+        vit (dict): Of a ViT: ``img_size``, ``patch_size``, ``embed_dims``, ``num_layers``,
+            ``num_heads`` and ``mlp_ratio``; else empty.
+    """
+
+    kind: str
+    cfg: dict[str, Any]
+    vit: dict[str, Any]
+
+
+def make_source(
+    weights: Mapping[str, Tensor], cfg: dict[str, Any] | None, img_size: int | None = None
+) -> Source:
+    """Say what a branch's weights are of.
+
+    Args:
+        weights (Mapping[str, Tensor]): The backbone's weights.
+        cfg (dict, optional): Its config; None to tell a standard ResNet or ViT (heads of 64
+            channels) from its weights.
+        img_size (int, optional): Side in pixels of the images that a ViT's position embedding is
+            wanted for. Defaults to None, that of the weights.
+
+    Returns:
+        Source: Its kind, its config and its sizes.
+
+    Raises:
+        ValueError: If there is no config and the weights are of no standard model.
+    """
+    cfg = dict(cfg) if cfg is not None else _infer(weights)
+    for key in ('init_cfg', 'frozen_stages', 'drop_path_rate', 'norm_eval'):
+        cfg.pop(key, None)
+    kind = cfg['type'].rpartition('.')[2]
+    library = vit_library(weights)
+    if kind != 'VisionTransformer' or library is None:
+        return Source(kind, cfg, {})
+    ours = rename_vit(weights, library, 'mmpretrain')
+    patch = ours['patch_embed.projection.weight']
+    side = int((ours['pos_embed'].shape[1] - ('cls_token' in ours)) ** 0.5) * patch.shape[-1]
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
+        arch = MODELS.build(cfg).arch_settings
+    vit = dict(
+        img_size=img_size or side,
+        patch_size=patch.shape[-1],
+        embed_dims=arch['embed_dims'],
+        num_layers=arch['num_layers'],
+        num_heads=arch['num_heads'],
+        mlp_ratio=arch['feedforward_channels'] / arch['embed_dims'],
+    )
+    return Source(kind, dict(cfg, img_size=vit['img_size']), vit)
+
+
+def _infer(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    text = describe_backbone(weights)
+    if vit_library(weights) is not None:
+        ours = rename_vit(weights, vit_library(weights), 'mmpretrain')
+        width, patch = len(ours['ln1.weight']), ours['patch_embed.projection.weight'].shape[-1]
+        layers = sum(bool(re.fullmatch(r'layers\.\d+\.ln1\.bias', key)) for key in ours)
+        if width % 64 == 0 and 'cls_token' in ours:
+            tokens = ours['pos_embed'].shape[1] - 1
+            return dict(
+                type='mmmokd.VisionTransformer',
+                img_size=int(tokens**0.5) * patch,
+                patch_size=patch,
+                arch=dict(
+                    embed_dims=width,
+                    num_layers=layers,
+                    num_heads=width // 64,
+                    feedforward_channels=len(ours['layers.0.ffn.layers.0.0.weight']),
+                ),
+            )
+    elif found := re.fullmatch(r'a ResNet of ([\d-]+) (\w+) blocks, (\d+) wide', text):
+        depth = RESNET_DEPTHS.get((found[2], found[1]))
+        if depth is not None and 'conv1.weight' in weights:
+            width = int(found[3])
+            return dict(
+                type='ResNet',
+                depth=depth,
+                stem_channels=len(weights['conv1.weight']),
+                base_channels=width,
+            )
+    raise ValueError(
+        f'the checkpoint keeps no config, and its weights are of no standard model ({text}): name '
+        'the config that it was trained with by --config'
+    )
+
+
+def build_target(library: str, source: Source) -> Target:
+    """Build the model of a library for a branch's weights.
+
+    Args:
+        library (str): ``'mmpretrain'``, ``'mmdet'``, ``'mmseg'``, ``'timm'`` or ``'torchvision'``.
+        source (Source): The backbone to hand over.
+
+    Returns:
+        Target: The model, with random weights.
+
+    Raises:
+        ValueError: If the library is not installed, or has no such model.
+    """
+    try:
+        return TARGETS[library](source)
+    except ImportError as error:
+        hint = INSTALL.get(library, f'pip install {library}')
+        raise ValueError(f'{library} cannot be imported ({error}): {hint}') from error
+
+
+def _build(cfg: dict[str, Any], scope: str) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(cfg)
+
+
+def _usage(cfg: dict[str, Any], prefix: str = '', imports: str = '') -> str:
+    """The lines of a config that load the file."""
+    shown = ', '.join(f'{key}={value!r}' for key, value in cfg.items())
+    prefix = f', prefix={prefix!r}' if prefix else ''
+    init_cfg = f"init_cfg=dict(type='Pretrained', checkpoint={FILE!r}{prefix})"
+    return f'{imports}backbone=dict({shown},\n    {init_cfg})'
+
+
+def _mmpretrain(source: Source) -> Target:
+    cfg = dict(source.cfg)
+    if source.kind == 'VisionTransformer':
+        cfg = {key: value for key, value in cfg.items() if key != 'pos_embed_scale_offset'}
+        cfg.update(type='VisionTransformer', out_type=cfg.get('out_type', 'cls_token'))
+    usage = _usage(cfg, prefix='backbone.')
+    return Target(_build(cfg, 'mmpretrain'), 'backbone.', usage)
+
+
+def _resnet(source: Source, library: str) -> dict[str, Any]:
+    cfg = {key: source.cfg[key] for key in RESNET_KEYS if key in source.cfg}
+    widths = {key: source.cfg.get(key, 64) for key in ('stem_channels', 'base_channels')}
+    return dict(type=f'{library}.ResNet', depth=source.cfg['depth'], **widths, **cfg)
+
+
+def _mmdet(source: Source) -> Target:
+    import mmdet.models  # noqa: F401
+
+    imports = ''
+    if source.kind == 'ResNet':
+        cfg = _resnet(source, 'mmdet')
+    else:  # mmdet has no plain ViT; any backbone of mmpretrain serves it
+        cfg = _elsewhere(source)
+        imports = "custom_imports = dict(imports=['mmmokd'])\n"
+    return Target(_build(cfg, 'mmdet'), '', _usage(cfg, imports=imports))
+
+
+def _elsewhere(source: Source) -> dict[str, Any]:
+    """A backbone's config as it stands in a config of another scope than mmpretrain."""
+    kind = source.cfg['type']
+    cfg = dict(source.cfg, type=kind if '.' in kind else f'mmpretrain.{kind}')
+    return dict(cfg, out_type='featmap') if source.kind == 'VisionTransformer' else cfg
+
+
+def _mmseg(source: Source) -> Target:
+    import mmseg.models  # noqa: F401
+
+    imports = ''
+    if source.kind == 'ResNet':
+        cfg = _resnet(source, 'mmseg')
+    elif source.vit and source.cfg.get('with_cls_token', True):
+        cfg = dict(
+            type='mmseg.VisionTransformer',
+            **source.vit,
+            norm_cfg=dict(type='LN', eps=1e-6),
+            patch_bias=True,
+            final_norm=True,
+        )
+    else:
+        cfg = _elsewhere(source)
+        imports = "custom_imports = dict(imports=['mmmokd'])\n"
+    return Target(_build(cfg, 'mmseg'), '', _usage(cfg, imports=imports))
+
+
+def _check_plain_resnet(source: Source, library: str) -> None:
+    widths = (source.cfg.get('stem_channels', 64), source.cfg.get('base_channels', 64))
+    changed = [key for key in RESNET_KEYS if key in source.cfg and key != 'style']
+    if widths != (64, 64) or source.cfg.get('style', 'pytorch') != 'pytorch' or changed:
+        raise ValueError(
+            f'{library} has the ResNet as published, but this one has other settings: '
+            f'{ {k: v for k, v in source.cfg.items() if k != "type"} }'
+        )
+
+
+def _timm(source: Source) -> Target:
+    import timm
+
+    options: dict[str, Any] = {}
+    if source.kind == 'TIMMBackbone':
+        name = source.cfg['model_name']
+        own = (
+            'type',
+            'model_name',
+            'features_only',
+            'pretrained',
+            'checkpoint_path',
+            'out_indices',
+        )
+        options = {key: value for key, value in source.cfg.items() if key not in own}
+    elif source.kind == 'ResNet':
+        _check_plain_resnet(source, 'timm')
+        name = f'resnet{source.cfg["depth"]}'
+    elif source.vit and source.cfg.get('with_cls_token', True):
+        name = 'vit_base_patch16_224'
+        vit = source.vit
+        options = dict(
+            img_size=vit['img_size'],
+            patch_size=vit['patch_size'],
+            embed_dim=vit['embed_dims'],
+            depth=vit['num_layers'],
+            num_heads=vit['num_heads'],
+            mlp_ratio=vit['mlp_ratio'],
+        )
+    else:
+        raise ValueError(f'timm has no {source.kind} with the names of mmpretrain')
+    options['num_classes'] = 0
+    shown = ''.join(f', {key}={value!r}' for key, value in options.items())
+    usage = f"model = timm.create_model('{name}'{shown}, checkpoint_path={FILE!r})"
+    return Target(timm.create_model(name, **options), '', usage)
+
+
+def _torchvision(source: Source) -> Target:
+    import torchvision
+
+    if source.kind == 'ResNet':
+        _check_plain_resnet(source, 'torchvision')
+        name, options, head = f'resnet{source.cfg["depth"]}', '', 'fc'
+        model = torchvision.models.get_model(name)
+    elif source.vit and source.vit['embed_dims'] in VIT_SIZES:
+        vit = source.vit
+        size, layers, heads = VIT_SIZES[vit['embed_dims']]
+        name, head = f'vit_{size}_{vit["patch_size"]}', 'heads'
+        known = torchvision.models.list_models()
+        if name not in known or (layers, heads, 4) != (
+            vit['num_layers'], vit['num_heads'], vit['mlp_ratio'],
+        ):  # fmt: skip
+            raise ValueError(f'torchvision has no ViT as this one: {vit}')
+        options = f'image_size={vit["img_size"]}'
+        model = torchvision.models.get_model(name, image_size=vit['img_size'])
+    else:
+        raise ValueError(
+            f'torchvision has no {source.kind}' + (f' as this one: {source.vit}' * bool(source.vit))
+        )
+    setattr(model, head, nn.Identity())
+    usage = (
+        f'model = torchvision.models.{name}({options})\nmodel.{head} = torch.nn.Identity()\n'
+        f'model.load_state_dict(torch.load({FILE!r}, weights_only=True))'
+    )
+    return Target(model, '', usage)
+
+
+# By width: the letter in torchvision's names, layers, heads.
+VIT_SIZES = {768: ('b', 12, 12), 1024: ('l', 24, 16), 1280: ('h', 32, 16)}
+TARGETS: dict[str, Callable[[Source], Target]] = {
+    'mmpretrain': _mmpretrain,
+    'mmdet': _mmdet,
+    'mmseg': _mmseg,
+    'timm': _timm,
+    'torchvision': _torchvision,
+}

@@ -1,0 +1,71 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Export a branch's backbone to mmpretrain, mmdet, mmseg, timm or torchvision.
+
+    python tools/model_converters/export_branch.py CHECKPOINT OUT --to LIBRARY [--branch NAME] [...]
+
+Builds the library's model, loads the branch into it, reports matched, missing and unexpected keys,
+and ends with an error unless all of the model's weights are matched.
+"""
+
+import argparse
+
+from mmmokd.apis.cli import add_checkpoint_risk, run_tool
+from mmmokd.apis.export_branch import export_branch
+from mmmokd.weights.targets import TARGETS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Export a branch's backbone to mmpretrain, mmdet, mmseg, timm or torchvision"
+    )
+    parser.add_argument('checkpoint', help="checkpoint of MOKD, this package's or the authors'")
+    parser.add_argument('out', help='file to write; *.safetensors for that format')
+    parser.add_argument('--to', required=True, choices=list(TARGETS), help='library to export to')
+    parser.add_argument('--branch', help='name of the branch (default: the only one)')
+    parser.add_argument(
+        '--network',
+        choices=['teacher', 'student'],
+        default='teacher',
+        help='network of the branch (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--config',
+        help='config that the checkpoint was trained with (default: the one it keeps)',
+    )
+    parser.add_argument(
+        '--target-config',
+        metavar='CONFIG',
+        help="mmpretrain's, mmdet's or mmseg's config whose backbone is to take the weights",
+    )
+    parser.add_argument(
+        '--img-size',
+        type=int,
+        metavar='PIXELS',
+        help="side of the images to resize a ViT's position embedding for (default: as trained)",
+    )
+    parser.add_argument('--force', action='store_true', help='overwrite OUT')
+    add_checkpoint_risk(parser)
+    args = parser.parse_args()
+    if args.img_size is not None and args.target_config is not None:
+        parser.error('--img-size: the size is that of --target-config')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    lines = export_branch(
+        args.checkpoint,
+        args.out,
+        args.to,
+        branch=args.branch,
+        network=args.network,
+        config=args.config,
+        target_config=args.target_config,
+        img_size=args.img_size,
+        overwrite=args.force,
+    )
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    run_tool(main)
