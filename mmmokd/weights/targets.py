@@ -101,6 +101,8 @@ def make_source(
         num_heads=arch['num_heads'],
         mlp_ratio=arch['feedforward_channels'] / arch['embed_dims'],
     )
+    if vit['mlp_ratio'].is_integer():
+        vit['mlp_ratio'] = int(vit['mlp_ratio'])  # mmseg's takes no other
     return Source(kind, dict(cfg, img_size=vit['img_size']), vit)
 
 
