@@ -44,6 +44,7 @@ class FeatureLoopMixin:
         for dataloader in (self.dataloader, self.bank_dataloader):
             sample_order(dataloader)
             read_labels(pseudo_collate([dataloader.dataset[0]]), dataloader)
+        self._check_classes()
         for metric in self.evaluator.metrics:
             if not isinstance(metric, FeatureMetric):
                 raise TypeError(
@@ -51,7 +52,6 @@ class FeatureLoopMixin:
                     f'as mmmokd.KNNMetric, but got {type(metric).__name__}'
                 )
             metric.check_sizes(len(self.bank_dataloader.dataset), len(self.dataloader.dataset))
-        self._check_classes()
 
     def _check_classes(self) -> None:
         """Numbers of classes mean nothing where each dataset has classes of its own."""

@@ -182,7 +182,7 @@ def test_metric_names_and_authors_rates():
         f'net{blocks}/linear_{name}' for blocks in (1, 2) for name in ('top1', 'top3', 'lr')
     }
     swept = evaluate(LinearProbeMetric(epochs=1, log_sweep=True), feature_set(1))
-    rates = ('0.001', '0.003', '0.01', '0.03', '0.1', '0.3', '1')
+    rates = ('0.001', '0.003', '0.01', '0.03', '0.1', '0.3', '1', '3', '10')
     assert {key for key in swept if 'held_out' in key} == {
         f'net1/linear_held_out_lr{rate}' for rate in rates
     }
@@ -209,7 +209,7 @@ def test_metric_names_the_network_at_fault():
 )
 def test_metric_refuses_bad_settings(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        METRICS.build(dict(type='LinearProbeMetric', **kwargs))
+        METRICS.build(dict(type='mmmokd.LinearProbeMetric', **kwargs))
 
 
 @pytest.mark.gpu

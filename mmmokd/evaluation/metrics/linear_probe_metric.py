@@ -11,7 +11,7 @@ from .feature_metric import FeatureMetric
 
 # The MOKD authors' two and what lies around them. On fewer pictures than ImageNet has, and with
 # them fewer steps, the best rate is higher than theirs.
-DEFAULT_LRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+DEFAULT_LRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 POOLED_LR, BLOCKS_LR = 0.01, 0.001  # the authors'
 HELD_OUT_PREFIX = 'linear_held_out_lr'
 
@@ -29,7 +29,7 @@ class LinearProbeMetric(FeatureMetric):
         lrs (Sequence[float] | float, optional): Learning rates, for a batch of 256, to choose
             between; one rate is not chosen but taken. None is the authors' own, without a choice:
             0.001 for a network that gave several blocks, 0.01 for one that gave its pooled
-            feature. Defaults to seven from 0.001 to 1.
+            feature. Defaults to nine from 0.001 to 10.
         epochs (int): Passes over the bank. Fewer, 10 for instance, are enough to follow a training
             run. Defaults to 100, the authors'.
         batch_size (int): Features a step. Defaults to 256.
