@@ -2,6 +2,7 @@
 """What the tools do to a config, the same in each."""
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,8 +43,8 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
     Raises:
         FileNotFoundError: If there is no such file; names the nearest.
-        ValueError: If the file is of another kind, or an option overrides what neither the config
-            nor a Runner has.
+        ValueError: If the file is of another kind, needs a library that is not installed, or an
+            option overrides what neither the config nor a Runner has.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,12 +52,26 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         raise FileNotFoundError(missing_file_message(path, 'config', '.py', places))
     if path.suffix not in SUFFIXES:
         raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
-    cfg = Config.fromfile(path)
+    cfg = _read_config(path)
     _check_options(cfg, options or {})
     try:
         cfg.merge_from_dict(options or {})
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'--cfg-options do not fit {path}: {error}') from error
+    return cfg
+
+
+def _read_config(path: Path) -> Config:
+    """Read a config; refuse one of a library that is not there, or for whom mmcv lacks its ops."""
+    try:
+        cfg = Config.fromfile(path)
+        if cfg.get('default_scope') == 'mmdet':
+            importlib.import_module('mmcv.ops')
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f'config {path} needs a library that is not installed: {error}. For mmdet, mmseg and '
+            "mmcv's compiled operators: bash tools/setup_env.sh det seg"
+        ) from error
     return cfg
 
 

@@ -1,4 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import sys
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -172,6 +174,21 @@ def test_load_config(tmp_path):
     (tmp_path / 'notes.txt').touch()
     with pytest.raises(ValueError, match='should end in'):
         load_config(tmp_path / 'notes.txt')
+
+
+@pytest.mark.parametrize(
+    ('text', 'module'),
+    [
+        ("_base_ = __import__('mmseg').__path__[0] + '/.mim/configs/x.py'", 'mmseg'),
+        ("default_scope = 'mmdet'", 'mmcv.ops'),
+        ("_base_ = 'mmrotate::a/x.py'", 'mmrotate'),
+    ],
+)
+def test_config_of_a_library_that_is_not_there(tmp_path, monkeypatch, text, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / 'x.py').write_text(text)
+    with pytest.raises(ValueError, match=f'needs a library that is not installed: .*{module}'):
+        load_config(tmp_path / 'x.py')
 
 
 def test_require_keys():
