@@ -1,6 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from torch import Tensor
 
+CHUNK_SIZE = 4096  # rows
+
 
 def check_features(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, num_classes: int | None = None
@@ -51,6 +53,7 @@ def check_finite(features: Tensor, name: str) -> None:
     Raises:
         ValueError: If one is not finite; names how many are not.
     """
-    bad = (~features.isfinite().all(dim=1)).sum().item()
+    chunks = features.split(CHUNK_SIZE)  # a mask of all of a large bank would be large
+    bad = sum((~chunk.isfinite().all(dim=1)).sum().item() for chunk in chunks)
     if bad:
         raise ValueError(f'{bad} of {len(features)} {name} features are not finite')

@@ -101,7 +101,8 @@ def linear_probe(
     held_out = {}
     if len(lrs) > 1:
         held = _hold_out(bank_labels, held_out_share, seed)
-        classifiers = train_linear(bank[~held], bank_labels[~held], num_classes, lrs, **settings)
+        rows = (~held).nonzero().flatten()
+        classifiers = train_linear(bank, bank_labels, num_classes, lrs, rows=rows, **settings)
         classes = classify_linear(classifiers, bank[held], topk=1)[..., 0]  # (L, number held out)
         hits = (classes == bank_labels[held].to(classes)).double().mean(dim=1)
         held_out = dict(zip(lrs, (100 * hits).tolist(), strict=True))
@@ -145,6 +146,7 @@ def train_linear(
     epochs: int = 100,
     batch_size: int = 256,
     seed: int = 0,
+    rows: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> LinearClassifiers:
     """Train a linear classifier for each of some learning rates, all at the same time.
@@ -164,6 +166,7 @@ def train_linear(
         batch_size (int): Features a step; the last step of an epoch may have fewer. Defaults to
             256.
         seed (int): Of the initial weights and the order of the features. Defaults to 0.
+        rows (Tensor, optional): Indices of the features to train on, int64. Defaults to None: all.
         device (torch.device | str, optional): Where to compute. Defaults to None: where the
             features are.
 
@@ -181,14 +184,16 @@ def train_linear(
     weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
     base = torch.tensor(lrs, dtype=dtype, device=device).repeat_interleave(num_classes)
     base = base * batch_size / BASE_BATCH_SIZE  # (L * K, )
+    rows = torch.arange(len(features)) if rows is None else rows
+    rows = rows.to(features.device)
     negligible = 1e8 * torch.finfo(dtype).tiny
     with torch.autocast(device.type, enabled=False):
         for epoch in range(epochs):
             step = base * (0.5 * (1 + math.cos(math.pi * epoch / epochs)))
-            for rows in torch.randperm(len(features), generator=generator).split(batch_size):
-                rows = rows.to(features.device)
-                x = features[rows].to(device, dtype)  # (B, C)
-                y = labels[rows.to(labels.device)].to(device)
+            order = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+            for batch in order.split(batch_size):
+                x = features[batch].to(device, dtype)  # (B, C)
+                y = labels[batch.to(labels.device)].to(device)
                 logits = torch.addmm(bias, x, weight).unflatten(1, (rates, num_classes))
                 # The gradient of the mean cross-entropy: (softmax - one-hot) / B.
                 grad = logits.softmax(dim=2)

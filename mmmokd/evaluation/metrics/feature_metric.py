@@ -1,11 +1,15 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from abc import abstractmethod
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
-from mmengine.dist import broadcast_object_list, is_main_process
+import torch
+from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
+
+PATIENCE = timedelta(days=2)
 
 
 class FeatureSet(NamedTuple):
@@ -50,6 +54,7 @@ class FeatureMetric(BaseMetric):
 
     def __init__(self, prefix: str | None = None) -> None:
         super().__init__(prefix=prefix)
+        self._group = None
 
     @abstractmethod
     def evaluate_features(
@@ -111,6 +116,13 @@ class FeatureMetric(BaseMetric):
             measures.update({f'{name}/{key}': value for key, value in values.items()})
         return measures
 
+    def _patient_group(self):
+        """A group of all processes, in which the others wait for rank 0 as long as it takes."""
+        if self._group is None and is_distributed():
+            # Collectives of GPUs give up after ten minutes, and a probe of a large bank takes longer.
+            self._group = torch.distributed.new_group(timeout=PATIENCE, backend='gloo')
+        return self._group
+
     def _choose_blocks(self, features: Tensor) -> Tensor:
         return features[:, -1] if self.last_blocks == 1 else features[:, -self.last_blocks :]
 
@@ -136,7 +148,7 @@ class FeatureMetric(BaseMetric):
                 # The others wait for the broadcast below: they must hear of it before it goes up.
                 error, outcome[1] = caught, f'{type(caught).__name__}: {caught}'
         self.results.clear()
-        broadcast_object_list(outcome)
+        broadcast_object_list(outcome, group=self._patient_group())
         if error is not None:
             raise error
         if outcome[1] is not None:
