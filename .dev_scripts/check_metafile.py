@@ -4,12 +4,15 @@
     python .dev_scripts/check_metafile.py [ROOT]
 
 Each folder of configs/ needs a README.md and a metafile.yml; each lists every config of the folder once,
-under a name that tells what the config does. model-index.yml imports every metafile. Left out are
-the configs of a quick start, which are no recipes. Prints what is
+under a name that tells what the config does. model-index.yml imports every metafile. A folder
+`benchmarks` in it has a README.md of its own, with every config below it, likewise under true names.
+Left out are the configs of a quick start, which are no recipes. Prints what is
 wrong, one line each; ends with status 1 if anything is.
 """
 
 import argparse
+import importlib.util
+import math
 import posixpath
 import re
 import sys
@@ -32,6 +35,36 @@ DATASETS = {
     'folder': 'mmmokd.PictureFolder',
 }
 LINK = re.compile(r'\]\(([^):\s]+\.py)\)')
+
+# Of benchmarks, whose names follow mmpretrain, mmdet or mmseg: what each part says, where it is there.
+NAMED_LINK = re.compile(r'\[`([^`\]]+)`\]\(([^):\s]+\.py)\)')
+PARTS = {
+    'depth': re.compile(r'(?:^|_)(?:resnet|r)(\d+)(?=[-_])'),
+    'arch': re.compile(r'(?:^|_)vit-([a-z]+)-p\d+(?=_)'),
+    'batch size': re.compile(r'_\d+xb(\d+)(?=[-_])'),
+    'epochs': re.compile(r'-(\d+)e(?=_)'),
+    'schedule, times 12 epochs': re.compile(r'_(\d+)x(?=_)'),
+    'thousand iterations': re.compile(r'-(\d+)k(?=_)'),
+    'per cent of the labels': re.compile(r'-(\d+)pct$'),
+}
+BENCHMARK_DATASETS = {
+    'in1k': 'ImageNet',
+    'cifar10': 'CIFAR10',
+    'cifar100': 'CIFAR100',
+    'flowers102': 'Flowers102',
+    'stanfordcars': 'StanfordCars',
+    'oxfordiiitpet': 'OxfordIIITPet',
+    'fgvcaircraft': 'FGVCAircraft',
+    'dtd': 'DTD',
+    'places205': 'Places205',
+    'coco': 'CocoDataset',
+    'voc0712': 'VOCDataset',
+    'ade20k': 'ADE20KDataset',
+    'voc12aug': 'PascalVOCDataset',
+    'cityscapes': 'CityscapesDataset',
+}
+# Whose configs those of a folder build on.
+PACKAGES = {'detection': 'mmdet', 'segmentation': 'mmseg'}
 
 
 def check_counts(listed: list[str], there: list[str], where: str) -> Iterator[str]:
@@ -70,7 +103,10 @@ def check_name(config: Path, folder: Path, model: dict) -> Iterator[str]:
 
 def check_folder(folder: Path, root: Path) -> Iterator[str]:
     """Check the README, the metafile and the configs of one folder."""
-    configs = sorted(path for path in folder.rglob('*.py') if path.parent.name != 'quickstart')
+    apart = {'quickstart', 'benchmarks'}
+    configs = sorted(
+        path for path in folder.rglob('*.py') if not apart & set(path.relative_to(folder).parts)
+    )
     readme, metafile = folder / 'README.md', folder / 'metafile.yml'
     lacking = [path for path in (readme, metafile) if not path.is_file()]
     if lacking:
@@ -100,6 +136,84 @@ def check_folder(folder: Path, root: Path) -> Iterator[str]:
         yield from check_name(root / path, folder, model)
 
 
+def inner_datasets(dataset: dict) -> Iterator[dict]:
+    """A dataset and those inside it, outer before inner."""
+    yield dataset
+    inner = dataset.get('datasets', [dataset['dataset']] if 'dataset' in dataset else [])
+    for child in inner:
+        yield from inner_datasets(child)
+
+
+def labelled_per_cent(datasets: list[dict]) -> int | None:
+    """The share of the labels that a training set keeps."""
+    for dataset in datasets:
+        listed = re.search(r'train_(\d+)percent', dataset.get('ann_file', ''))
+        if listed or 'share' in dataset:
+            return int(listed[1]) if listed else round(100 * dataset['share'])
+    return None
+
+
+def check_benchmark_name(config: Path) -> Iterator[str]:
+    """What the name of a benchmark's config says should be so."""
+    package = PACKAGES.get(config.parent.name)
+    if package and not importlib.util.find_spec(package):
+        print(f'not checked, for {package} is not installed: {config.name}', file=sys.stderr)
+        return
+    cfg = Config.fromfile(config, import_custom_modules=False)
+    backbone, loop = cfg.model.backbone, cfg.train_cfg
+    datasets = list(inner_datasets(cfg.train_dataloader.dataset))
+    repeats = math.prod(dataset.get('times', 1) for dataset in datasets)
+    epochs = loop.max_epochs * repeats if 'max_epochs' in loop else None
+    arch = backbone.get('arch')
+    true = {
+        'depth': backbone.get('depth'),
+        'arch': arch.removeprefix('deit-') if isinstance(arch, str) else arch,
+        'batch size': cfg.train_dataloader.batch_size,
+        'epochs': epochs,
+        'schedule, times 12 epochs': epochs / 12 if epochs else None,
+        'thousand iterations': loop.max_iters / 1000 if 'max_iters' in loop else None,
+        'per cent of the labels': labelled_per_cent(datasets),
+    }
+    said = {part: found[1] for part, regex in PARTS.items() if (found := regex.search(config.stem))}
+    said = {part: int(value) if value.isdigit() else value for part, value in said.items()}
+    if true['per cent of the labels'] is not None:
+        said.setdefault('per cent of the labels', 100)
+    data = re.match(r'[a-z0-9]*', config.stem.rpartition('_')[2])[0]
+    said |= {
+        'amp': '-amp-' in config.stem,
+        'linear': '-linear-' in config.stem,
+        'data': BENCHMARK_DATASETS.get(data, f'unknown ({data})'),
+    }
+    true |= {
+        'amp': cfg.optim_wrapper.get('type') == 'AmpOptimWrapper',
+        'linear': backbone.get('frozen_stages', -1) > 0,
+        'data': datasets[-1]['type'].rpartition('.')[2],
+    }
+    for part, value in said.items():
+        if value != true[part]:
+            yield f'{config.name}: {part} {value!r}, but the config has {true[part]!r}'
+
+
+def check_benchmarks(folder: Path, root: Path) -> Iterator[str]:
+    """Check the README and the configs of a folder of benchmarks."""
+    readme = folder / 'README.md'
+    where = str(readme.relative_to(root))
+    configs = sorted(folder.rglob('*.py'))
+    if not readme.is_file():
+        yield f'{where} is not there'
+    else:
+        text = readme.read_text(encoding='utf-8')
+        links = [posixpath.normpath(link) for link in LINK.findall(text)]
+        links = [link for link in links if not link.startswith('..')]
+        there = [path.relative_to(folder).as_posix() for path in configs]
+        yield from check_counts(links, there, where)
+        for name, link in NAMED_LINK.findall(text):
+            if name != Path(link).stem:
+                yield f'{where}: {name} is not the name of {link}'
+    for config in configs:
+        yield from check_benchmark_name(config)
+
+
 def check(root: Path) -> list[str]:
     """Check a checkout.
 
@@ -117,6 +231,8 @@ def check(root: Path) -> list[str]:
         - {root / 'configs' / '_base_'}
     )
     problems = [problem for folder in folders for problem in check_folder(folder, root)]
+    for benchmarks in sorted((root / 'configs').glob('*/benchmarks')):
+        problems += check_benchmarks(benchmarks, root)
     index = yaml.safe_load((root / 'model-index.yml').read_text(encoding='utf-8'))['Import']
     metafiles = [(folder / 'metafile.yml').relative_to(root).as_posix() for folder in folders]
     return sorted([*problems, *check_counts(index, metafiles, 'model-index.yml')])

@@ -78,6 +78,47 @@ def test_check_finds_what_is_wrong(tmp_path):
     )
 
 
+def test_check_finds_what_is_wrong_with_benchmarks(tmp_path):
+    for name in ('configs', 'model-index.yml'):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    benchmarks = tmp_path / 'configs' / 'mokd' / 'benchmarks'
+    folder, readme = benchmarks / 'classification', benchmarks / 'README.md'
+    for other in {path for path in benchmarks.iterdir() if path.is_dir()} - {folder}:
+        shutil.rmtree(other)
+    kept = [x for x in readme.read_text().splitlines() if '/' not in x or 'classification/' in x]
+    text = '\n'.join(kept)
+    name, twice = 'resnet34_8xb128-linear-coslr-100e_in1k', 'vit-base-p16_8xb128-coslr-100e_in1k'
+    row = next(line for line in kept if f'[`{twice}`]' in line)
+    readme.write_text(f'{text.replace(f"[`{name}`]", "[`other`]")}\n{row}\n[gone](./gone.py)\n')
+    linear = 'resnet50_8xb128-linear-coslr-100e_in1k'
+    misnamed = 'vit-tiny-p16_8xb64-amp-coslr-20e_other'
+    (folder / f'{misnamed}.py').write_text(f"_base_ = './{linear}.py'\n")
+    share = 'resnet50_1xb256-coslr-20k_cifar10-1pct.py'
+    (folder / share).write_text((folder / share).read_text().replace('share=0.01', 'share=0.1'))
+
+    done = check(tmp_path)
+    assert done.returncode == 1, done.stderr
+    where = 'configs/mokd/benchmarks/README.md'
+    assert done.stdout.splitlines() == sorted(
+        [
+            f'{where}: classification/{misnamed}.py is not listed',
+            f'{where}: classification/{twice}.py is listed 2 times',
+            f'{where}: gone.py is listed and not there',
+            f'{where}: other is not the name of ./classification/{name}.py',
+            f"{misnamed}.py: arch 'tiny', but the config has None",
+            f'{misnamed}.py: amp True, but the config has False',
+            f'{misnamed}.py: batch size 64, but the config has 128',
+            f"{misnamed}.py: data 'unknown (other)', but the config has 'ImageNet'",
+            f'{misnamed}.py: epochs 20, but the config has 100',
+            f'{misnamed}.py: linear False, but the config has True',
+            f'{share}: per cent of the labels 1, but the config has 10',
+        ]
+    )
+    readme.unlink()
+    assert f'{where} is not there' in check(tmp_path).stdout.splitlines()
+
+
 MISNAMED = """  - Name: a
     In Collection: nothing
     Config: configs/mokd/mokd_resnet18_1xb32-amp-coslr-7e_cifar10.py

@@ -1,0 +1,47 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# Crops and flips, as in linear evaluation. Other sets take the place of ImageNet by type, data_root
+# and split alone.
+data_root = 'data/imagenet/'
+batch_size = 128  # pictures a step of each GPU
+num_workers = 8  # of each GPU
+
+load = dict(type='mmmokd.LoadPicture', channel_order='rgb')  # of sets that hold arrays, as CIFAR
+pack = dict(type='PackInputs')
+train_pipeline = [
+    load,
+    dict(type='RandomResizedCrop', scale=224, backend='pillow'),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    pack,
+]
+test_pipeline = [
+    dict(load, skip_bad=False),
+    dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=224),
+    pack,
+]
+data_preprocessor = dict(
+    num_classes=1000,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True,
+)
+
+
+def dataloader(split, pipeline, shuffle):
+    return dict(
+        batch_size=batch_size,
+        num_workers=num_workers,
+        dataset=dict(type='ImageNet', data_root=data_root, split=split, pipeline=pipeline),
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+        collate_fn=dict(type='default_collate'),
+        persistent_workers=True,
+        pin_memory=True,
+    )
+
+
+train_dataloader = dataloader('train', train_pipeline, shuffle=True)
+val_dataloader = test_dataloader = dataloader('val', test_pipeline, shuffle=False)
+val_evaluator = test_evaluator = dict(type='Accuracy', topk=(1, 5))
+val_cfg = test_cfg = dict()
+# Used above only; deleted, so that to override them from outside is an error.
+del data_root, batch_size, num_workers, load, pack, train_pipeline, test_pipeline

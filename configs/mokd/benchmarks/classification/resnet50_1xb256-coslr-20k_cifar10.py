@@ -1,0 +1,23 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# Transfer of ResNet-50 to CIFAR-10: 20,000 steps, pictures enlarged to 224 pixels. Other sets build on
+# this file.
+_base_ = [
+    '../../../_base_/models/resnet50_classifier.py',
+    '../../../_base_/datasets/imagenet_bs128_224.py',
+    '../../../_base_/schedules/finetune_sgd_coslr_20k.py',
+    '../../../_base_/classification_runtime.py',
+]
+
+data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it is not there
+train_dataloader = dict(batch_size=256, dataset=dict(data, split='train'))
+val_dataloader = test_dataloader = dict(dataset=dict(data, split='test'))
+data_preprocessor = dict(num_classes=10)
+model = dict(head=dict(num_classes=10))
+# Top-1 over all pictures, and its mean over classes, `single-label/recall`.
+val_evaluator = test_evaluator = [
+    dict(type='Accuracy'),
+    dict(type='SingleLabelMetric', items=('recall',)),
+]
+log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2000))
+del data  # used above only: to override it is an error

@@ -1,0 +1,10 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# Transfer of ViT-S/16 to Describable Textures, the first of its ten splits.
+_base_ = './vit-small-p16_8xb96-coslr-1000e_cifar10.py'
+
+data = dict(type='DTD', data_root='data/dtd/')
+train_dataloader = dict(dataset=dict(data, split='trainval'))
+val_dataloader = test_dataloader = dict(dataset=dict(data, split='test'))
+data_preprocessor = dict(num_classes=47)
+model = dict(head=dict(num_classes=47))
+del data  # used above only: to override it is an error
