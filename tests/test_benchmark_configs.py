@@ -27,8 +27,6 @@ LINEAR_VIT = CLASSIFICATION / 'vit-small-p16_8xb128-linear-coslr-100e_in1k.py'
 READ_BY_RUNNER = {'custom_imports', 'sync_bn'}
 BATCH_SIZE = 2
 
-# A step on two pictures, and the last classes of each set alone.
-pytestmark = pytest.mark.filterwarnings('ignore:Precision and F-score are ill-defined')
 each_config = pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
 
 

@@ -119,6 +119,21 @@ def test_check_finds_what_is_wrong_with_benchmarks(tmp_path):
     assert f'{where} is not there' in check(tmp_path).stdout.splitlines()
 
 
+def test_recipes_in_the_table_of_benchmarks():
+    """Length, learning rate, the pictures a step that it is for, and layer decay."""
+    readme = METAFILE.parent / 'benchmarks' / 'README.md'
+    rows = re.findall(r'^\| \[`.*\]\(\./(classification/.*)\) \|(.*) \|$', readme.read_text(), re.M)
+    assert len(rows) == len(list((readme.parent / 'classification').rglob('*.py')))
+    for path, row in rows:
+        cfg = Config.fromfile(readme.parent / path)
+        loop, wrapper = cfg.train_cfg, cfg.optim_wrapper
+        length = f'{loop.max_epochs} epochs' if loop.by_epoch else f'{loop.max_iters:,} steps'
+        rate = f'{wrapper.optimizer.lr:g} / {cfg.auto_scale_lr.base_batch_size}'
+        decay = wrapper.get('paramwise_cfg', {}).get('layer_decay_rate', 1.0)
+        rate += f', layer decay {decay}' if decay != 1.0 else ''
+        assert row.split(' | ')[-2:] == [length, rate.replace('e-0', 'e-')], path
+
+
 MISNAMED = """  - Name: a
     In Collection: nothing
     Config: configs/mokd/mokd_resnet18_1xb32-amp-coslr-7e_cifar10.py

@@ -9,7 +9,11 @@ _base_ = [
 ]
 
 data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it is not there
-train_dataloader = dict(batch_size=256, dataset=dict(data, split='train'))
+train_dataloader = dict(
+    batch_size=256,
+    sampler=dict(type='InfiniteSampler'),  # steps go on over the end of the set
+    dataset=dict(data, split='train'),
+)
 val_dataloader = test_dataloader = dict(dataset=dict(data, split='test'))
 data_preprocessor = dict(num_classes=10)
 model = dict(head=dict(num_classes=10))
