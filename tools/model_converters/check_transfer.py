@@ -1,0 +1,42 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Report whether a branch's weights fit the model of a downstream config, and how it takes them.
+
+    python tools/model_converters/check_transfer.py CHECKPOINT BRANCH CONFIG [--network student]
+
+The report of keys goes to stderr; on stdout come the values for --cfg-options, one a line, that make
+CONFIG start from the branch. Ends with an error if a weight of the model's part is not matched.
+"""
+
+import argparse
+import sys
+
+from mmmokd.apis.cli import add_checkpoint_risk, run_tool
+from mmmokd.apis.transfer import plan_transfer
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Report whether a branch's weights fit the model of a downstream config"
+    )
+    parser.add_argument('checkpoint', help="checkpoint of MOKD, this package's or the authors'")
+    parser.add_argument('branch', help='name of the branch')
+    parser.add_argument('config', help='config of mmpretrain, mmdet or mmseg')
+    parser.add_argument(
+        '--network',
+        choices=['teacher', 'student'],
+        default='teacher',
+        help='network of the branch (default: %(default)s)',
+    )
+    add_checkpoint_risk(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    report, options = plan_transfer(args.checkpoint, args.branch, args.config, args.network)
+    print('\n'.join(report), file=sys.stderr)
+    print('\n'.join(f'{key}={value}' for key, value in options.items()))
+
+
+if __name__ == '__main__':
+    run_tool(main)
