@@ -57,8 +57,9 @@ def load_state_dict_strict(
     try:
         # Not through a comparison of keys: a module may rename or resize weights as it loads them.
         missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        problems = [line.strip() for line in str(error).splitlines()[1:]]
+    except (RuntimeError, AssertionError) as error:  # the latter of mmpretrain's ViT
+        lines = str(error).splitlines()
+        problems = [line.strip() for line in lines[1:] or lines]
         raise ValueError(
             f'{source} does not fit {type(model).__name__}: {name_some(problems, 2)}'
         ) from error

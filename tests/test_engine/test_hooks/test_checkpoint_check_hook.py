@@ -54,6 +54,14 @@ def test_weights_of_another_shape(runner_cfg, tmp_path):
         load(runner_cfg, path)
 
 
+def test_position_embedding_of_another_kind(runner_cfg, tmp_path):
+    """Without its class token's row mmpretrain cannot resize it."""
+    key = 'branches.vit.student.backbone.pos_embed'
+    path, _ = save(tmp_path, lambda state: dict(state, **{key: torch.zeros(1, 16, 24)}))
+    with pytest.raises(ValueError, match='the checkpoint does not fit MOKD: .*pos_embed'):
+        load(runner_cfg, path)
+
+
 def test_resumed_run(runner_cfg, tmp_path):
     """A checkpoint of a run passes; one cut short stops the run before its first step."""
     checkpoints = dict(checkpoint=dict(type='CheckpointHook', interval=1))
