@@ -30,14 +30,17 @@ die() {
   exit 1
 }
 
-choose_cuda() { # sets CUDA: 'cpu', or for example 'cu130-sm90', and WHY
+choose_cuda() { # sets CUDA: 'cpu', or for example 'cu130-sm90', and WHY; and BASE, the name so far
   local found nvcc_version
   found="$("$PYTHON" -c "
-import torch
-gpu = torch.version.cuda and torch.cuda.is_available()
-arch = '-'.join('sm%d%d' % torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())) if gpu else ''
-print(torch.version.cuda or 'none', arch or 'none')")" || die "$PYTHON has no PyTorch that imports"
-  read -r TORCH_CUDA ARCH <<<"$found"
+import platform, sys
+import ninja, psutil, setuptools, torch, wheel
+gpus = range(torch.cuda.device_count()) if torch.version.cuda and torch.cuda.is_available() else ()
+archs = sorted({'sm%d%d' % torch.cuda.get_device_capability(i) for i in gpus})
+python = f'cp{sys.version_info[0]}{sys.version_info[1]}_{platform.machine()}'
+print(torch.version.cuda or 'none', '-'.join(archs) or 'none', f'torch-{torch.__version__}_{python}')")" ||
+    die "$PYTHON lacks one of torch, ninja, psutil, setuptools, wheel: pip install -r requirements/ops.txt"
+  read -r TORCH_CUDA ARCH BASE <<<"$found"
   nvcc_version="$("${CUDA_HOME:+$CUDA_HOME/bin/}nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p' || true)"
   CUDA=cpu
   if [ "${MMMOKD_CUDA:-}" = 0 ]; then
@@ -88,12 +91,8 @@ sys.exit(not any(name.startswith('mmcv/_ext.') for name in names))" "$part"/*.wh
   say "built in $((SECONDS - start)) s"
 }
 
-"$PYTHON" -c 'import ninja, psutil, setuptools, torch, wheel' 2>/dev/null ||
-  die "$PYTHON lacks one of torch, ninja, psutil, setuptools, wheel: pip install -r requirements/ops.txt"
 choose_cuda
-NAME="${MMCV/==/-}_$("$PYTHON" -c "
-import platform, sys, torch
-print(f'torch-{torch.__version__}_cp{sys.version_info[0]}{sys.version_info[1]}_{platform.machine()}')")_$CUDA"
+NAME="${MMCV/==/-}_${BASE}_$CUDA"
 FOLDER="$WHEELS/$NAME"
 mkdir -p "$WHEELS"
 if command -v flock >/dev/null; then # two calls at once: the second waits, then finds the wheel
