@@ -5,7 +5,7 @@ from mmmokd.registry import MODELS
 
 
 def test_features_side_by_side():
-    neck = MODELS.build(dict(type='ConcatFeatures'))
+    neck = MODELS.build(dict(type='mmmokd.ConcatFeatures'))
     features = tuple(torch.randn(2, channels) for channels in (3, 5))
     (found,) = neck(features)
     assert found.shape == (2, 8)
