@@ -7,6 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mokd_testing import short_log
+
+from mmmokd.apis import build_runner, load_config, set_dataloader_defaults, set_work_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,3 +149,15 @@ def mokd_config(tmp_path_factory) -> Path:
     config = folder / 'mokd_tiny.py'
     config.write_text(MOKD_CONFIG.format(base=str(base), data_root=str(folder / 'pictures')))
     return config
+
+
+@pytest.fixture(scope='session')
+def mokd_checkpoint(mokd_config) -> Path:
+    """The checkpoint of a short run of ``mokd_config``, its ViT with four blocks."""
+    options = {'model.branches.vit.backbone.arch.num_layers': 4, 'param_scheduler': None}
+    cfg = load_config(mokd_config, {**options, 'train_cfg.max_epochs': 1})
+    set_work_dir(cfg, str(mokd_config.parent / 'four_blocks'))
+    set_dataloader_defaults(cfg)
+    with short_log():
+        build_runner(cfg).train()
+    return Path(cfg.work_dir) / 'epoch_1.pth'

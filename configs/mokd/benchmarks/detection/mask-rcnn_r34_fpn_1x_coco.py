@@ -1,0 +1,12 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# Mask R-CNN, ResNet-34 with FPN, 12 epochs of COCO; 8 GPUs with 2 pictures each.
+_base_ = './mask-rcnn_r50_fpn_1x_coco.py'
+
+checkpoint = 'work_dirs/mokd_resnet34_vit-small-p16_16xb16-amp-coslr-100e_in1k/epoch_100.pth'
+model = dict(
+    backbone=dict(depth=34, init_cfg=dict(checkpoint=checkpoint)),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
+# Learning rate: that of ResNet-50.
+# Used above only; deleted, so that to override it from outside is an error.
+del checkpoint

@@ -1,0 +1,14 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# UPerNet, plain ViT-B/16, 160,000 iterations of ADE20K; 8 GPUs with 2 pictures each.
+_base_ = './upernet_vit-small-p16_8xb2-160k_ade20k-512x512.py'
+
+checkpoint = 'work_dirs/mokd_resnet50_vit-base-p16_16xb16-amp-coslr-100e_in1k/epoch_100.pth'
+model = dict(
+    backbone=dict(arch='deit-base', init_cfg=dict(checkpoint=checkpoint)),
+    neck=dict(embed_dim=768),
+    decode_head=dict(in_channels=[768] * 4),
+    auxiliary_head=dict(in_channels=768),
+)
+# Learning rate and layer decay: MAE's for ViT-B, as in the config of ViT-S.
+# Used above only; deleted, so that to override it from outside is an error.
+del checkpoint
