@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import itertools
 import json
 import re
 import runpy
@@ -19,6 +20,7 @@ from mmmokd.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 EVALUATE = ROOT / 'tools' / 'evaluate.py'
+RUNS = itertools.count()
 SETTINGS = ('--knn', '3', '5', '--linear-epochs', '4', '--linear-lr', '0.1', '1')
 
 
@@ -131,7 +133,10 @@ def evaluate_here(monkeypatch, capfd):
     def evaluate(*arguments):
         for name in ('LOCAL_RANK', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'):
             monkeypatch.setenv(name, '0')
-        monkeypatch.setattr(sys, 'argv', [str(EVALUATE), *map(str, arguments)])
+        # By default a run is named by the second, in which another may have begun.
+        name = f'experiment_name=evaluate_here_{next(RUNS)}'
+        command = [str(EVALUATE), *map(str, arguments), '--cfg-options', name]
+        monkeypatch.setattr(sys, 'argv', command)
         status = 0
         try:
             with short_log():
