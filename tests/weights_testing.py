@@ -64,3 +64,26 @@ def save_mokd(path, with_config=True):
     meta = dict(cfg=cfg.pretty_text) if with_config else {}
     torch.save(dict(state_dict=model.state_dict(), meta=meta), path)
     return model.eval()
+
+
+CLASSIFIER = """
+_base_ = './base.py'
+model = dict(
+    _delete_=True,
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=512))
+optim_wrapper = dict(optimizer=dict(lr=0.0))
+"""
+
+
+def write_classifier(folder, tiny_config):
+    """A config of a ResNet-18 on the pictures of ``tiny_config``, in colour, that learns nothing."""
+    text = tiny_config.read_text().replace(", color_type='grayscale'", '')
+    (folder / 'base.py').write_text(
+        text.replace('[128.]', '[128.] * 3').replace('[64.]', '[64.] * 3')
+    )
+    config = folder / 'r18.py'
+    config.write_text(CLASSIFIER)
+    return config

@@ -60,6 +60,18 @@ def plan_transfer(
     return report, options
 
 
+def random_start(config: str | Path) -> dict[str, Any]:
+    """The options that make a config start from random weights.
+
+    Args:
+        config (str | Path): A config of mmpretrain, mmdet or mmseg.
+
+    Returns:
+        dict[str, Any]: Options by dotted key.
+    """
+    return {f'{key}.init_cfg': None for key, _ in _pretrained_parts(load_config(config))}
+
+
 def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:
     """The backbone, and other parts that start from pretrained weights, by dotted key."""
     model = cfg.get('model')

@@ -7,22 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from weights_testing import save_mokd
+from weights_testing import save_mokd, write_classifier
 
 from mmmokd.apis.export_branch import export_branch
 from mmmokd.apis.transfer import plan_transfer
-
-CONFIG = """
-_base_ = {base!r}
-model = dict(
-    _delete_=True,
-    type='ImageClassifier',
-    backbone=dict(type='ResNet', depth={depth}, {init_cfg}),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=2, in_channels=512))
-optim_wrapper = dict(optimizer=dict(lr=0.0))
-"""
-COLOUR = "dict(type='LoadImageFromFile')"
 
 
 @pytest.fixture(scope='module')
@@ -33,15 +21,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def config(tmp_path, tiny_config) -> Path:
-    """A classifier of a ResNet-18 for eight pictures, in colour."""
-    base = tmp_path / 'base.py'
-    text = tiny_config.read_text().replace(
-        "dict(type='LoadImageFromFile', color_type='grayscale')", COLOUR
-    )
-    base.write_text(text.replace('mean=[128.], std=[64.]', 'mean=[128.] * 3, std=[64.] * 3'))
-    path = tmp_path / 'r18.py'
-    path.write_text(CONFIG.format(base=str(base), depth=18, init_cfg=''))
-    return path
+    return write_classifier(tmp_path, tiny_config)
 
 
 def test_trains_and_tests_from_a_branch(run, cpu_env, config, checkpoint, tmp_path, monkeypatch):

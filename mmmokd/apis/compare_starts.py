@@ -1,0 +1,143 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""The same downstream training from several starts: what pretraining is worth."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmmokd.utils.table import markdown_table
+
+from .transfer import plan_transfer, random_start
+
+RANDOM = 'random'
+
+
+class Start(NamedTuple):
+    """What a training starts from.
+
+    Attributes:
+        name (str): Its name in the table.
+        options (dict[str, Any]): Values for ``--cfg-options``.
+        report (list[str]): Which weights go where.
+    """
+
+    name: str
+    options: dict[str, Any]
+    report: list[str]
+
+
+def read_start(text: str, config: str | Path) -> Start:
+    """Read ``NAME=CHECKPOINT:BRANCH``, ``NAME=CHECKPOINT:BRANCH:student`` or ``NAME=random``.
+
+    Args:
+        text (str): The start.
+        config (str | Path): The downstream config, whose model must take the weights.
+
+    Returns:
+        Start: Its name and the options that bring it about.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint or config.
+        ValueError: If the text is of no such form, or the weights do not fit.
+    """
+    name, _, what = text.partition('=')
+    parts = what.rsplit(':', 2)
+    network = parts.pop() if parts[-1] in ('student', 'teacher') else 'teacher'
+    if not name or not what or '/' in name or (what != RANDOM and len(parts) < 2):
+        raise ValueError(
+            f'{text!r} is no start: NAME=CHECKPOINT:BRANCH, NAME=CHECKPOINT:BRANCH:student or '
+            f'NAME={RANDOM} is expected'
+        )
+    if what == RANDOM:
+        return Start(name, random_start(config), ['random weights'])
+    report, options = plan_transfer(':'.join(parts[:-1]), parts[-1], config, network)
+    return Start(name, options, report)
+
+
+def run_start(
+    start: Start, config: str | Path, work_dir: Path, seed: int, options: Sequence[str]
+) -> dict[str, float]:
+    """Train and test once, as a user would by the tools; a run that is done is not run again.
+
+    Args:
+        start (Start): What to start from.
+        config (str | Path): The downstream config.
+        work_dir (Path): Folder to write to.
+        seed (int): Seed of the run.
+        options (Sequence[str]): Further ``KEY=VALUE`` for both.
+
+    Returns:
+        dict[str, float]: The test's measures.
+
+    Raises:
+        ValueError: If a tool fails; tells the end of its output.
+    """
+    metrics = work_dir / 'metrics.json'
+    if not metrics.is_file():
+        tools = Path(__file__).resolve().parents[2] / 'tools'
+        if not tools.is_dir():
+            tools = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
+        pairs = [f'{key}={value}' for key, value in start.options.items()]
+        common = ['--work-dir', work_dir]
+        train = [tools / 'train.py', config, *common, '--resume', 'auto', '--cfg-options']
+        _run([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
+        trained = (work_dir / 'last_checkpoint').read_text().strip()
+        dumped = work_dir / Path(config).name
+        part = metrics.with_suffix('.part.json')
+        _run([tools / 'test.py', dumped, trained, *common, '--out', part], work_dir / 'test.txt')
+        part.rename(metrics)
+    return json.loads(metrics.read_text(encoding='utf-8'))
+
+
+def _run(command: Sequence[Any], output: Path) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open('w', encoding='utf-8') as file:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        end = '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:])
+        raise ValueError(
+            f'{Path(command[0]).name} ended with status {done.returncode}:\n{end}\n'
+            f'(all of it: {output})'
+        )
+
+
+def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence[str] = ()) -> str:
+    """A row for each start: mean, and standard deviation over the seeds, of each measure.
+
+    Args:
+        results (dict[str, list[dict[str, float]]]): Measures of every seed by start.
+        measures (Sequence[str]): Which to show. Defaults to (), all.
+
+    Returns:
+        str: The table in Markdown.
+
+    Raises:
+        ValueError: If a measure is not there.
+    """
+    first = next(iter(results.values()))[0]
+    measures = list(measures) or [key for key, value in first.items() if _is_number(value)]
+    unknown = [key for key in measures if key not in first]
+    if unknown:
+        raise ValueError(f'the test gave no {", ".join(unknown)}, but {", ".join(first)}')
+    rows = []
+    for name, runs in results.items():
+        cells = [_summary([run[key] for run in runs]) for key in measures]
+        rows.append([name, *cells])
+    seeds = len(next(iter(results.values())))
+    return markdown_table([f'start ({seeds} seed{"s" * (seeds > 1)})', *measures], rows)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _summary(values: Sequence[float]) -> str:
+    digits = 4 if max(map(abs, values)) <= 1 else 2  # shares, or per cent
+    text = f'{statistics.fmean(values):.{digits}f}'
+    return text + (f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else '')

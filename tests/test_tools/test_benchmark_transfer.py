@@ -1,0 +1,75 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import json
+import statistics
+import sys
+
+import pytest
+import torch
+from weights_testing import save_mokd, write_classifier
+
+from mmmokd.apis.compare_starts import compare_table, read_start, run_start
+
+TOOL = (sys.executable, 'tools/benchmarks/benchmark_transfer.py')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('mokd') / 'epoch_1.pth'
+    return path, save_mokd(path)
+
+
+@pytest.fixture
+def r18_config(tmp_path, tiny_config):
+    return write_classifier(tmp_path, tiny_config)
+
+
+def test_compares_starts(run, r18_config, checkpoint, tmp_path):
+    path, model = checkpoint
+    out = tmp_path / 'out'
+    done = run(*TOOL, r18_config, f'mokd={path}:cnn', '--seeds', 3, '--out', out)
+    assert done.returncode == 0, done.stdout
+    assert 'matched    120 of 120 weights (100 %)' in done.stdout
+    metrics = json.loads((out / 'mokd_seed3' / 'metrics.json').read_text())
+    assert json.loads((out / 'results.json').read_text()) == {'mokd': [metrics]}
+    assert '| start (1 seed) |' in (out / 'results.md').read_text()
+    file = out / 'mokd_seed3' / 'epoch_1.pth'
+    found = torch.load(file, weights_only=False)['state_dict']['backbone.conv1.weight']
+    assert torch.equal(found, model.branches['cnn'].teacher.backbone.conv1.weight)  # lr is 0
+
+    file.unlink()  # were it run again, it would be there again
+    start = read_start(f'mokd={path}:cnn', r18_config)
+    assert run_start(start, r18_config, out / 'mokd_seed3', 3, []) == metrics
+    assert not file.exists()
+
+
+def test_table():
+    accuracies = [80.0, 82.0, 81.0]
+    results = {
+        'random': [{'top1': a, 'miou': 0.1} for a in accuracies],
+        'mokd': [{'top1': a + 5, 'miou': 0.2} for a in accuracies],
+    }
+    lines = compare_table(results).splitlines()
+    assert [cell.strip() for cell in lines[0].strip('|').split('|')] == [
+        'start (3 seeds)', 'top1', 'miou',
+    ]  # fmt: skip
+    assert f'86.00 ± {statistics.stdev(accuracies):.2f}' in lines[3]
+    assert '0.2000 ± 0.0000' in lines[3]
+    assert 'miou' not in compare_table(results, ['top1'])
+    with pytest.raises(ValueError, match='the test gave no top2, but top1, miou'):
+        compare_table(results, ['top2'])
+
+
+@pytest.mark.parametrize('text', ['mokd', '=random', 'mokd=a.pth', 'a/b=random', 'mokd='])
+def test_no_start(text, r18_config):
+    with pytest.raises(ValueError, match='is no start: NAME=CHECKPOINT:BRANCH'):
+        read_start(text, r18_config)
+
+
+def test_random_start(r18_config):
+    assert read_start('a=random', r18_config).options == {'model.backbone.init_cfg': None}
+
+
+def test_start_of_the_student(checkpoint, r18_config):
+    start = read_start(f'a={checkpoint[0]}:cnn:student', r18_config)
+    assert start.options['model.backbone.init_cfg.prefix'] == 'branches.cnn.student.backbone.'
+    assert start.options['model.backbone.init_cfg.checkpoint'] == str(checkpoint[0])

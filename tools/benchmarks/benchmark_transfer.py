@@ -1,0 +1,63 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Train a downstream config from several starts, over several seeds, and compare.
+
+    python tools/benchmarks/benchmark_transfer.py CONFIG \\
+        random=random mokd=work_dirs/pair/epoch_100.pth:cnn alone=work_dirs/cnn/epoch_100.pth:cnn \\
+        [--seeds 0 1 2] [--out DIR] [--measures MEASURE ...] [--cfg-options KEY=VALUE ...]
+
+Every run has the same config and schedule. Writes results.md and results.json into DIR; a call that
+was stopped goes on where it was.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from mmmokd.apis.cli import add_checkpoint_risk, run_tool
+from mmmokd.apis.compare_starts import compare_table, read_start, run_start
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Train a downstream config from several starts, over several seeds, and compare'
+    )
+    parser.add_argument('config', help='config of mmpretrain, mmdet or mmseg')
+    parser.add_argument(
+        'starts', nargs='+', metavar='NAME=CHECKPOINT:BRANCH', help='or NAME=random'
+    )
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='default: 0 1 2')
+    parser.add_argument(
+        '--out', type=Path, help='folder to write to (default: work_dirs/transfer/NAME_OF_CONFIG)'
+    )
+    parser.add_argument('--measures', nargs='+', default=(), help='measures to show (default: all)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run'
+    )
+    add_checkpoint_risk(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    out = (args.out or Path('work_dirs') / 'transfer' / Path(args.config).stem).resolve()
+    starts = [read_start(text, args.config) for text in args.starts]
+    results: dict[str, list[dict[str, float]]] = {start.name: [] for start in starts}
+    if len(results) < len(starts):
+        raise ValueError(f'two starts have one name: {[start.name for start in starts]}')
+    for start in starts:
+        print(f'== {start.name}', *start.report, sep='\n', flush=True)
+    for seed in args.seeds:
+        for start in starts:
+            work_dir = out / f'{start.name}_seed{seed}'
+            measures = run_start(start, args.config, work_dir, seed, args.cfg_options)
+            results[start.name].append(measures)
+            print(f'{start.name}, seed {seed}: {measures}', flush=True)
+    table = compare_table(results, args.measures)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    (out / 'results.md').write_text(f'{table}\n', encoding='utf-8')
+    print(f'\n{table}\n\ntable: {out / "results.md"}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
