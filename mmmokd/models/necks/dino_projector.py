@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ class DINOProjector(BaseModule):
     """The projection head of `DINO <https://arxiv.org/abs/2104.14294>`_.
 
     Linear-GELU-Linear-GELU-Linear to a bottleneck, L2 normalisation, and a weight-normalised linear
-    layer onto the prototypes.
+    layer onto the prototypes. With ``norm_cfg`` the hidden layers are Linear-norm-GELU.
 
     Args:
         in_channels (int): Channels C of the pooled feature.
@@ -23,6 +24,10 @@ class DINOProjector(BaseModule):
         num_layers (int): Linear layers before the prototypes, at least 1. Defaults to 3.
         train_gain (bool): Whether the prototypes' gain is trained. MOKD freezes it at 1 in the
             CNN's projector. Defaults to True.
+        norm_cfg (dict, optional): Normalisation between a hidden layer and its GELU.
+            ``dict(type='BN1d')`` takes away the direction that all features share, which helps
+            where a run is too short to unlearn it; a batch then needs at least two images.
+            Defaults to None, no normalisation, as in MOKD.
         init_cfg (dict, optional): Initialisation config. Defaults to None.
 
     Raises:
@@ -42,6 +47,7 @@ class DINOProjector(BaseModule):
         bottleneck_channels: int = 256,
         num_layers: int = 3,
         train_gain: bool = True,
+        norm_cfg: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -51,9 +57,12 @@ class DINOProjector(BaseModule):
         self.out_channels = out_channels
         widths = [in_channels] + [hid_channels] * (num_layers - 1) + [bottleneck_channels]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
-            layers += [nn.Linear(width_in, width_out), nn.GELU()]
-        self.mlp = nn.Sequential(*layers[:-1])
+        for width_in, width_out in zip(widths[:-2], widths[1:-1], strict=True):
+            layers.append(nn.Linear(width_in, width_out))
+            if norm_cfg is not None:
+                layers.append(build_norm_layer(norm_cfg, width_out)[1])
+            layers.append(nn.GELU())
+        self.mlp = nn.Sequential(*layers, nn.Linear(*widths[-2:]))
         self.last_layer = build_prototype_layer(bottleneck_channels, out_channels, train_gain)
 
     def init_weights(self) -> None:

@@ -30,6 +30,36 @@ def test_formula_and_gradient(float64):
         torch.testing.assert_close(grad, other, rtol=1e-10, atol=1e-13)
 
 
+def test_formula_with_batch_norm(float64):
+    """Statistics of the batch, between a hidden layer and its GELU; none after the last linear."""
+    options = dict(hid_channels=8, bottleneck_channels=5, norm_cfg=dict(type='BN1d'))
+    projector = randomised(DINOProjector(7, 9, **options))
+    inputs = torch.randn(6, 7)
+    x, weights = inputs, dict(projector.named_parameters())
+    for linear, norm in ((0, 1), (3, 4)):
+        x = x @ weights[f'mlp.{linear}.weight'].T + weights[f'mlp.{linear}.bias']
+        x = (x - x.mean(dim=0)) / (x.var(dim=0, unbiased=False) + 1e-5).sqrt()
+        x = x * weights[f'mlp.{norm}.weight'] + weights[f'mlp.{norm}.bias']
+        x = x * (1 + torch.erf(x / math.sqrt(2))) / 2
+    x = x @ weights['mlp.6.weight'].T + weights['mlp.6.bias']
+    x = x / x.norm(dim=1, keepdim=True)
+    prefix = 'last_layer.parametrizations.weight.original'
+    gain, direction = weights[f'{prefix}0'], weights[f'{prefix}1']
+    expected = x @ (gain * direction / direction.norm(dim=1, keepdim=True)).T
+    torch.testing.assert_close(projector(inputs), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_batch_norm_takes_away_what_all_features_share():
+    torch.manual_seed(0)
+    features = torch.rand(32, 16)
+    options = dict(hid_channels=8, bottleneck_channels=4)
+    for norm_cfg, shared in ((dict(type='BN1d'), True), (None, False)):
+        torch.manual_seed(1)
+        projector = DINOProjector(16, 9, **options, norm_cfg=norm_cfg)
+        same = torch.allclose(projector(features), projector(features + 10), atol=1e-3)
+        assert same == shared
+
+
 @pytest.mark.parametrize(
     ('num_layers', 'widths'),
     [(1, [(7, 5)]), (2, [(7, 8), (8, 5)]), (4, [(7, 8), (8, 8), (8, 8), (8, 5)])],
