@@ -6,7 +6,7 @@ python tools/model_converters/mmmokd_to_released.py SRC DST [--branches CNN VIT]
 
 import argparse
 
-from mmmokd.apis.cli import run_tool
+from mmmokd.apis.cli import add_checkpoint_risk, run_tool
 from mmmokd.apis.convert_released import convert_to_released
 
 
@@ -24,6 +24,7 @@ def parse_args() -> argparse.Namespace:
         help='names of the branches of the ResNet and of the ViT (default: cnn vit)',
     )
     parser.add_argument('--force', action='store_true', help='overwrite DST')
+    add_checkpoint_risk(parser)
     return parser.parse_args()
 
 

@@ -9,7 +9,7 @@ argparse.Namespace; that one class, which only holds values, is let through.
 
 import argparse
 
-from mmmokd.apis.cli import run_tool
+from mmmokd.apis.cli import add_checkpoint_risk, run_tool
 from mmmokd.apis.convert_released import convert_from_released
 
 
@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--config', help='check that the weights fit the model of this config')
     parser.add_argument('--force', action='store_true', help='overwrite DST')
+    add_checkpoint_risk(parser)
     return parser.parse_args()
 
 
