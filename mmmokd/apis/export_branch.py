@@ -24,7 +24,8 @@ from mmmokd.weights import (
     select_weights,
 )
 from mmmokd.weights.config_text import read_config_text
-from mmmokd.weights.targets import FILE, Target, build_target, make_source
+from mmmokd.weights.source import make_source
+from mmmokd.weights.targets import FILE, Target, build_target
 
 from .config import load_config
 

@@ -14,7 +14,8 @@ from weights_testing import IMAGE_SIZE, build, randomize, save_mokd
 
 from mmmokd.apis.export_branch import export_branch, key_report
 from mmmokd.weights import read_weights
-from mmmokd.weights.targets import build_target, make_source
+from mmmokd.weights.source import make_source
+from mmmokd.weights.targets import build_target
 
 IMAGES = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 TOLERANCE = 1e-5
@@ -187,6 +188,10 @@ def test_safetensors(mokd, tmp_path):
     [
         (dict(library='mmpretrain'), 'which branch.* holds cnn, vit'),
         (dict(library='mmpretrain', branch='x'), "no branch 'x' in .* holds cnn, vit"),
+        (
+            dict(library='timm', branch='cnn', img_size=96),
+            'only a ViT .*but the branch is a ResNet',
+        ),
         (dict(library='torchvision', branch='vit'), 'torchvision has no VisionTransformer as this'),
     ],
 )
