@@ -46,7 +46,7 @@ model = dict(
         mask_head=dict(in_channels=32, conv_out_channels=32, num_classes=3),
     ),
     train_cfg=dict(rpn_proposal=dict(max_per_img=64), rcnn=dict(sampler=dict(num=32))),
-    test_cfg=dict(rpn=dict(max_per_img=64)),
+    test_cfg=dict(rpn=dict(max_per_img=64), rcnn=dict(score_thr=0.001)),
 )
 train_cfg = dict(max_epochs=8, val_interval=8)
 optim_wrapper = dict(optimizer=dict(lr={lr}))
