@@ -4,6 +4,7 @@
 import functools
 import gc
 import math
+import re
 
 import pytest
 import torch
@@ -56,6 +57,11 @@ def test_config_builds_at_full_size(path, monkeypatch):
     assert len(path.read_text().splitlines()) <= 60
     scope = 'mmdet' if path in DETECTION else 'mmseg'
     assert cfg.default_scope == scope
+    gpus, batch_size = (
+        re.search(r'_(\d+)xb(\d+)', path.stem).groups() if scope == 'mmseg' else (8, 2)
+    )
+    assert cfg.train_dataloader.batch_size == int(batch_size)
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=int(gpus) * int(batch_size))
     init_default_scope(scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)

@@ -102,10 +102,9 @@ def test_mask_rcnn_learns_and_is_tested(mokd_checkpoint, data_root, tmp_path, mo
     out = tmp_path / 'metrics.json'
     checkpoint = tmp_path / 'work' / 'epoch_8.pth'
     # With the file of the start gone: to test, it is not needed.
-    options = ('--cfg-options', 'model.backbone.init_cfg.checkpoint=gone.pth')
-    run_here(
-        monkeypatch, 'test.py', config, checkpoint, '--work-dir', tmp_path, '--out', out, *options
-    )
+    options = ('--out', out, '--cfg-options', 'model.backbone.init_cfg.checkpoint=gone.pth')
+    arguments = (config, checkpoint, '--work-dir', tmp_path / 'test', *options)
+    assert run_here(monkeypatch, 'test.py', *arguments) == 0
     metrics = json.loads(out.read_text())
     assert {'coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/segm_mAP'} <= set(metrics)
     validated = read_scalars(tmp_path / 'work', 'coco/bbox_mAP')

@@ -23,3 +23,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, begin=0, end=1500, by_epoch=False),
     dict(type='PolyLR', power=1.0, eta_min=0.0, begin=1500, end=160000, by_epoch=False),
 ]
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # --auto-scale-lr: for other batches

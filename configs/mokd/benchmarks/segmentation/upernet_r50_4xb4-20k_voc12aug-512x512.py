@@ -21,5 +21,6 @@ model = dict(
         ),
     ),
 )
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # --auto-scale-lr: for other batches
 # Learning rate: mmseg's, SGD with 0.01 for 16 pictures, to 1e-4 by a power of 0.9; the same in all
 # layers. Batch norm is trained, over all GPUs, and nothing is frozen, as mmseg has it.
