@@ -51,6 +51,7 @@ BENCHMARK_DATASETS = {
     'in1k': 'ImageNet',
     'cifar10': 'CIFAR10',
     'cifar100': 'CIFAR100',
+    'fashion': 'FashionMNIST',
     'flowers102': 'Flowers102',
     'stanfordcars': 'StanfordCars',
     'oxfordiiitpet': 'OxfordIIITPet',
@@ -58,13 +59,14 @@ BENCHMARK_DATASETS = {
     'dtd': 'DTD',
     'places205': 'Places205',
     'coco': 'CocoDataset',
+    'panoptic': 'BaseSegDataset',
     'voc0712': 'VOCDataset',
     'ade20k': 'ADE20KDataset',
     'voc12aug': 'PascalVOCDataset',
     'cityscapes': 'CityscapesDataset',
 }
-# Whose configs those of a folder build on.
-PACKAGES = {'detection': 'mmdet', 'segmentation': 'mmseg'}
+# Whose configs those of a folder, or of a name that begins so, build on.
+PACKAGES = {'detection': 'mmdet', 'segmentation': 'mmseg', 'mask-rcnn': 'mmdet', 'fcn': 'mmseg'}
 
 
 def check_counts(listed: list[str], there: list[str], where: str) -> Iterator[str]:
@@ -155,7 +157,7 @@ def labelled_per_cent(datasets: list[dict]) -> int | None:
 
 def check_benchmark_name(config: Path) -> Iterator[str]:
     """What the name of a benchmark's config says should be so."""
-    package = PACKAGES.get(config.parent.name)
+    package = PACKAGES.get(config.parent.name) or PACKAGES.get(config.stem.partition('_')[0])
     if package and not importlib.util.find_spec(package):
         print(f'not checked, for {package} is not installed: {config.name}', file=sys.stderr)
         return

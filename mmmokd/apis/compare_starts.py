@@ -83,7 +83,8 @@ def run_start(
             tools = Path(__file__).resolve().parents[1] / '.mim' / 'tools'
         pairs = [f'{key}={value}' for key, value in start.options.items()]
         common = ['--work-dir', work_dir]
-        train = [tools / 'train.py', config, *common, '--resume', 'auto', '--cfg-options']
+        train = [tools / 'train.py', config, *common, '--resume', 'auto', '--no-validate']
+        train.append('--cfg-options')
         _run([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
         trained = (work_dir / 'last_checkpoint').read_text().strip()
         dumped = work_dir / Path(config).name
@@ -120,24 +121,30 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
     Raises:
         ValueError: If a measure is not there.
     """
-    first = next(iter(results.values()))[0]
-    measures = list(measures) or [key for key, value in first.items() if _is_number(value)]
-    unknown = [key for key in measures if key not in first]
-    if unknown:
-        raise ValueError(f'the test gave no {", ".join(unknown)}, but {", ".join(first)}')
-    rows = []
-    for name, runs in results.items():
-        cells = [_summary([run[key] for run in runs]) for key in measures]
-        rows.append([name, *cells])
+    found = {
+        key: None
+        for runs in results.values()
+        for run in runs
+        for key, value in run.items()
+        if isinstance(value, int | float)
+    }
+    unknown = [key for key in measures if key not in found]
+    if unknown or not found:
+        raise ValueError(
+            f'the tests gave no {", ".join(unknown) or "measure"}, but {", ".join(found) or "none"}'
+        )
+    measures = list(measures) or list(found)
+    rows = [
+        [name, *(_summary([run.get(key) for run in runs]) for key in measures)]
+        for name, runs in results.items()
+    ]
     seeds = len(next(iter(results.values())))
     return markdown_table([f'start ({seeds} seed{"s" * (seeds > 1)})', *measures], rows)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _summary(values: Sequence[float]) -> str:
-    digits = 4 if max(map(abs, values)) <= 1 else 2  # shares, or per cent
-    text = f'{statistics.fmean(values):.{digits}f}'
-    return text + (f' ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else '')
+def _summary(values: Sequence[float | None]) -> str:
+    if None in values:
+        return '-'  # a detector that found nothing has no measures
+    # Three decimals serve shares and per cent.
+    spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
+    return f'{statistics.fmean(values):.3f}{spread}'

@@ -52,11 +52,15 @@ def test_table():
     assert [cell.strip() for cell in lines[0].strip('|').split('|')] == [
         'start (3 seeds)', 'top1', 'miou',
     ]  # fmt: skip
-    assert f'86.00 ± {statistics.stdev(accuracies):.2f}' in lines[3]
-    assert '0.2000 ± 0.0000' in lines[3]
+    assert f'86.000 ± {statistics.stdev(accuracies):.3f}' in lines[3]
+    assert '0.200 ± 0.000' in lines[3]
     assert 'miou' not in compare_table(results, ['top1'])
-    with pytest.raises(ValueError, match='the test gave no top2, but top1, miou'):
+    with pytest.raises(ValueError, match='the tests gave no top2, but top1, miou'):
         compare_table(results, ['top2'])
+    results['random'][1] = {}
+    assert compare_table(results).splitlines()[2].split('|')[2].strip() == '-'
+    with pytest.raises(ValueError, match='the tests gave no measure, but none'):
+        compare_table({'random': [{}]})
 
 
 @pytest.mark.parametrize('text', ['mokd', '=random', 'mokd=a.pth', 'a/b=random', 'mokd='])

@@ -1,0 +1,60 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# The same for a segmenter: a small FCN on pictures with maps of COCO's panoptic classes.
+# tools/dataset_converters/contiguous_labels.py makes the maps.
+_base_ = (
+    f'{__import__("mmseg").__path__[0]}/.mim/configs/fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'
+)
+custom_imports = dict(imports=['mmmokd'])
+
+data_root, label_root = 'data/coco_mini/', 'data/coco_mini_labels/'  # the latter with classes.txt
+size, num_classes = (128, 128), 133
+
+model = dict(
+    pretrained=None,
+    data_preprocessor=dict(size=size),
+    backbone=dict(
+        _delete_=True,
+        type='mmpretrain.ResNet',
+        depth=18,
+        stem_channels=16,
+        base_channels=16,
+        num_stages=3,
+        strides=(1, 2, 1),
+        dilations=(1, 1, 2),
+        out_indices=(1, 2),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='work_dirs/quickstart/pictures_seed0/cnn-vit/epoch_6.pth',
+            prefix='branches.cnn.teacher.backbone.',
+        ),
+    ),
+    decode_head=dict(in_channels=64, in_index=1, channels=64, num_classes=num_classes),
+    auxiliary_head=dict(in_channels=32, in_index=0, channels=32, num_classes=num_classes),
+)
+load, annotations, resize, crop, flip, distort, pad, pack = _base_.train_pipeline
+resize = dict(resize, scale=(256, 192), ratio_range=(0.75, 1.5))
+crop, pad = dict(crop, crop_size=size), dict(pad, size=size)
+train_pipeline = [load, annotations, resize, crop, flip, distort, pad, pack]
+load, resize, annotations, pack = _base_.test_pipeline
+test_pipeline = [load, dict(resize, scale=(256, 192)), annotations, pack]
+
+
+def dataloader(split, pipeline, **kwargs):
+    folders = dict(img_path=f'{data_root}{split}', seg_map_path=f'{label_root}{split}')
+    dataset = dict(
+        _delete_=True,
+        type='BaseSegDataset',
+        metainfo=dict(classes=f'{label_root}classes.txt'),
+        data_prefix=folders,
+        pipeline=pipeline,
+    )
+    return dict(num_workers=0, persistent_workers=False, dataset=dataset, **kwargs)
+
+
+train_dataloader = dataloader('train2017', train_pipeline, batch_size=8)
+val_dataloader = test_dataloader = dataloader('val2017', test_pipeline)
+train_cfg = dict(max_iters=1000, val_interval=1000)
+optim_wrapper = dict(optimizer=dict(lr=0.02))
+param_scheduler = [dict(type='PolyLR', eta_min=1e-4, power=0.9, end=1000, by_epoch=False)]
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1000))
+del data_root, label_root, size, num_classes, load, annotations, resize, crop, flip, distort, pad
