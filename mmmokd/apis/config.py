@@ -48,8 +48,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     """
     path = Path(path)
     if not path.is_file():
-        places = [place for place in (path.parent, Path('configs')) if place.is_dir()]
-        raise FileNotFoundError(missing_file_message(path, 'config', '.py', places))
+        raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
     if path.suffix not in SUFFIXES:
         raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
     cfg = _read_config(path)

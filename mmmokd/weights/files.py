@@ -31,20 +31,22 @@ def _safe_globals() -> list:
     return [*allowed, (_history_method, 'builtins.getattr')]
 
 
-def missing_file_message(path: Path, what: str, suffix: str, places: list[Path]) -> str:
+def missing_file_message(path: Path, what: str, suffix: str, trees: Sequence[Path] = ()) -> str:
     """Say that a file is not there, and which ones with a similar name are.
 
     Args:
         path (Path): The path that was given.
         what (str): What it should be, for example ``'config'``.
         suffix (str): Suffix of such files, for example ``'.py'``.
-        places (list[Path]): Folders to search, with all below them.
+        trees (Sequence[Path]): Folders to search with all below them, besides the path's own folder,
+            which may be a large one and is searched one folder deep. Defaults to ().
 
     Returns:
         str: One line.
     """
-    files = (file for place in places for file in sorted(place.rglob(f'*{suffix}')))
-    found = {file.name: file for file in files if '_base_' not in file.parts}
+    files = [file for pattern in ('*', '*/*') for file in path.parent.glob(pattern + suffix)]
+    files += [file for tree in trees for file in tree.rglob(f'*{suffix}')]
+    found = {file.name: file for file in sorted(files) if '_base_' not in file.parts}
     similar = [str(found[name]) for name in difflib.get_close_matches(path.name, found, 3, 0.5)]
     kind = 'is a folder, not a file' if path.is_dir() else 'is not there'
     return f'{what} {path} {kind}.' + (f' Did you mean {" or ".join(similar)}?' if similar else '')
@@ -73,8 +75,7 @@ def read_file(path: str | Path, map_location: str = 'cpu', allowed: Sequence[typ
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        places = [path.parent] if path.parent.is_dir() else []
-        raise FileNotFoundError(missing_file_message(path, 'checkpoint', path.suffix, places))
+        raise FileNotFoundError(missing_file_message(path, 'checkpoint', path.suffix))
     if path.suffix == '.safetensors':
         return _read_safetensors(path, map_location)
     try:
