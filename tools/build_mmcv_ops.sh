@@ -21,8 +21,8 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
 WHEELS="${MMMOKD_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/mmmokd/wheels}"
 MMCV="$(grep '^onedl-mmcv==' "$ROOT/requirements/constraints.txt")"
-FILES=350 # about, that a compiler passes through, and the seconds of one core that each takes
-SECONDS_A_FILE=2.4
+FILES=78 # to compile for the CPU, and the seconds of one core that each takes
+SECONDS_A_FILE=11
 
 say() { echo "[ops] $*" >&2; }
 die() {
