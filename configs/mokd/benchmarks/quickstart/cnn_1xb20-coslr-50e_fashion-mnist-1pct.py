@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # What the quick start's CNN is worth: fine-tuning with ten labels of each class of Fashion-MNIST, in
 # a minute on a CPU. tools/benchmarks/benchmark_transfer.py compares what it starts from.
+# model.backbone.frozen_stages=3 model.backbone.norm_eval=True trains the head alone.
 _base_ = [
     '../../../_base_/models/mokd_resnet18-w16_vit-nano-s8.py',
     '../../../_base_/datasets/fashion-mnist_bs64_multi-crop.py',
@@ -23,13 +24,7 @@ model = dict(
         ),
     ),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=10,
-        in_channels=64,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-        topk=(1, 5),
-    ),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
 )
 data_preprocessor = dict(
     _delete_=True, num_classes=10, mean=[72.94] * 3, std=[90.02] * 3, to_rgb=True
@@ -53,7 +48,8 @@ val_evaluator = test_evaluator = dict(_delete_=True, type='Accuracy', topk=(1, 5
 train_cfg = dict(by_epoch=True, max_epochs=50, val_interval=50)
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='SGD', lr=0.02, momentum=0.9, nesterov=True, weight_decay=1e-4),
+    optimizer=dict(type='SGD', lr=0.005, momentum=0.9, nesterov=True, weight_decay=1e-4),
+    paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=20))),  # new, and 250 steps to learn
 )
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, eta_min=0.0)
 default_hooks = dict(checkpoint=dict(interval=50), logger=dict(interval=5))

@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # The same of the quick start's ViT, whose sizes are those of the pair's config.
+# model.backbone.frozen_stages=3 trains the head alone.
 _base_ = './cnn_1xb20-coslr-50e_fashion-mnist-1pct.py'
 
 model = dict(
@@ -20,5 +21,6 @@ model = dict(
     )
 )
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=5e-4, weight_decay=0.05),
+    optimizer=dict(_delete_=True, type='AdamW', lr=3e-4, weight_decay=0.05),
+    paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=100))),
 )
