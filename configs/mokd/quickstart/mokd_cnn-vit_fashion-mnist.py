@@ -1,8 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # The quick start's pair on Fashion-MNIST: minutes on two CPU cores. So short a run needs other
-# settings than a recipe: fewer prototypes, faster teachers, smaller rates.
+# settings than a recipe: fewer prototypes, faster teachers, larger rates.
 _base_ = [
-    '../../_base_/models/mokd_resnet18-w16_vit-nano-p7.py',
+    '../../_base_/models/mokd_resnet18-w16_vit-nano-s8.py',
     '../../_base_/datasets/fashion-mnist_bs64_multi-crop.py',
     '../../_base_/default_runtime.py',
 ]
@@ -16,7 +16,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=3.0, per_parameter=True),
     branches=dict(
         cnn=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)),
-        vit=dict(optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.04)),
+        vit=dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.04)),
     ),
 )
 

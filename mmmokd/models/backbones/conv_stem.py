@@ -11,8 +11,8 @@ class ConvStem(BaseModule):
 
     From `Early Convolutions Help Transformers See Better <https://arxiv.org/abs/2106.14881>`_:
     3x3 convolutions of stride 2, each with BN and ReLU, whose widths double up to the embedding's,
-    and a 1x1 convolution. A ViT so small, or trained so briefly, that it cannot learn
-    what neighbouring pixels have to do with each other gets that for nothing.
+    and a 1x1 convolution. A ViT that is small or trained only briefly learns faster with it, for
+    it need not find out what neighbouring pixels have to do with each other.
 
     It takes the arguments of a convolution, so that mmpretrain's patch embedding builds it:
     ``patch_size=8, patch_cfg=dict(conv_type='mmmokd.ConvStem')``.
