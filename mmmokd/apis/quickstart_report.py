@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmmokd.apis.quickstart_data import raw_pixel_knn
+from mmmokd.utils.table import markdown_table
 from mmmokd.visualization import RunScalars, plot_training, read_scalars
 
 RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': 'cnn-vit'}
@@ -98,17 +99,13 @@ def table(measure: str, curves: dict[str, Points], raw: float | None) -> str:
         str: The table.
     """
     first = 'untrained' if measure == KNN else 'first logged'
-    rows = [[measure, *(['raw pixels'] if raw is not None else []), first, 'alone', 'together']]
+    header = [measure, *(['raw pixels'] if raw is not None else []), first, 'alone', 'together']
+    rows = []
     for name in BRANCHES.values():
         alone, together = curves[f'{name} alone'], curves[f'{name} together']
         values = [*([raw] if raw is not None else []), alone[0][1], alone[-1][1], together[-1][1]]
         rows.append([name, *(f'{value:.2f}' for value in values)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ['-' * width for width in widths])
-    return '\n'.join(
-        '| ' + ' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + ' |'
-        for row in rows
-    )
+    return markdown_table(header, rows)
 
 
 def raw_pixel_baseline(cfg: Config) -> float:
