@@ -24,7 +24,7 @@ model = dict(
         out_indices=(1, 2),
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/quickstart/pictures_seed0/cnn-vit/epoch_6.pth',
+            checkpoint='work_dirs/quickstart/pictures_seed0/cnn-vit/epoch_7.pth',
             prefix='branches.cnn.teacher.backbone.',
         ),
     ),

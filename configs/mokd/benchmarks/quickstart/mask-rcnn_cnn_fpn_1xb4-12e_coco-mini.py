@@ -20,7 +20,7 @@ model = dict(
         out_indices=(0, 1, 2),
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/quickstart/pictures_seed0/cnn-vit/epoch_6.pth',
+            checkpoint='work_dirs/quickstart/pictures_seed0/cnn-vit/epoch_7.pth',
             prefix='branches.cnn.teacher.backbone.',
         ),
     ),
