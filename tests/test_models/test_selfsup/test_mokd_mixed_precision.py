@@ -21,6 +21,9 @@ from mmmokd.engine.optimizers import branch_optim_wrapper_constructor
 needs_gpu = pytest.mark.skipif(not is_cuda_available(), reason='no CUDA device')
 # Of a loss, relative, in the first step and later on, when the weights differ too.
 TOLERANCE = dict(float16=(0.01, 0.05), bfloat16=(0.03, 0.2))
+# Later on, a loss that has fallen is held to this share of what it was in the first step instead:
+# CPUs do not round bfloat16 alike, and what is left of such a loss is small.
+OF_FIRST = dict(float16=0.03, bfloat16=0.1)
 # No step of float16 is to be skipped while it is compared.
 SCALE = dict(init_scale=64.0)
 
@@ -65,7 +68,12 @@ def check_against_float32(runner_cfg, dtype, counts=1):
     assert len(steps.losses) == len(expected.losses) == 6
     for i, (losses, others) in enumerate(zip(steps.losses, expected.losses, strict=True)):
         assert all(math.isfinite(value) for value in losses.values())
-        assert losses == pytest.approx(others, rel=TOLERANCE[dtype][i > 0]), i
+        for key, value in losses.items():
+            first = OF_FIRST[dtype] * expected.losses[0][key] if i else 0.0
+            assert value == pytest.approx(others[key], rel=TOLERANCE[dtype][i > 0], abs=first), (
+                i,
+                key,
+            )
     assert steps.losses[0] != steps.losses[-1]
     for name, value in runner.model.state_dict().items():
         assert value.dtype == torch.float32 or not value.is_floating_point(), name
