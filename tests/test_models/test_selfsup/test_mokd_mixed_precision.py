@@ -23,7 +23,7 @@ needs_gpu = pytest.mark.skipif(not is_cuda_available(), reason='no CUDA device')
 TOLERANCE = dict(float16=(0.01, 0.05), bfloat16=(0.03, 0.2))
 # Later on, a loss that has fallen is held to this share of what it was in the first step instead:
 # CPUs do not round bfloat16 alike, and what is left of such a loss is small.
-OF_FIRST = dict(float16=0.03, bfloat16=0.1)
+OF_FIRST = dict(float16=0.03, bfloat16=0.15)
 # No step of float16 is to be skipped while it is compared.
 SCALE = dict(init_scale=64.0)
 
