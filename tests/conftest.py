@@ -2,6 +2,7 @@
 import mokd_testing
 import pytest
 import torch
+from weights_testing import save_mokd
 
 
 @pytest.fixture
@@ -27,3 +28,10 @@ def runner_cfg(tmp_path):
         return mokd_testing.runner_cfg(tmp_path / folder, **kwargs)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def mokd(tmp_path_factory):
+    """The path of a MOKD checkpoint, and the model that it is of."""
+    path = tmp_path_factory.mktemp('mokd') / 'epoch_1.pth'
+    return path, save_mokd(path)

@@ -5,17 +5,11 @@ import sys
 
 import pytest
 import torch
-from weights_testing import save_mokd, write_classifier
+from weights_testing import write_classifier
 
 from mmmokd.apis.compare_starts import compare_table, read_start, run_start
 
 TOOL = (sys.executable, 'tools/benchmarks/benchmark_transfer.py')
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp('mokd') / 'epoch_1.pth'
-    return path, save_mokd(path)
 
 
 @pytest.fixture
@@ -23,8 +17,8 @@ def r18_config(tmp_path, tiny_config):
     return write_classifier(tmp_path, tiny_config)
 
 
-def test_compares_starts(run, r18_config, checkpoint, tmp_path):
-    path, model = checkpoint
+def test_compares_starts(run, r18_config, mokd, tmp_path):
+    path, model = mokd
     out = tmp_path / 'out'
     done = run(*TOOL, r18_config, f'mokd={path}:cnn', '--seeds', 3, '--out', out)
     assert done.returncode == 0, done.stdout
@@ -73,7 +67,7 @@ def test_random_start(r18_config):
     assert read_start('a=random', r18_config).options == {'model.backbone.init_cfg': None}
 
 
-def test_start_of_the_student(checkpoint, r18_config):
-    start = read_start(f'a={checkpoint[0]}:cnn:student', r18_config)
+def test_start_of_the_student(mokd, r18_config):
+    start = read_start(f'a={mokd[0]}:cnn:student', r18_config)
     assert start.options['model.backbone.init_cfg.prefix'] == 'branches.cnn.student.backbone.'
-    assert start.options['model.backbone.init_cfg.checkpoint'] == str(checkpoint[0])
+    assert start.options['model.backbone.init_cfg.checkpoint'] == str(mokd[0])

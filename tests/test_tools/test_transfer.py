@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from weights_testing import save_mokd, write_classifier
+from weights_testing import write_classifier
 
 from mmmokd.apis.export_branch import export_branch
 from mmmokd.apis.transfer import plan_transfer
-
-
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp('mokd') / 'epoch_1.pth'
-    return path, save_mokd(path)
 
 
 @pytest.fixture
@@ -24,18 +18,18 @@ def config(tmp_path, tiny_config) -> Path:
     return write_classifier(tmp_path, tiny_config)
 
 
-def test_trains_and_tests_from_a_branch(run, cpu_env, config, checkpoint, tmp_path, monkeypatch):
+def test_trains_and_tests_from_a_branch(run, cpu_env, config, mokd, tmp_path, monkeypatch):
     work_dir = tmp_path / 'work'
     monkeypatch.setitem(cpu_env, 'WORK_DIR', str(work_dir))
     done = run(
-        *('bash', 'tools/transfer.sh', checkpoint[0], 'cnn', config, 1),
+        *('bash', 'tools/transfer.sh', mokd[0], 'cnn', config, 1),
         *('--cfg-options', 'train_dataloader.batch_size=4'),
     )
     assert done.returncode == 0, done.stdout
     report = done.stdout.index('matched    120 of 120 weights (100 %)')
     assert report < done.stdout.index('Epoch(train)') < done.stdout.index('== testing')
     trained = torch.load(work_dir / 'epoch_1.pth', weights_only=False)['state_dict']
-    expected = checkpoint[1].branches['cnn'].teacher.backbone.state_dict()
+    expected = mokd[1].branches['cnn'].teacher.backbone.state_dict()
     assert all(  # the learning rate is 0: only the statistics of batch norm move
         torch.equal(value, expected[key.removeprefix('backbone.')])
         for key, value in trained.items()
@@ -44,11 +38,11 @@ def test_trains_and_tests_from_a_branch(run, cpu_env, config, checkpoint, tmp_pa
     assert json.loads((work_dir / 'metrics.json').read_text()).keys() == {'accuracy/top1'}
 
 
-def test_stops_before_training(run, config, checkpoint):
+def test_stops_before_training(run, config, mokd):
     tool = ('bash', 'tools/transfer.sh')
-    done = run(*tool, checkpoint[0], 'resnet', config)
+    done = run(*tool, mokd[0], 'resnet', config)
     assert done.returncode == 2, done.stdout
-    assert f"no branch 'resnet' in {checkpoint[0]} holds cnn, vit" in done.stdout
+    assert f"no branch 'resnet' in {mokd[0]} holds cnn, vit" in done.stdout
     assert 'Epoch(train)' not in done.stdout
     for arguments, message in (
         (('x.pth', 'cnn'), 'usage: bash tools/transfer.sh CHECKPOINT BRANCH CONFIG [GPUS]'),
@@ -60,8 +54,8 @@ def test_stops_before_training(run, config, checkpoint):
         assert message in done.stdout
 
 
-def test_plans_only_what_fits(config, checkpoint, tmp_path):
-    path = checkpoint[0]
+def test_plans_only_what_fits(config, mokd, tmp_path):
+    path = mokd[0]
     with pytest.raises(ValueError, match='of a ViT of 3 layers.* is a ResNet of 2-2-2-2 basic'):
         plan_transfer(path, 'vit', config)
     with pytest.raises(FileNotFoundError, match=r'none\.pth is not there'):
@@ -73,7 +67,7 @@ def test_plans_only_what_fits(config, checkpoint, tmp_path):
         plan_transfer(path, 'cnn', config)
 
 
-def test_every_pretrained_part_is_planned(checkpoint, tmp_path):
+def test_every_pretrained_part_is_planned(mokd, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(
         "default_scope = 'mmpretrain'\n"
@@ -81,7 +75,7 @@ def test_every_pretrained_part_is_planned(checkpoint, tmp_path):
         "    neck=dict(type='ResNet', depth=18, init_cfg=dict(type='Pretrained', checkpoint='x')),\n"
         "    head=dict(type='ClsHead', init_cfg=dict(type='Normal')))"
     )
-    report, options = plan_transfer(checkpoint[0], 'cnn', path, network='student')
+    report, options = plan_transfer(mokd[0], 'cnn', path, network='student')
     assert sum(line.startswith('matched    120 of 120') for line in report) == 2
     assert {key.rpartition('.')[0] for key in options} == {
         'model.backbone.init_cfg',
@@ -90,18 +84,18 @@ def test_every_pretrained_part_is_planned(checkpoint, tmp_path):
     assert options['model.neck.init_cfg.prefix'] == 'branches.cnn.student.backbone.'
 
 
-def test_mmsegs_own_vit_is_refused(checkpoint, tmp_path):
+def test_mmsegs_own_vit_is_refused(mokd, tmp_path):
     """It reads `init_cfg` itself, and no prefix in it."""
     path = tmp_path / 'config.py'
     path.write_text(
         "default_scope = 'mmseg'\nmodel = dict(backbone=dict(type='VisionTransformer'))"
     )
     with pytest.raises(ValueError, match="mmseg's VisionTransformer, which passes over the prefix"):
-        plan_transfer(checkpoint[0], 'vit', path)
+        plan_transfer(mokd[0], 'vit', path)
 
 
-def test_export_from_the_command_line(run, checkpoint, tmp_path):
-    tool = (sys.executable, 'tools/model_converters/export_branch.py', checkpoint[0])
+def test_export_from_the_command_line(run, mokd, tmp_path):
+    tool = (sys.executable, 'tools/model_converters/export_branch.py', mokd[0])
     out = tmp_path / 'out.safetensors'
     done = run(*tool, out, '--to', 'timm', '--branch', 'vit', '--img-size', '96')
     assert done.returncode == 0, done.stdout
@@ -109,8 +103,8 @@ def test_export_from_the_command_line(run, checkpoint, tmp_path):
     assert out.is_file()
 
 
-def test_pickled_code_runs_only_where_it_was_asked_for(run, tmp_path, checkpoint):
-    model = checkpoint[1]
+def test_pickled_code_runs_only_where_it_was_asked_for(run, tmp_path, mokd):
+    model = mokd[1]
     path = tmp_path / 'a.pth'
     torch.save(dict(state_dict=model.state_dict(), meta=dict(folder=Path('x'))), path)
     tool = (sys.executable, 'tools/model_converters/export_branch.py', path, tmp_path / 'out.pth')
