@@ -3,6 +3,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -26,6 +27,7 @@ MMENGINE_HOOKS = (
     'checkpoint',
 )
 TORCHRUN_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
+GLOO_LETS_GO = 0.5  # seconds
 
 
 def _dicts(node: Any) -> Iterator[dict]:
@@ -218,8 +220,11 @@ def build_runner(cfg: Config) -> Runner:
 def close_process_group() -> None:
     """Leave the group of processes, if there is one, all at the same time.
 
-    A process that leaves gloo while another still waits for it can abort the run at its end.
+    A process that leaves gloo while another still waits for it can abort the run at its end. So can
+    one that ends while a thread of gloo still has a tensor of Python's to let go of, for which it
+    needs the interpreter; PyTorch has no call that waits for this.
     """
     if is_distributed():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        time.sleep(GLOO_LETS_GO)
