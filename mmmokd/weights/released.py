@@ -8,40 +8,46 @@ from torch import Tensor
 
 from mmmokd.utils.state_dict import name_some, strip_module_prefix
 
+from .vit_names import VIT_NAMES, name_pattern, rename
+
 # The released loss modules, by our head; {0} is the branch itself, {1} its peer.
 _CENTRES = {
     'loss_{0}_fn': 'sm',
     'loss_{0}_thead_fn': 'st',
     'loss_{0}_ct_fn': 'cm.{1}',
 }
-# Released name and ours, tried in order on a key without network prefix.
-_RENAMES = (
-    (r'head\.(?=mlp|last_layer)', 'projector.'),
-    (r'transhead\.patch_embed\.', 'search_head.projection.'),
-    (r'transhead\.', 'search_head.'),
-    (r'backbone\.blocks\.', 'backbone.layers.'),
-    (r'backbone\.patch_embed\.proj\.', 'backbone.patch_embed.projection.'),
-    (r'backbone\.norm\.', 'backbone.ln1.'),
-)
-_BLOCK_RENAMES = (
-    ('.norm1.', '.ln1.'),
-    ('.norm2.', '.ln2.'),
-    ('.mlp.fc1.', '.ffn.layers.0.0.'),
-    ('.mlp.fc2.', '.ffn.layers.1.'),
-)
-_LAST_RENAMES = (
-    ('last_layer.weight_g', 'last_layer.parametrizations.weight.original0'),
-    ('last_layer.weight_v', 'last_layer.parametrizations.weight.original1'),
-)
-_REVERSED = (
-    (r'projector\.', 'head.'),
-    (r'search_head\.projection\.', 'transhead.patch_embed.'),
-    (r'search_head\.', 'transhead.'),
-    (r'backbone\.layers\.', 'backbone.blocks.'),
-    (r'backbone\.patch_embed\.projection\.', 'backbone.patch_embed.proj.'),
-    (r'backbone\.ln1\.', 'backbone.norm.'),
-)
-_BLOCK = re.compile(r'(layers|blocks)\.\d+\.')
+# Templates of names (`name_pattern`), theirs to ours. Their ViT has timm's names, ours mmpretrain's.
+_VIT = {theirs: VIT_NAMES['mmpretrain'][part] for part, theirs in VIT_NAMES['timm'].items()}
+_BACKBONE = {f'backbone.{theirs}': f'backbone.{ours}' for theirs, ours in _VIT.items()}
+# A search head has the ViT's blocks, but both sides call them `blocks`.
+_BLOCKS = {
+    f'transhead.{theirs}': f'search_head.{ours.replace("layers", "blocks", 1)}'
+    for theirs, ours in _VIT.items()
+    if '{n}' in theirs
+}
+_GAIN = 'last_layer.parametrizations.weight.original0'
+_DIRECTION = 'last_layer.parametrizations.weight.original1'
+_PATCH_EMBED = 'transhead.patch_embed.weight'  # a 1x1 convolution, a linear layer of ours
+_HEADS = {
+    'head.mlp.{n}.{leaf}': 'projector.mlp.{n}.{leaf}',
+    'head.last_layer.weight_g': f'projector.{_GAIN}',
+    'head.last_layer.weight_v': f'projector.{_DIRECTION}',
+    'transhead.patch_embed.{leaf}': 'search_head.projection.{leaf}',
+    'transhead.pos_embed': 'search_head.pos_embed',
+    **_BLOCKS,
+    'transhead.norm.{leaf}': 'search_head.norm.{leaf}',
+    'transhead.last_layer.weight_g': f'search_head.{_GAIN}',
+    'transhead.last_layer.weight_v': f'search_head.{_DIRECTION}',
+}
+# A weight that the released code does not have goes with its part, where loading will tell of it.
+_OTHERS = {
+    'backbone.blocks.{rest}': 'backbone.layers.{rest}',
+    'head.{rest}': 'projector.{rest}',
+    'transhead.{rest}': 'search_head.{rest}',
+}
+_TO_OURS = _BACKBONE | _HEADS | _OTHERS
+_TO_THEIRS = {ours: theirs for theirs, ours in _TO_OURS.items()}
+_RESNET = re.compile(r'backbone\.(conv1|bn1|layer[1-4]\.\d+\.\w+(\.\d)?)\.\w+')
 NETWORKS = ('student_cnn', 'teacher_cnn', 'student_vit', 'teacher_vit')
 # A part of each kind that every released network has, and all that one can have.
 _PARTS = {
@@ -53,17 +59,9 @@ _PARTS = {
         'transhead.last_layer.',
     ),
 }
-_ENCODER_BLOCK = r'blocks\.\d+\.(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.(weight|bias)'
-_HEADS = (
-    r'head\.(mlp\.\d+\.(weight|bias)|last_layer\.weight_[gv])|transhead\.(pos_embed|'
-    rf'patch_embed\.(weight|bias)|{_ENCODER_BLOCK}|norm\.(weight|bias)|last_layer\.weight_[gv])'
-)
 _PLACES = {
-    'cnn': re.compile(rf'backbone\.(conv1|bn1|layer[1-4]\.\d+\.\w+(\.\d)?)\.\w+|{_HEADS}'),
-    'vit': re.compile(
-        rf'backbone\.(cls_token|pos_embed|patch_embed\.proj\.(weight|bias)|{_ENCODER_BLOCK}|'
-        rf'norm\.(weight|bias))|{_HEADS}'
-    ),
+    'cnn': (_RESNET, *map(name_pattern, _HEADS)),
+    'vit': tuple(map(name_pattern, _BACKBONE | _HEADS)),
 }
 
 
@@ -90,10 +88,11 @@ def from_released(
     state = {}
     for their, ours in zip(theirs, branches, strict=True):
         for network in ('student', 'teacher'):
-            for key, value in strip_module_prefix(checkpoint[f'{network}_{their}']).items():
-                if key.startswith('transhead.patch_embed.weight'):
-                    value = value.flatten(1)
-                state[f'branches.{ours}.{network}.{_to_ours(key)}'] = value
+            weights = strip_module_prefix(checkpoint[f'{network}_{their}'])
+            if _PATCH_EMBED in weights:
+                weights[_PATCH_EMBED] = weights[_PATCH_EMBED].flatten(1)
+            for key, value in weights.items():
+                state[f'branches.{ours}.{network}.{rename(key, _TO_OURS)}'] = value
     for (their, _), (ours, peer) in zip(
         (theirs, theirs[::-1]), (branches, branches[::-1]), strict=True
     ):
@@ -130,12 +129,9 @@ def to_released(
             if not weights:
                 found = sorted({k.split('.')[1] for k in state_dict if k.startswith('branches.')})
                 raise ValueError(f'no branch {ours!r} in the checkpoint; it has {found}')
-            renamed = {
-                _to_theirs(key): value[:, :, None, None]
-                if key == 'search_head.projection.weight'
-                else value
-                for key, value in weights.items()
-            }
+            renamed = {rename(key, _TO_THEIRS): value for key, value in weights.items()}
+            if _PATCH_EMBED in renamed:
+                renamed[_PATCH_EMBED] = renamed[_PATCH_EMBED][:, :, None, None]
             _check_architecture(renamed, their, ours)
             checkpoint[f'{network}_{their}'] = {f'module.{k}': v for k, v in renamed.items()}
         for module, head in _CENTRES.items():
@@ -173,7 +169,8 @@ def _check_networks(checkpoint: dict) -> None:
 
 def _check_architecture(weights: dict[str, Tensor], kind: str, branch: str) -> None:
     """Make sure that a branch, its weights renamed, is a network as the released code has them."""
-    strange = [key for key in weights if not _PLACES[kind].fullmatch(key)]
+    places = _PLACES[kind]
+    strange = [key for key in weights if not any(place.fullmatch(key) for place in places)]
     lacking = [part for part in _PARTS[kind] if not any(key.startswith(part) for key in weights)]
     if strange or lacking:
         raise ValueError(
@@ -186,27 +183,3 @@ def _check_architecture(weights: dict[str, Tensor], kind: str, branch: str) -> N
             )
             + '. The order is CNN, then ViT'
         )
-
-
-def _to_ours(key: str) -> str:
-    in_block = _BLOCK.search(key)
-    key = _rename(key, _RENAMES)
-    for old, new in (_BLOCK_RENAMES if in_block else ()) + _LAST_RENAMES:
-        key = key.replace(old, new)
-    return key
-
-
-def _to_theirs(key: str) -> str:
-    in_block = _BLOCK.search(key)
-    key = _rename(key, _REVERSED)
-    for old, new in (_BLOCK_RENAMES if in_block else ()) + _LAST_RENAMES:
-        key = key.replace(new, old)
-    return key
-
-
-def _rename(key: str, renames) -> str:
-    for pattern, replacement in renames:
-        renamed, count = re.subn('^' + pattern, replacement, key)
-        if count:
-            return renamed
-    return key

@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -61,15 +62,38 @@ VIT_NAMES = {
 }
 
 
-def _pattern(template: str) -> re.Pattern:
-    escaped = re.escape(template).replace(r'\{n\}', r'(?P<n>\d+)')
-    return re.compile(escaped.replace(r'\{leaf\}', '(?P<leaf>weight|bias)'))
+@cache
+def name_pattern(template: str) -> re.Pattern:
+    """What the names that a template stands for look like.
+
+    Args:
+        template (str): A name with ``{n}`` for a number, ``{leaf}`` for 'weight' or 'bias', and
+            ``{rest}`` for any end of a name.
+
+    Returns:
+        re.Pattern: To be matched in full; its groups are the template's fields.
+    """
+    pattern = re.escape(template)
+    for field, values in (('n', r'\d+'), ('leaf', 'weight|bias'), ('rest', '.+')):
+        pattern = pattern.replace(rf'\{{{field}\}}', f'(?P<{field}>{values})')
+    return re.compile(pattern)
 
 
-_PATTERNS = {
-    library: {part: _pattern(template) for part, template in names.items()}
-    for library, names in VIT_NAMES.items()
-}
+def rename(name: str, names: Mapping[str, str]) -> str:
+    """Give a weight another name.
+
+    Args:
+        name (str): The name that it has.
+        names (Mapping[str, str]): Templates (:func:`name_pattern`) of new names by those of old
+            ones; the first that fits is taken.
+
+    Returns:
+        str: The new name, or the old one if no template fits.
+    """
+    for old, new in names.items():
+        if found := name_pattern(old).fullmatch(name):
+            return new.format(**found.groupdict())
+    return name
 
 
 def vit_library(keys: Iterable[str]) -> str | None:
@@ -101,14 +125,9 @@ def rename_vit(weights: Mapping[str, Tensor], source: str, target: str) -> dict[
         dict[str, Tensor]: The same weights; those without a name in ``source``, as a classifier's,
         keep theirs.
     """
-    renamed = {}
-    for key, value in weights.items():
-        for part, pattern in _PATTERNS[source].items():
-            if found := pattern.fullmatch(key):
-                key = VIT_NAMES[target][part].format(**found.groupdict())
-                break
-        renamed[key] = value
-    return renamed
+    parts = VIT_NAMES[source]
+    names = {template: VIT_NAMES[target][part] for part, template in parts.items()}
+    return {rename(key, names): value for key, value in weights.items()}
 
 
 def resize_pos_embed(pos_embed: Tensor, num_tokens: int, where: str) -> Tensor:
