@@ -98,16 +98,7 @@ def linear_probe(
     lrs = check_probe_settings(lrs, epochs, batch_size)
     device = torch.device(device) if device is not None else queries.device
     settings = dict(epochs=epochs, batch_size=batch_size, seed=seed, device=device)
-    held_out = {}
-    if len(lrs) > 1:
-        held = _hold_out(bank_labels, held_out_share, seed)
-        rows = (~held).nonzero().flatten()
-        classifiers = train_linear(bank, bank_labels, num_classes, lrs, rows=rows, **settings)
-        classes = classify_linear(classifiers, bank[held], topk=1)[..., 0]  # (L, number held out)
-        hits = (classes == bank_labels[held].to(classes)).double().mean(dim=1)
-        held_out = dict(zip(lrs, (100 * hits).tolist(), strict=True))
-    # max() takes the first of equals, and the rates ascend.
-    lr = max(lrs, key=lambda rate: held_out.get(rate, 0.0))
+    lr, held_out = _choose_rate(bank, bank_labels, num_classes, lrs, held_out_share, settings)
     classifiers = train_linear(bank, bank_labels, num_classes, [lr], **settings)
     return LinearProbe(classify_linear(classifiers, queries, topk)[0], lr, held_out)
 
@@ -181,12 +172,11 @@ def train_linear(
     # (C, L * K): one matrix product serves all classifiers.
     weight = first.to(device, dtype).repeat(1, rates)
     bias = weight.new_zeros(rates * num_classes)
-    weight_velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
+    velocities = torch.zeros_like(weight), torch.zeros_like(bias)
     base = torch.tensor(lrs, dtype=dtype, device=device).repeat_interleave(num_classes)
     base = base * batch_size / BASE_BATCH_SIZE  # (L * K, )
     rows = torch.arange(len(features)) if rows is None else rows
     rows = rows.to(features.device)
-    negligible = 1e8 * torch.finfo(dtype).tiny
     with torch.autocast(device.type, enabled=False):
         for epoch in range(epochs):
             step = base * (0.5 * (1 + math.cos(math.pi * epoch / epochs)))
@@ -194,17 +184,7 @@ def train_linear(
             for batch in order.split(batch_size):
                 x = features[batch].to(device, dtype)  # (B, C)
                 y = labels[batch.to(labels.device)].to(device)
-                logits = torch.addmm(bias, x, weight).unflatten(1, (rates, num_classes))
-                # The gradient of the mean cross-entropy: (softmax - one-hot) / B.
-                grad = logits.softmax(dim=2)
-                grad[torch.arange(len(y), device=device), :, y] -= 1
-                # CPUs multiply denormal numbers a hundred times slower, and such numbers are lost in
-                # the sum anyway.
-                grad = F.hardshrink(grad.flatten(1) / len(y), negligible)  # (B, L * K)
-                weight_velocity.mul_(MOMENTUM).addmm_(x.T, grad)
-                bias_velocity.mul_(MOMENTUM).add_(grad.sum(dim=0))
-                weight.addcmul_(weight_velocity, step, value=-1)
-                bias.addcmul_(bias_velocity, step, value=-1)
+                _sgd_step(weight, bias, velocities, x, y, step, num_classes)
     weight = weight.unflatten(1, (rates, num_classes)).transpose(0, 1)
     return LinearClassifiers(weight, bias.unflatten(0, (rates, num_classes)))
 
@@ -233,6 +213,52 @@ def classify_linear(
             scores = features[rows].to(weight) @ weight + bias[:, None]  # (L, B, K)
             out[:, rows, :found] = scores.topk(found, dim=2).indices.to(out.device)
     return out
+
+
+def _sgd_step(
+    weight: Tensor,
+    bias: Tensor,
+    velocities: tuple[Tensor, Tensor],
+    x: Tensor,
+    y: Tensor,
+    step: Tensor,
+    num_classes: int,
+) -> None:
+    """One step of L classifiers on a batch, in place: weight (C, L * K), bias and step (L * K, )."""
+    logits = torch.addmm(bias, x, weight).unflatten(1, (-1, num_classes))  # (B, L, K)
+    # The gradient of the mean cross-entropy: (softmax - one-hot) / B.
+    grad = logits.softmax(dim=2)
+    grad[torch.arange(len(y), device=y.device), :, y] -= 1
+    # CPUs multiply denormal numbers a hundred times slower, and such numbers are lost in the sum
+    # anyway.
+    negligible = 1e8 * torch.finfo(grad.dtype).tiny
+    grad = F.hardshrink(grad.flatten(1) / len(y), negligible)  # (B, L * K)
+    weight_velocity, bias_velocity = velocities
+    weight_velocity.mul_(MOMENTUM).addmm_(x.T, grad)
+    bias_velocity.mul_(MOMENTUM).add_(grad.sum(dim=0))
+    weight.addcmul_(weight_velocity, step, value=-1)
+    bias.addcmul_(bias_velocity, step, value=-1)
+
+
+def _choose_rate(
+    bank: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    lrs: tuple[float, ...],
+    share: float,
+    settings: dict,
+) -> tuple[float, dict[float, float]]:
+    """The best of ascending learning rates on a held-out share, and the top-1 there of each."""
+    if len(lrs) == 1:
+        return lrs[0], {}
+    held = _hold_out(labels, share, settings['seed'])
+    rows = (~held).nonzero().flatten()
+    classifiers = train_linear(bank, labels, num_classes, lrs, rows=rows, **settings)
+    classes = classify_linear(classifiers, bank[held], topk=1)[..., 0]  # (L, number held out)
+    hits = (classes == labels[held].to(classes)).double().mean(dim=1)
+    held_out = dict(zip(lrs, (100 * hits).tolist(), strict=True))
+    # max() takes the first of equals, and the rates ascend.
+    return max(lrs, key=held_out.get), held_out
 
 
 def _hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
