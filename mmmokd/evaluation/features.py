@@ -64,6 +64,29 @@ def extract_features(
     """
     model = get_ori_model(model)
     order = sample_order(dataloader)
+    store = _extract_share(
+        model, dataloader, len(order), networks, fp16, last_blocks or 1, before_iter, after_iter
+    )
+    merged = gather_by_index(store, order, len(dataloader.dataset), on_all_ranks)
+    if merged is None:
+        return None
+    labels = merged.pop('labels')
+    if last_blocks is None:
+        merged = {name: values.flatten(1) for name, values in merged.items()}
+    return merged, labels
+
+
+def _extract_share(
+    model: nn.Module,
+    dataloader: DataLoader,
+    size: int,
+    networks: Sequence[str],
+    fp16: bool,
+    last_blocks: int,
+    before_iter: IterCallback | None,
+    after_iter: IterCallback | None,
+) -> dict[str, Tensor]:
+    """Features, and 'labels', of the ``size`` images that this process's sampler gives."""
     store: dict[str, Tensor] = {}
     done = 0
     with evaluation_mode(model):
@@ -73,24 +96,18 @@ def extract_features(
             labels = read_labels(batch, dataloader)
             rows = slice(done, done + len(labels))
             with autocast(enabled=fp16):
-                features = batch_features(model, batch, networks, last_blocks or 1)
+                features = batch_features(model, batch, networks, last_blocks)
             for name, values in (*features.items(), ('labels', labels)):
                 if name not in store:
                     # Allocated once: a list of batches would need twice the memory to be joined.
-                    store[name] = torch.empty(len(order), *values.shape[1:], dtype=values.dtype)
+                    store[name] = torch.empty(size, *values.shape[1:], dtype=values.dtype)
                 _put(store[name], rows, values, name)
             done = rows.stop
             if after_iter is not None:
                 after_iter(index, batch)
-    if done != len(order):
-        raise ValueError(f'the dataloader gave {done} images where its sampler has {len(order)}')
-    merged = gather_by_index(store, order, len(dataloader.dataset), on_all_ranks)
-    if merged is None:
-        return None
-    labels = merged.pop('labels')
-    if last_blocks is None:
-        merged = {name: values.flatten(1) for name, values in merged.items()}
-    return merged, labels
+    if done != size:
+        raise ValueError(f'the dataloader gave {done} images where its sampler has {size}')
+    return store
 
 
 def _put(store: Tensor, rows: slice, values: Tensor, name: str) -> None:
