@@ -60,6 +60,13 @@ VIT_NAMES = {
         fc2='encoder.layers.encoder_layer_{n}.mlp.3.{leaf}',
     ),
 }
+# Of a block, but of no plain ViT, as a layer scale.
+BLOCK_NAMES = {
+    'mmpretrain': 'layers.{n}.{rest}',
+    'mmseg': 'layers.{n}.{rest}',
+    'timm': 'blocks.{n}.{rest}',
+    'torchvision': 'encoder.layers.encoder_layer_{n}.{rest}',
+}
 
 
 @cache
@@ -123,10 +130,12 @@ def rename_vit(weights: Mapping[str, Tensor], source: str, target: str) -> dict[
 
     Returns:
         dict[str, Tensor]: The same weights; those without a name in ``source``, as a classifier's,
-        keep theirs.
+        keep theirs, but in a block of ``target`` if they are of one: it shows there that they are
+        left over.
     """
     parts = VIT_NAMES[source]
     names = {template: VIT_NAMES[target][part] for part, template in parts.items()}
+    names[BLOCK_NAMES[source]] = BLOCK_NAMES[target]
     return {rename(key, names): value for key, value in weights.items()}
 
 

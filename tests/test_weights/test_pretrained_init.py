@@ -239,6 +239,18 @@ def test_branch_starts_from_timm(tmp_path):
             assert torch.allclose(network.extract(images).pooled, expected, atol=1e-5)
 
 
+def test_branch_refuses_layer_scale_that_its_vit_lacks(tmp_path):
+    model = timm.create_model(
+        'vit_tiny_patch16_224',
+        img_size=IMAGE_SIZE,
+        depth=VIT['arch']['num_layers'],
+        init_values=1e-5,
+    )
+    torch.save(model.state_dict(), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'has no place for: .*ls1\.gamma'):
+        branch_from(tmp_path / 'a.pth', vit=True)
+
+
 def test_branch_starts_from_the_authors_format(tmp_path):
     source = build(mokd_cfg())
     for branch in source.branches.values():  # the authors' ViT has a search head without projection
