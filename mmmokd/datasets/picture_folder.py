@@ -23,6 +23,7 @@ PICTURE_EXTENSIONS = (
 )
 # So many listed paths, spread evenly, are looked up before training; all would take minutes.
 NUM_PROBED = 100
+NUM_ENDINGS = 5
 
 
 @DATASETS.register_module()
@@ -30,7 +31,8 @@ class PictureFolder(CustomDataset):
     """A folder of pictures: nested or not, with or without class folders, no annotation file.
 
     ``dict(type='mmmokd.PictureFolder', data_root='/my/pictures', pipeline=...)`` is enough. Hidden
-    files and folders are skipped, linked folders are followed, and the order is by path.
+    files and folders are skipped, linked folders are followed, and the order is by path. How many
+    pictures were found is logged, with the endings of files that are not taken for pictures.
 
     Args:
         data_root (str): The folder; '~' is expanded. Defaults to ''.
@@ -123,6 +125,7 @@ class PictureFolder(CustomDataset):
         pictures = sorted(filter(self.is_valid_file, files))
         if not pictures:
             self._raise_no_picture(files)
+        self._log_found(files, len(pictures))
         return self._label_by_folder(pictures) if self.with_label else pictures
 
     def _check_folder(self) -> None:
@@ -136,13 +139,29 @@ class PictureFolder(CustomDataset):
             raise FileNotFoundError(f'The folder of pictures, {folder}, is not there.')
 
     def _raise_no_picture(self, files: list[str]) -> NoReturn:
-        endings = Counter(osp.splitext(path)[1].lower() or 'no ending' for path in files)
-        found = ', '.join(f'{count} x {ending}' for ending, count in endings.most_common(5))
+        held = f'it holds {len(files)} files ({_count_endings(files)})'
         raise ValueError(
-            f'No picture in the folder {osp.abspath(self.img_prefix)}: '
-            + (f'it holds {len(files)} files ({found})' if files else 'it is empty')
+            f'No picture in the folder {self._folder_name()}: '
+            + (held if files else 'it is empty')
             + f'; pictures end in {", ".join(sorted(self.extensions))}.'
         )
+
+    def _log_found(self, files: list[str], num_pictures: int) -> None:
+        """Say how many pictures there are, and which files are not taken for pictures."""
+        logger = MMLogger.get_current_instance()
+        found = f'{num_pictures} pictures in {self._folder_name()}'
+        left_out = [path for path in files if not self.is_valid_file(path)]
+        if left_out:
+            logger.warning(
+                f'{found}; other files are left out: {len(left_out)} ({_count_endings(left_out)}). '
+                'Pictures among them must be converted; what is read ends in '
+                f'{", ".join(sorted(self.extensions))}.'
+            )
+        else:
+            logger.info(found)
+
+    def _folder_name(self) -> str:
+        return osp.abspath(self.img_prefix) if self.is_local else self.img_prefix
 
     def _label_by_folder(self, pictures: list[str]) -> list[tuple[str, int]]:
         in_folders = [path for path in pictures if '/' in path]
@@ -216,6 +235,13 @@ class PictureFolder(CustomDataset):
     def _rand_another(self) -> int:
         # mmengine draws from numpy's global generator, which repeats itself in every epoch.
         return torch.randint(len(self), (), generator=self.generator.get()).item()
+
+
+def _count_endings(paths: list[str]) -> str:
+    """The commonest endings of files, as '3 x .heic, 1 x no ending'."""
+    endings = Counter(osp.splitext(path)[1].lower() or 'no ending' for path in paths)
+    named = [f'{count} x {ending}' for ending, count in endings.most_common(NUM_ENDINGS)]
+    return ', '.join(named + ['...'] * (len(endings) > NUM_ENDINGS))
 
 
 def _walk_folder(root: str) -> Iterator[str]:

@@ -84,6 +84,19 @@ def test_extensions(tmp_path):
             PictureFolder(str(tmp_path), extensions=wrong)
 
 
+def test_the_log_says_what_was_found_and_what_was_left_out(tmp_path, read_log):
+    put(tmp_path, 'a.png', 'b/c.jpg', '.hidden.txt')
+    PictureFolder(str(tmp_path))
+    (line,) = read_log()
+    assert line.endswith(f'INFO - 2 pictures in {tmp_path}')
+    for name in ('1.HEIC', 'b/2.heic', '3.heic', 'b/README'):
+        (tmp_path / name).write_text('not for us')
+    PictureFolder(str(tmp_path))
+    line = read_log()[-1]
+    found = f'2 pictures in {tmp_path}; other files are left out: 4 (3 x .heic, 1 x no ending). '
+    assert f'WARNING - {found}' in line
+
+
 def test_lazy_subset_and_copy(tmp_path):
     put(tmp_path, *NESTED)
     dataset = PictureFolder(str(tmp_path), lazy_init=True)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import BaseDataset, worker_init_fn
-from mmengine.logging import MMLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -37,16 +36,8 @@ def load(path, **kwargs):
 
 
 @pytest.fixture
-def messages(tmp_path):
-    """What goes into the log file, from this process and from forked workers."""
-    log_file = tmp_path / 'log' / 'run.log'
-    log_file.parent.mkdir()
-    current = MMLogger._instance_dict
-    saved = dict(current)
-    MMLogger.get_instance('test_loading', log_file=str(log_file), log_level='INFO')
-    yield lambda: [line for line in log_file.read_text().splitlines() if 'Unreadable' in line]
-    current.clear()
-    current.update(saved)
+def messages(read_log):
+    return lambda: [line for line in read_log() if 'Unreadable' in line]
 
 
 # ----------------------------------------------------------------------------------- modes
