@@ -32,6 +32,7 @@ CIFAR = MOKD / 'mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
 FOLDER = MOKD / 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'
 PARTS = ('backbone', 'projector', 'search_head')
 OUR_HOOKS = {
+    'AccumulatedLRHook',
     'EMATeacherHook',
     'HeadScheduleHook',
     'PrototypeFreezeHook',
@@ -248,7 +249,8 @@ class ReadSchedule(Hook):
 
 
 @pytest.mark.parametrize(
-    ('batch_size', 'accumulative_counts'), [(256, 1), (64, 1), (64, 4), (1024, 1)]
+    ('batch_size', 'accumulative_counts'),
+    [(256, 1), (64, 1), (64, 2), (64, 4), (256, 4), (1024, 1)],
 )
 def test_paper_schedules(tmp_path, data_roots, batch_size, accumulative_counts):
     cfg = small_config(PAPER, tmp_path, data_roots)
@@ -260,7 +262,6 @@ def test_paper_schedules(tmp_path, data_roots, batch_size, accumulative_counts):
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=1281167, dataset=picture)
     cfg.train_dataloader.batch_size = batch_size
     cfg.optim_wrapper.accumulative_counts = accumulative_counts
-    cfg.auto_scale_lr.base_batch_size = 256 / accumulative_counts
     epoch_length = 1281167 // batch_size
     iterations = [
         0,

@@ -1,19 +1,18 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 max_epochs = 100
 warmup_epochs = 10
-accumulative_counts = 1  # batches a step of the optimizer, where memory is short
-# Learning rates are for a step of 256 pictures and follow the batch size of the run.
-pictures_per_step = 256
 
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)
-auto_scale_lr = dict(base_batch_size=pictures_per_step / accumulative_counts, enable=True)
+# Learning rates are for a step of 256 pictures, and follow those of the run's step: batch size x
+# processes x accumulative_counts.
+auto_scale_lr = dict(base_batch_size=256, enable=True)
 
 optim_wrapper = dict(
     constructor='mmmokd.BranchOptimWrapperConstructor',
     type='AmpOptimWrapper',  # 'OptimWrapper' without mixed precision
     dtype='float16',
     loss_scale='dynamic',
-    accumulative_counts=accumulative_counts,
+    accumulative_counts=1,  # batches a step of the optimizer: more where memory is short
     clip_grad=dict(max_norm=3.0, per_parameter=True),
     branches=dict(
         cnn=dict(
@@ -50,4 +49,4 @@ param_scheduler = dict(
     vit=transformer('main'),
 )
 # Used above only; deleted, so that to override them from outside is an error.
-del max_epochs, warmup_epochs, accumulative_counts, pictures_per_step
+del max_epochs, warmup_epochs

@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .accumulated_lr_hook import AccumulatedLRHook
 from .checkpoint_check_hook import CheckpointCheckHook
 from .collapse_monitor_hook import CollapseMonitorHook
 from .data_health_hook import DataHealthHook
@@ -9,6 +10,7 @@ from .non_finite_loss_hook import NonFiniteLossHook
 from .prototype_freeze_hook import PrototypeFreezeHook
 
 __all__ = [
+    'AccumulatedLRHook',
     'CheckpointCheckHook',
     'CollapseMonitorHook',
     'DataHealthHook',

@@ -131,7 +131,8 @@ class WarmupCosineParamScheduler(_ParamScheduler):
     def _scheduled(self, step: int, base: float) -> float:
         final = self.final
         if self.param_name == 'lr' and base < final:
-            if not self._warned:
+            # Not at once: before the first step a peak may still be scaled.
+            if self.last_step > 0 and not self._warned:
                 self._warned = True
                 print_log(
                     f'The peak learning rate {base:g} of {self.part!r} is below its final value '
