@@ -34,6 +34,7 @@ PARTS = ('backbone', 'projector', 'search_head')
 OUR_HOOKS = {
     'AccumulatedLRHook',
     'EMATeacherHook',
+    'EpochSeedHook',
     'HeadScheduleHook',
     'PrototypeFreezeHook',
     'DataHealthHook',

@@ -15,6 +15,7 @@ default_hooks = dict(
     head_schedule=dict(type='mmmokd.HeadScheduleHook'),
     prototype_freeze=dict(type='mmmokd.PrototypeFreezeHook', freeze_epochs=1),
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
+    epoch_seed=dict(type='mmmokd.EpochSeedHook'),  # resumed runs draw the same drop path
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
     collapse_monitor=dict(type='mmmokd.CollapseMonitorHook', interval=50),
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),

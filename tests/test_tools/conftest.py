@@ -125,7 +125,7 @@ model = dict(
                     num_heads=2,
                     feedforward_channels=48),
                 img_size=64,
-                drop_path_rate=0.0),
+                drop_path_rate=0.5),
             projector=dict(projector, in_channels=24),
             search_head=dict(search_head, in_channels=24, grid_size=4))))
 default_hooks = dict(

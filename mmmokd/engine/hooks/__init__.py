@@ -4,6 +4,7 @@ from .checkpoint_check_hook import CheckpointCheckHook
 from .collapse_monitor_hook import CollapseMonitorHook
 from .data_health_hook import DataHealthHook
 from .ema_teacher_hook import EMATeacherHook
+from .epoch_seed_hook import EpochSeedHook
 from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
 from .non_finite_loss_hook import NonFiniteLossHook
@@ -15,6 +16,7 @@ __all__ = [
     'CollapseMonitorHook',
     'DataHealthHook',
     'EMATeacherHook',
+    'EpochSeedHook',
     'HeadScheduleHook',
     'InitialValHook',
     'NonFiniteLossHook',
