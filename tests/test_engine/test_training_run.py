@@ -4,9 +4,12 @@
 The branches have group norms, so a batch in two halves is a batch.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
-from mokd_testing import train, worst_difference
+from mmengine.hooks import Hook
+from mokd_testing import build_runner, short_log, train, worst_difference
 
 
 def optimizer_states(runner):
@@ -77,3 +80,45 @@ def test_resumed_run_equals_an_uninterrupted_one(runner_cfg, counts, after):
     assert settings_of(resumed) == settings_of(whole)
     momenta = [r.message_hub.get_scalar('train/ema_momentum').current() for r in (resumed, whole)]
     assert momenta[0] == momenta[1]
+
+
+class Scheduled(Hook):
+    """All that is scheduled, as every iteration leaves it; settings as it finds them."""
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.seen = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.settings = settings_of(runner)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        scalars = runner.message_hub.log_scalars
+        keys = ('ema_momentum', 'cnn.teacher_temp', 'vit.teacher_temp', 'vit.teacher_temp_cross')
+        values = [scalars[f'train/{key}'].current() for key in keys]
+        self.seen.append((self.settings, values))
+
+
+@pytest.mark.parametrize('epochs', [2, 4])
+def test_resumed_run_follows_its_new_length(runner_cfg, epochs):
+    """Rates, decay, EMA momentum and temperatures are those of a run that has it from the start."""
+
+    def cfg(folder, max_epochs, **kwargs):
+        made = runner_cfg(folder, length=6, batch_size=2, max_epochs=max_epochs, **kwargs)
+        made.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+        return made
+
+    first = cfg('first', 3)
+    train(first)
+    whole, resumed = Scheduled(), Scheduled()
+    train(cfg('whole', epochs), whole)
+    done = min(epochs - 1, 3)
+    checkpoint = f'{first.work_dir}/epoch_{done}.pth'
+    runner = build_runner(cfg('resumed', epochs, resume=True, load_from=checkpoint), resumed)
+    with short_log():
+        runner.train()
+    assert len(resumed.seen) == 3
+    assert resumed.seen == whole.seen[3 * done :]
+    (log,) = Path(runner.log_dir).glob('*.log')
+    assert log.read_text().count(f'run of 9 iterations, and this one has {3 * epochs}') == 1

@@ -1,5 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import logging
 import math
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
@@ -15,7 +17,9 @@ class WarmupCosineParamScheduler(_ParamScheduler):
 
     Unlike mmengine's chainable schedulers it computes each value from the step alone, counts
     optimizer steps also under gradient accumulation, moves only the groups of its part (see
-    :class:`BranchOptimWrapperConstructor`), and leaves groups without weight decay without.
+    :class:`BranchOptimWrapperConstructor`), and leaves groups without weight decay without. A
+    resumed run follows its config, also where that has changed: the checkpoint says only how many
+    iterations are done.
 
     Args:
         optimizer (OptimWrapper): A branch's optimizer wrapper.
@@ -116,6 +120,27 @@ class WarmupCosineParamScheduler(_ParamScheduler):
             )
         end = INF if end >= INF else end * epoch_length
         return cls(*args, warmup=round(warmup * epoch_length), end=end, by_epoch=False, **kwargs)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state_dict (dict): Of the scheduler that was; only the iterations done are taken.
+        """
+        if state_dict['end'] != self.end:
+            # A warning, of which the log shows one, though every schedule says it.
+            print_log(
+                f'The checkpoint is of a run of {state_dict["end"]} iterations, and this one has '
+                f'{self.end}: its schedules follow the new length.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self._global_step = state_dict['_global_step']
+        # It does not count the step after the last; in a longer run that is one like the others.
+        self.last_step = min(self._global_step, self.end - 1)
+        self._last_value = self._get_value()
+        for group, value in zip(self.optimizer.param_groups, self._last_value, strict=True):
+            group[self.param_name] = value
 
     def _get_value(self) -> list[float]:
         step = self.last_step // self.accumulative_counts

@@ -128,6 +128,31 @@ def test_state():
         assert other.get_last_value() == scheduler.get_last_value()
 
 
+@pytest.mark.parametrize('done', [1, 4, 9, 10])
+@pytest.mark.parametrize('end', [6, 10, 16])
+def test_state_of_a_run_of_another_length(done, end, monkeypatch):
+    """As if the run had had the new length, final value and peak from the start."""
+    from mmmokd.engine.schedulers import warmup_cosine_param_scheduler as module
+
+    messages = []
+    monkeypatch.setattr(module, 'print_log', lambda text, **kwargs: messages.append(text))
+    first = build(warmup=3, final=0.05)
+    for _ in range(done):
+        first.step()
+    groups = [dict(lr=0.2)]
+    other = build(groups, warmup=2, end=end)
+    # A Runner loads the optimizer's state first, which has the rates of the checkpoint.
+    other.optimizer.load_state_dict(first.optimizer.state_dict())
+    other.load_state_dict(first.state_dict())
+    for step in range(done, end + 2):
+        expected = expected_value(min(step, end - 1), end, 2, 0.2, 0.01)
+        assert other.get_last_value() == pytest.approx([expected], rel=1e-12)
+        assert other.optimizer.param_groups[0]['lr'] == other.get_last_value()[0]
+        other.step()
+    assert len(messages) == (end != 10)
+    assert all(f'a run of 10 iterations, and this one has {end}' in text for text in messages)
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
