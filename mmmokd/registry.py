@@ -14,6 +14,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISBACKENDS as MMENGINE_VISBACKENDS
 from mmengine.registry import Registry
 
 DATASETS = Registry(
@@ -43,6 +44,12 @@ LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmmokd', locations=['mmmo
 METRICS = Registry(
     'metric', parent=MMENGINE_METRICS, scope='mmmokd', locations=['mmmokd.evaluation']
 )
+VISBACKENDS = Registry(
+    'vis_backend',
+    parent=MMENGINE_VISBACKENDS,
+    scope='mmmokd',
+    locations=['mmmokd.visualization'],
+)
 
 __all__ = [
     'DATASETS',
@@ -53,4 +60,5 @@ __all__ = [
     'OPTIM_WRAPPER_CONSTRUCTORS',
     'PARAM_SCHEDULERS',
     'TRANSFORMS',
+    'VISBACKENDS',
 ]

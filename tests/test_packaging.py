@@ -72,7 +72,7 @@ def test_requirements_parse_and_agree_with_the_constraints():
     for line in requirement_lines(ROOT / 'requirements' / 'constraints.txt'):
         requirement = Requirement(line)
         pins[requirement.name.lower().replace('_', '-')] = requirement
-    tried = ('runtime', 'mminstall', 'optional', 'tests', 'det', 'seg', 'ops')
+    tried = ('runtime', 'mminstall', 'optional', 'tests', 'det', 'seg', 'ops', 'loggers')
     for file in (ROOT / 'requirements').glob('*.txt'):
         for line in requirement_lines(file):
             requirement = Requirement(line)

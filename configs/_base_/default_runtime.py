@@ -26,8 +26,8 @@ visualizer = dict(
     vis_backends=[
         dict(type='LocalVisBackend'),
         # dict(type='TensorboardVisBackend'),
-        # dict(type='WandbVisBackend', init_kwargs=dict(project='mokd')),
-        # dict(type='MLflowVisBackend', exp_name='mokd', tracking_uri='sqlite:///mlflow.db'),
+        # dict(type='mmmokd.WandbVisBackend', init_kwargs=dict(project='mokd')),
+        # dict(type='mmmokd.MLflowVisBackend', exp_name='mokd'),  # into mlflow.db, or a tracking_uri
     ],
 )
 log_processor = dict(window_size=10, by_epoch=True)  # losses in the log: mean of 10 iterations

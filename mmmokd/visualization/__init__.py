@@ -1,5 +1,13 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .evaluation_plot import plot_evaluation
 from .training_plot import RunScalars, plot_training, read_scalars
+from .vis_backends import MLflowVisBackend, WandbVisBackend
 
-__all__ = ['RunScalars', 'plot_evaluation', 'plot_training', 'read_scalars']
+__all__ = [
+    'MLflowVisBackend',
+    'RunScalars',
+    'WandbVisBackend',
+    'plot_evaluation',
+    'plot_training',
+    'read_scalars',
+]
