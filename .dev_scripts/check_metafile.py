@@ -33,6 +33,7 @@ DATASETS = {
     'in1k': 'ImageNet',
     'cifar10': 'CIFAR10',
     'folder': 'mmmokd.PictureFolder',
+    'folder-knn': 'mmmokd.PictureFolder',
 }
 LINK = re.compile(r'\]\(([^):\s]+\.py)\)')
 

@@ -11,7 +11,7 @@ from mmpretrain.models import VisionTransformer as ViT
 from PIL import Image
 
 BATCH_SIZE = 2
-PICTURES = 24  # of a set with labels
+PICTURES = 30  # of a set with labels
 
 
 def dicts(node) -> Iterator[dict]:

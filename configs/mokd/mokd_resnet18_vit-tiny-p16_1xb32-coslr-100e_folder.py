@@ -11,7 +11,7 @@ _base_ = [
 data_root = 'data/pictures'  # your folder, with or without folders in it; no labels, no lists
 batch_size = 32  # pictures a step: as many as fit into memory; learning rates follow
 num_workers = 4  # processes that read pictures: about the number of CPU cores
-max_epochs = 100  # passes over the folder: the fewer pictures it has, the more
+max_epochs = 100  # passes over the folder: the fewer pictures it has, the more; 2 for a try
 global_size = 128  # side of the large views in pixels, a multiple of 32: 224 on a fast GPU
 local_size = 64  # side of the small views, likewise: 96 where the large ones have 224
 num_local = 6  # small views of a picture: fewer are faster, more teach more
@@ -33,7 +33,16 @@ train_dataloader = dict(
 )
 train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(type='OptimWrapper')  # --amp on a GPU: mixed precision
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=save_every))
+# Warm-ups are for 100 epochs: a shorter run shortens them.
+param_scheduler = {
+    name: [dict(one, base_length=100) if 'warmup' in one else one for one in schedules]
+    for name, schedules in _base_.param_scheduler.items()
+}
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=save_every),
+    head_schedule=dict(base_epochs=100),
+)
 
 prototypes = dict(out_channels=num_prototypes)
 model = dict(

@@ -19,6 +19,7 @@ KS = (10, 20, 30)
 TEMPERATURE = 0.07
 FILES = ('results.md', 'results.json', 'results.png')
 BATCH_SIZE = 64  # of folders that a config says nothing of
+FEATURE_LOOPS = ('FeatureValLoop', 'FeatureTestLoop')
 # Transforms that make pictures of any size one size.
 SIZING = ('CenterCrop', 'Resize')
 MARGIN = 256 / 224  # of the shorter side to what is cut of it, as usual on ImageNet
@@ -59,6 +60,7 @@ def set_evaluation(
         bank_dataloader=bank,
         networks=tuple(networks),
         fp16=loops[0].get('fp16', False),
+        **next(({'bank_share': loop['bank_share']} for loop in loops if 'bank_share' in loop), {}),
     )
     cfg.test_evaluator = [dict(type='mmmokd.KNNMetric', k=tuple(ks), temperature=TEMPERATURE)]
     if linear:
@@ -66,8 +68,8 @@ def set_evaluation(
         cfg.test_evaluator.append(dict(type='mmmokd.LinearProbeMetric', **probe))
 
 
-def _own_sets(cfg: Config, loops: list[dict]) -> tuple[dict, dict]:
-    """Dataloaders of the bank and the queries that a config has."""
+def _own_sets(cfg: Config, loops: list[dict]) -> tuple[dict | None, dict]:
+    """Dataloaders of the bank and the queries that a config has; None: the loop makes the bank."""
     queries = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     if not queries:
         raise ValueError(
@@ -75,7 +77,7 @@ def _own_sets(cfg: Config, loops: list[dict]) -> tuple[dict, dict]:
             'val_dataloader): give two folders of class folders, --data TRAIN TEST'
         )
     bank = next((loop['bank_dataloader'] for loop in loops if 'bank_dataloader' in loop), None)
-    if bank is not None:
+    if bank is not None or any(_name(loop) in FEATURE_LOOPS for loop in loops):
         return bank, queries
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
     if 'pipeline' not in dataset or 'pipeline' not in queries['dataset']:

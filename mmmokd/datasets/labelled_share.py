@@ -28,6 +28,8 @@ class LabelledShare(KFoldDataset):
             Defaults to 0.01.
         seed (int): Of the draw. Defaults to 0.
         min_per_class (int): The fewest images of a class. Defaults to 1.
+        rest (bool): Whether to show the images that are not drawn in place of those that are.
+            Defaults to False.
         lazy_init (bool): Whether to read the dataset only when it is first used. Defaults to
             False.
 
@@ -51,6 +53,7 @@ class LabelledShare(KFoldDataset):
         share: float = 0.01,
         seed: int = 0,
         min_per_class: int = 1,
+        rest: bool = False,
         lazy_init: bool = False,
     ) -> None:
         if not 0 < share <= 1:
@@ -68,6 +71,7 @@ class LabelledShare(KFoldDataset):
         self.share = share
         self.seed = seed
         self.min_per_class = min_per_class
+        self.rest = rest
         self._fully_initialized = False
         if not lazy_init:
             self.full_init()
@@ -89,6 +93,8 @@ class LabelledShare(KFoldDataset):
         self.dataset.full_init()
         labels = self._read_labels()
         indices = stratified_share(labels, self.share, self.seed, self.min_per_class)
+        if self.rest:
+            indices = np.setdiff1d(np.arange(len(labels)), indices)
         self._ori_indices = indices.tolist()
         # Not by index at each access: in the place of an unreadable picture the dataset takes
         # another one of its own, which must not be one outside of the share.
@@ -120,6 +126,6 @@ class LabelledShare(KFoldDataset):
         """The basic facts, for the log."""
         size = f'{len(self)} images' if self._fully_initialized else 'not read yet'
         return (
-            f'{type(self).__name__}: {self.share:g} of each class of '
+            f'{type(self).__name__}: {"all but " * self.rest}{self.share:g} of each class of '
             f'{type(self.dataset).__name__}, seed {self.seed}, {size}'
         )

@@ -154,8 +154,7 @@ class PictureFolder(CustomDataset):
         if left_out:
             logger.warning(
                 f'{found}; other files are left out: {len(left_out)} ({_count_endings(left_out)}). '
-                'Pictures among them must be converted; what is read ends in '
-                f'{", ".join(sorted(self.extensions))}.'
+                'Convert the pictures among them, to jpg or png for instance.'
             )
         else:
             logger.info(found)

@@ -187,13 +187,7 @@ def batch_features(
     Raises:
         ValueError: If the images are not one tensor, or the features not one vector an image.
     """
-    inputs = model.data_preprocessor(batch, False)['inputs']
-    if not isinstance(inputs, Tensor):
-        raise ValueError(
-            f'evaluating features needs one view of each image as a tensor (B, 3, H, W), but the '
-            f'data preprocessor gave a {type(inputs).__name__}: use a pipeline without multi-view '
-            "transforms and collate_fn=dict(type='default_collate')"
-        )
+    inputs = read_inputs(model, batch)
     with ExitStack() as stack:
         watched = {
             name: stack.enter_context(watch_block_tokens(backbone, last_blocks))
@@ -208,6 +202,29 @@ def batch_features(
             name: watched[name].take(value) if name in watched else value[:, None]
             for name, value in features.items()
         }
+
+
+def read_inputs(model: nn.Module, batch: dict) -> Tensor:
+    """Images of a batch, as the model takes them.
+
+    Args:
+        model (nn.Module): An unwrapped mmengine model.
+        batch (dict): A batch of the dataloader.
+
+    Returns:
+        Tensor: Shape (B, 3, H, W), float32.
+
+    Raises:
+        ValueError: If they are not one tensor.
+    """
+    inputs = model.data_preprocessor(batch, False)['inputs']
+    if not isinstance(inputs, Tensor):
+        raise ValueError(
+            f'evaluating features needs one view of each image as a tensor (B, 3, H, W), but the '
+            f'data preprocessor gave a {type(inputs).__name__}: use a pipeline without multi-view '
+            "transforms and collate_fn=dict(type='default_collate')"
+        )
+    return inputs
 
 
 def _extract(model: nn.Module, inputs: Tensor, networks: Sequence[str]) -> dict[str, Tensor]:

@@ -1,19 +1,83 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from collections.abc import Sequence
 
-from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
+from mmengine.logging import print_log
 from mmengine.runner import TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-from mmmokd.registry import LOOPS
+from mmmokd.datasets import LabelledShare
+from mmmokd.registry import DATASETS, LOOPS
+from mmmokd.utils import get_ori_model
 from mmmokd.utils.state_dict import name_some
 
-from .features import extract_features, read_labels
+from .features import extract_features, read_inputs, read_labels
 from .gather import sample_order
 from .metrics import FeatureMetric, FeatureSet
 
 BANK_LOG_INTERVAL = 500
+BANK_SHARE = 0.8
+
+
+def split_labelled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dict, dict]:
+    """Part the images of one labelled set, class by class, always in the same way.
+
+    Args:
+        dataloader (dict): Config of the dataloader of all of them.
+        bank_share (float): Share of each class for the bank, between 0 and 1.
+
+    Returns:
+        tuple[dict, dict]: Configs of the dataloaders of the bank and of the queries.
+
+    Raises:
+        ValueError: If the share is out of range, or ``dataloader`` is no config.
+    """
+    if not 0 < bank_share < 1:
+        raise ValueError(f'bank_share must be between 0 and 1, but got {bank_share}')
+    if not isinstance(dataloader, dict):
+        raise ValueError(
+            'evaluating features needs a bank_dataloader, or the dataloader as a config, of whose '
+            f'images bank_share can be the bank; but got a {type(dataloader).__name__}'
+        )
+    dataset = dataloader['dataset']
+    if isinstance(dataset, dict):
+        dataset = DATASETS.build(dataset)
+    bank, queries = (LabelledShare(dataset, bank_share, rest=rest) for rest in (False, True))
+    print_log(
+        f'Labelled images: {len(bank)} of {len(dataset)} ({bank_share:g} of each class) are the '
+        f'bank, the other {len(queries)} are queries',
+        logger='current',
+    )
+    return dict(dataloader, dataset=bank), dict(dataloader, dataset=queries)
+
+
+def complete_bank(bank: DataLoader | dict, dataloader: DataLoader | dict) -> DataLoader | dict:
+    """Take from the queries' dataloader what the bank's does not say.
+
+    Args:
+        bank (DataLoader | dict): See :class:`FeatureValLoop`.
+        dataloader (DataLoader | dict): The queries.
+
+    Returns:
+        DataLoader | dict: A complete config, if both are configs; else the bank.
+
+    Raises:
+        ValueError: If ``bank`` is a config without a dataset.
+    """
+    if not isinstance(bank, dict) or not isinstance(dataloader, dict):
+        return bank
+    dataset = bank.get('dataset')
+    if not dataset:
+        raise ValueError(
+            'bank_dataloader needs a dataset, the labelled images that are learnt from; without '
+            "bank_dataloader, a share of the queries' images is it"
+        )
+    if isinstance(dataset, dict) and isinstance(dataloader['dataset'], dict):
+        if 'type' not in dataset:
+            dataset = dict(dataloader['dataset'], **dataset)
+    # The bank's workers have nothing to stay for: it is read once an evaluation.
+    rest = {key: value for key, value in dataloader.items() if key != 'persistent_workers'}
+    return {**rest, **bank, 'dataset': dataset}
 
 
 class FeatureLoopMixin:
@@ -26,10 +90,15 @@ class FeatureLoopMixin:
         runner,
         dataloader: DataLoader | dict,
         evaluator: Evaluator | dict | list,
-        bank_dataloader: DataLoader | dict,
+        bank_dataloader: DataLoader | dict | None = None,
         networks: Sequence[str] = ('teacher',),
         fp16: bool = False,
+        bank_share: float = BANK_SHARE,
     ) -> None:
+        if bank_dataloader is None:
+            bank_dataloader, dataloader = split_labelled(dataloader, bank_share)
+        else:
+            bank_dataloader = complete_bank(bank_dataloader, dataloader)
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
         if isinstance(bank_dataloader, dict):
             bank_dataloader = runner.build_dataloader(bank_dataloader, seed=runner.seed)
@@ -41,9 +110,12 @@ class FeatureLoopMixin:
 
     def _check(self) -> None:
         """Fail now, not after the first epoch."""
+        model = get_ori_model(self.runner.model)
         for dataloader in (self.dataloader, self.bank_dataloader):
             sample_order(dataloader)
-            read_labels(pseudo_collate([dataloader.dataset[0]]), dataloader)
+            batch = dataloader.collate_fn([dataloader.dataset[0]])
+            read_labels(batch, dataloader)
+            read_inputs(model, batch)
         self._check_classes()
         for metric in self.evaluator.metrics:
             if not isinstance(metric, FeatureMetric):
@@ -142,15 +214,20 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
         dataloader (DataLoader | dict): The labelled queries (a test set), without augmentation, in
             order.
         evaluator (Evaluator | dict | list): Measures, each a :class:`FeatureMetric`.
-        bank_dataloader (DataLoader | dict): The labelled images that are learnt from (a training
-            set), in the same pipeline as the queries, in order.
+        bank_dataloader (DataLoader | dict, optional): The labelled images that are learnt from (a
+            training set), in the same pipeline as the queries, in order. What its config leaves out
+            is as in that of ``dataloader``; so is what its dataset leaves out, if that has no
+            ``type``: ``dict(dataset=dict(data_root='/my/train'))`` is enough. Defaults to None:
+            ``bank_share`` of each class of the images of ``dataloader``; the rest are the queries.
         networks (Sequence[str]): ``'teacher'``, ``'student'`` or both. Without effect on models
             that have but one network. Defaults to ('teacher', ).
         fp16 (bool): Whether to run the model under autocast. Defaults to False.
+        bank_share (float): Where there is no ``bank_dataloader``, see there. Always the same
+            images, drawn with seed 0. Defaults to 0.8.
 
     Raises:
-        ValueError: If there is no network, a dataset is empty or not labelled, the two have
-            different classes, or the bank is too small for a measure.
+        ValueError: If there is no network, a dataset is empty or not labelled or gives no batch of
+            single views, the two have different classes, or the bank is too small for a measure.
         TypeError: If a measure is not a :class:`FeatureMetric`.
 
     Example:

@@ -69,6 +69,14 @@ def test_seed_and_not_the_process_decides(pictures):
     assert sorted(numbers(build(pictures, share=1.0))) == list(range(33))
 
 
+def test_rest_is_what_is_not_drawn(pictures):
+    drawn, rest = build(pictures), build(pictures, rest=True)
+    assert sorted(numbers(drawn) + numbers(rest)) == list(range(33))
+    assert Counter(rest.get_gt_labels().tolist()) == {0: 16, 1: 8, 2: 2}
+    assert 'all but 0.2 of each class' in repr(rest)
+    assert len(build(pictures, share=1.0, rest=True)) == 0
+
+
 def test_under_a_sampler(pictures):
     dataset = build(pictures, min_per_class=3)
     loader = DataLoader(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import default_collate
+from mmengine.dataset import BaseDataset, default_collate
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -14,10 +14,11 @@ from mmpretrain.models import SelfSupDataPreprocessor
 from mmpretrain.structures import DataSample
 from mokd_testing import short_log
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 import mmmokd.evaluation
 from mmmokd.evaluation import FeatureMetric, KNNMetric, weighted_knn
+from mmmokd.evaluation.loops import complete_bank
 from mmmokd.evaluation.metrics import FeatureSet
 from mmmokd.registry import METRICS
 
@@ -34,6 +35,9 @@ class Angles(Dataset):
     def __len__(self):
         return len(self.angles)
 
+    def from_info(self, info):
+        return self[info['number']]
+
     def __getitem__(self, index):
         angle = self.angles[index]
         pixels = torch.stack((angle.cos(), angle.sin())).repeat(3, 2, 1) * 100 + 100
@@ -41,6 +45,18 @@ class Angles(Dataset):
         if self.labelled:
             sample.set_gt_label(int(angle / (math.pi / 2)))
         return dict(inputs=pixels.to(torch.uint8), data_samples=sample)
+
+
+class ListedAngles(BaseDataset):
+    """Images of :class:`Angles` as a dataset of mmengine, by their numbers."""
+
+    def __init__(self, size, seed, **kwargs):
+        self.images = Angles(size, seed)
+        super().__init__(metainfo=Angles.metainfo, pipeline=[self.images.from_info], **kwargs)
+
+    def load_data_list(self):
+        labels = (self.images.angles / (math.pi / 2)).int().tolist()
+        return [dict(number=i, gt_label=label) for i, label in enumerate(labels)]
 
 
 class TwoBranches(BaseModel):
@@ -111,9 +127,8 @@ def loader(dataset, shuffle=False):
 def build_runner(tmp_path, mode='val', queries=None, bank=None, loop=None, metric=None, **kwargs):
     """A runner that evaluates; for 'val' it trains for three epochs of two iterations."""
     queries, bank = queries or Angles(40, seed=1), bank or Angles(100, seed=2)
-    cfg = dict(
-        type=f'mmmokd.Feature{mode.title()}Loop', bank_dataloader=loader(bank), **(loop or {})
-    )
+    cfg = dict(bank_dataloader=loader(bank), type=f'mmmokd.Feature{mode.title()}Loop')
+    cfg.update(loop or {})
     settings = {
         f'{mode}_dataloader': loader(queries),
         f'{mode}_cfg': cfg,
@@ -218,6 +233,9 @@ class MeanNorm(FeatureMetric):
         return dict(mean_norm=queries.norm(dim=1).mean().item())
 
 
+NOT_COLLATED = dict(loader(Angles(40, seed=1)), collate_fn=dict(type='pseudo_collate'))
+
+
 @pytest.mark.parametrize(
     ('change', 'error', 'message'),
     [
@@ -230,6 +248,11 @@ class MeanNorm(FeatureMetric):
             'such as mmmokd.KNNMetric, but got Accuracy',
         ),
         (dict(loop=dict(networks=())), ValueError, 'at least one network'),
+        (dict(loop=dict(bank_dataloader=None)), ValueError, 'LabelledShare takes a dataset of mm'),
+        (dict(loop=dict(bank_dataloader=None, bank_share=1)), ValueError, 'bank_share must be'),
+        (dict(loop=dict(bank_dataloader=dict(batch_size=2))), ValueError, 'needs a dataset'),
+        (dict(val_dataloader=NOT_COLLATED), ValueError, 'gave a list: .*default_collate'),
+        (dict(loop=dict(bank_dataloader=NOT_COLLATED)), ValueError, 'gave a list: .*default_co'),
     ],
 )
 def test_errors_come_before_training(tmp_path, change, error, message):
@@ -237,6 +260,50 @@ def test_errors_come_before_training(tmp_path, change, error, message):
     with pytest.raises(error, match=message):
         runner.train()
     assert recorder.calls == [] and runner.iter == 0
+
+
+def numbers(loader):
+    return [int(sample.img_path[:-4]) for batch in loader for sample in batch['data_samples']]
+
+
+def test_one_labelled_set_is_parted_by_class(tmp_path):
+    alone = dict(type=ListedAngles, size=100, seed=1)
+    runner, recorder = build_runner(
+        tmp_path, mode='test', queries=alone, loop=dict(bank_dataloader=None)
+    )
+    metrics = runner.test()
+    bank, queries = (
+        numbers(loader) for loader in (runner.test_loop.bank_dataloader, runner.test_dataloader)
+    )
+    assert sorted(bank + queries) == list(range(100))
+    labels = Angles(100, seed=1).angles // (math.pi / 2)
+    for label in range(4):
+        total, drawn = ((labels[numbers] == label).sum() for numbers in (range(100), bank))
+        assert drawn == int(0.8 * total + 0.5)
+    subsets = [Subset(Angles(100, seed=1), part) for part in (bank, queries)]
+    assert metrics['a.teacher/knn_top1'] == pytest.approx(plain_accuracy(*subsets, k=5))
+
+    again = build_runner(
+        tmp_path, mode='test', queries=alone, loop=dict(bank_dataloader=None, bank_share=0.3)
+    )[0]
+    smaller = numbers(again.test_loop.bank_dataloader)
+    assert set(smaller) < set(bank) and 28 <= len(smaller) <= 32
+
+
+def test_the_bank_takes_from_the_queries_what_it_leaves_out(tmp_path):
+    queries = dict(type=ListedAngles, size=100, seed=1)
+    leaves_out = dict(bank_dataloader=dict(dataset=dict(size=80), batch_size=10))
+    runner, _ = build_runner(tmp_path, mode='test', queries=queries, loop=leaves_out)
+    bank = runner.test_loop.bank_dataloader
+    assert bank.batch_size == 10 and runner.test_dataloader.batch_size == 16
+    assert numbers(bank) == list(range(80)) and len(numbers(runner.test_dataloader)) == 100
+    assert runner.test()['a.teacher/knn_top1'] > 90
+
+
+def test_workers_of_the_bank_do_not_stay():
+    queries = dict(loader(None), num_workers=2, persistent_workers=True)
+    bank = complete_bank(dict(dataset=dict(type='A'), num_workers=0), queries)
+    assert bank == dict(loader(dict(type='A')), num_workers=0)
 
 
 def test_knn_metric_names_the_network_at_fault():

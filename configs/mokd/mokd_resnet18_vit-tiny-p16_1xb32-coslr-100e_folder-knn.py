@@ -1,0 +1,44 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# The folder config and, every few epochs, k-NN top-1 of each branch on labelled pictures of yours.
+# They can be the pictures trained on: labels only measure. Copy it, or say --cfg-options
+# train_dataloader.dataset.data_root=/my/pictures val_dataloader.dataset.data_root=/my/labelled
+_base_ = './mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'  # or your copy of it
+
+# A folder with a folder for each class. Of each class 80 %, always the same, are the neighbours,
+# and the others are classified.
+labelled = 'data/labelled'
+# Or another folder of the same classes is the neighbours, and all of the first is classified;
+# --cfg-options val_cfg.bank_dataloader.dataset.data_root=/my/train
+neighbours = None
+val_interval = 5  # epochs between two k-NN evaluations
+networks = ('teacher',)  # ('teacher', 'student') for the students' accuracy, too
+k = 20  # neighbours that vote
+
+load, crop, pack = _base_.train_dataloader.dataset.pipeline
+size = crop.groups[0].size
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=_base_.train_dataloader.num_workers,
+    dataset=dict(
+        type='mmmokd.PictureFolder',
+        data_root=labelled,
+        with_label=True,
+        test_mode=True,
+        pipeline=[
+            load,
+            dict(type='ResizeEdge', scale=size * 256 // 224, edge='short', backend='pillow',
+                 interpolation='bicubic'),
+            dict(type='CenterCrop', crop_size=size),
+            pack,
+        ],
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+)  # fmt: skip
+train_cfg = dict(val_interval=val_interval)
+val_cfg = dict(type='mmmokd.FeatureValLoop', networks=networks)
+if neighbours:
+    val_cfg['bank_dataloader'] = dict(dataset=dict(data_root=neighbours))
+val_evaluator = dict(type='mmmokd.KNNMetric', k=k)
+# Used above only; deleted, so that to override them from outside is an error.
+del labelled, neighbours, val_interval, networks, k, load, crop, pack, size
