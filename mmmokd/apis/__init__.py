@@ -9,7 +9,7 @@ from mmmokd.weights import (
 )
 
 from .checkpoint import check_resumable, find_resume_checkpoint, load_checkpoint_strict
-from .cli import is_user_error, run_tool
+from .cli import run_tool
 from .config import (
     enable_amp,
     load_config,
@@ -24,6 +24,7 @@ from .runtime import (
     init_cpu_process_group,
     prepare_cfg_for_device,
 )
+from .user_errors import explain_error, is_user_error
 
 __all__ = [
     'build_runner',
@@ -33,6 +34,7 @@ __all__ = [
     'convert_from_released',
     'convert_to_released',
     'enable_amp',
+    'explain_error',
     'find_resume_checkpoint',
     'from_released',
     'init_cpu_process_group',

@@ -5,21 +5,19 @@ import argparse
 import logging
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-import mmmokd
 from mmmokd.weights.files import ALLOW_CODE
 
-# What this package raises, with a message for people, where what it was given is wrong.
-USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, FloatingPointError)
+from .config import CommaText
+from .user_errors import explain_error
+
 WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # of PyTorch
-PACKAGE = Path(mmmokd.__file__).resolve().parent
 
 # Of mmcv without ops, which pretraining does not need: no news to who starts a command. Here, before
 # any import of mmcv.
@@ -27,13 +25,31 @@ warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttentio
 
 
 class CfgOptions(DictAction):
-    """Reads ``KEY=VALUE`` arguments; says which one is not of that form."""
+    """Reads ``KEY=VALUE`` arguments; says which one is not of that form.
+
+    Where mmengine's action makes a list of ``a,b``, the list keeps the text: see
+    :class:`~mmmokd.apis.config.CommaText`.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         for item in values:
             if '=' not in item:
                 raise argparse.ArgumentError(self, f'{item!r} is not of the form KEY=VALUE')
-        super().__call__(parser, namespace, values, option_string)
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for item in values:
+            key, _, text = item.partition('=')
+            options[key] = self._read(text)
+        setattr(namespace, self.dest, options)
+
+    def _read(self, text: str) -> Any:
+        try:
+            value = self._parse_iterable(text)
+        except AssertionError:  # brackets that do not close, in the name of a file for instance
+            return text
+        is_written_as_list = text.strip('\'" ')[:1] in ('(', '[')
+        if isinstance(value, list) and not is_written_as_list:
+            return CommaText(value, text)
+        return value
 
 
 class AllowCode(argparse.Action):
@@ -100,25 +116,6 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def is_user_error(error: BaseException) -> bool:
-    """Whether an error says all that its reader needs: one of this package about its input.
-
-    Args:
-        error (BaseException): As caught.
-
-    Returns:
-        bool: True if it is of one of ``USER_ERRORS`` and was raised by a line of this package or of
-        the command itself; one that rises from a library, or of another type, may be a fault to be
-        traced.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    if not isinstance(error, USER_ERRORS) or not frames:
-        return False
-    raised_in = Path(frames[-1].filename).resolve()
-    command = getattr(sys.modules['__main__'], '__file__', None) or sys.executable
-    return PACKAGE in raised_in.parents or raised_in == Path(command).resolve()
-
-
 def _keep_traceback() -> str:
     """Put the traceback into the run's log file; say where it is, or how to get it."""
     for handler in MMLogger.get_current_instance().handlers:
@@ -143,9 +140,10 @@ def run_tool(main: Callable[[], None]) -> None:
         os.environ.setdefault(WEIGHTS_ONLY, '1')
     try:
         main()
-    except USER_ERRORS as error:
-        if os.environ.get('MMMOKD_TRACEBACK') or not is_user_error(error):
+    except Exception as error:
+        message = None if os.environ.get('MMMOKD_TRACEBACK') else explain_error(error)
+        if message is None:
             raise
         rank = f' (process {os.environ["RANK"]})' if 'RANK' in os.environ else ''
-        print(f'error{rank}: {error}\n({_keep_traceback()})', file=sys.stderr)
+        print(f'error{rank}: {message}\n({_keep_traceback()})', file=sys.stderr)
         sys.exit(2)

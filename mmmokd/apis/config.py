@@ -1,7 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """What the tools do to a config, the same in each."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Sequence
@@ -14,7 +13,8 @@ from mmengine.runner import Runner
 
 from mmmokd.weights.files import missing_file_message
 
-from .runtime import DATALOADERS
+from .config_keys import BY_NAME, describe_place, get_node, known_keys, nearest
+from .runtime import DATALOADERS, MMENGINE_HOOKS
 
 # What a Runner reads from its config besides its own arguments.
 RUNNER_KEYS = (
@@ -52,11 +52,16 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     if path.suffix not in SUFFIXES:
         raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
     cfg = _read_config(path)
-    _check_options(cfg, options or {})
+    options = {key: _plain_value(cfg, key, value) for key, value in (options or {}).items()}
+    _check_options(cfg, options)
+    new = {key: path for key in options if (path := _first_new(cfg, key))}
     try:
-        cfg.merge_from_dict(options or {})
+        cfg.merge_from_dict(options)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'--cfg-options do not fit {path}: {error}') from error
+    # After the merge, for one option may change the `type` that another is an argument of.
+    for key, place in new.items():
+        _check_new(cfg, key, place)
     return cfg
 
 
@@ -85,13 +90,66 @@ def _check_options(cfg: Config, options: dict[str, Any]) -> None:
             nested = [
                 name for name, value in cfg.items() if isinstance(value, dict) and first in value
             ]
-            similar = [f'{name}.{key}' for name in nested] or difflib.get_close_matches(
-                first, known
-            )
-            raise ValueError(
-                f'--cfg-options {key}: {cfg.filename} has no {first}'
-                + (f'. Did you mean {" or ".join(similar)}?' if similar else '')
-            )
+            hint = nearest(first, known)
+            if nested:
+                hint = f' Did you mean {" or ".join(f"{name}.{key}" for name in nested)}?'
+            raise ValueError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
+
+
+class CommaText(list):
+    """A list that was written as ``a,b``; it may be a text with commas, as a folder's name.
+
+    Args:
+        values (Sequence): The list.
+        text (str): As written.
+    """
+
+    def __init__(self, values: Sequence, text: str) -> None:
+        super().__init__(values)
+        self.text = text
+
+
+def _plain_value(cfg: Config, key: str, value: Any) -> Any:
+    """An option's value: of ``a,b``, the text where the config has a text or a file has that name."""
+    if not isinstance(value, CommaText):
+        return value
+    try:
+        is_text = isinstance(get_node(cfg, key.split('.')), str)
+    except LookupError:
+        is_text = False
+    return value.text if is_text or Path(value.text).expanduser().exists() else list(value)
+
+
+def _first_new(cfg: Config, key: str) -> list[str] | None:
+    """The place of what an option adds to a dict of the config, if it adds anything."""
+    parts = key.split('.')
+    for depth in range(1, len(parts)):
+        try:
+            parent = get_node(cfg, parts[:depth])
+        except LookupError:
+            return None
+        if isinstance(parent, dict) and parts[depth] not in parent:
+            return parts[: depth + 1]
+    return None
+
+
+def _check_new(cfg: Config, key: str, place: list[str]) -> None:
+    """Refuse an addition to a dict that nothing would read, or that would end in a TypeError."""
+    *parent, name = place
+    node, added = get_node(cfg, parent), get_node(cfg, place)
+    others = {other: entry for other, entry in node.items() if other != name}
+    needed = BY_NAME.get(tuple(parent))
+    if needed and any(isinstance(entry, dict) and needed in entry for entry in others.values()):
+        known = set(MMENGINE_HOOKS) if parent == ['default_hooks'] else set()
+        fits = name in known or (isinstance(added, dict) and needed in added)
+    else:
+        known = known_keys(cfg, parent)
+        fits = known is None or name in known
+    if not fits:
+        raise ValueError(
+            f'--cfg-options {key}: {describe_place(parent, node)} takes no {name}.'
+            + nearest(name, {*known, *others})
+        )
 
 
 def require_keys(cfg: Config, keys: Sequence[str], purpose: str) -> None:

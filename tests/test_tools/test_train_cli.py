@@ -63,6 +63,7 @@ def test_help_names_every_argument(train_here):
         (['--resume', 'nowhere/epoch_3.pth'], 'checkpoint nowhere/epoch_3.pth is not there'),
         (['--launcher', 'slurm'], '--launcher slurm needs GPUs'),
         (['--cfg-options', 'max_epochs=3'], 'Did you mean train_cfg.max_epochs?'),
+        (['--cfg-options', 'train_cfg.max_epoch=3'], 'Did you mean max_epochs?'),
         (['--cfg-options', 'max_epochs'], "'max_epochs' is not of the form KEY=VALUE"),
         (['--cfg-options', 'train_dataloader=None'], 'it has no train_dataloader'),
         (['--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'], 'it has no auto_scale_lr'),
@@ -73,6 +74,38 @@ def test_mistake_is_one_message(train_here, tiny_config, tmp_path, monkeypatch, 
     status, printed = train_here(tiny_config, '--work-dir', tmp_path, *arguments)
     assert status == 2
     assert message in printed
+
+
+@pytest.mark.parametrize(
+    'part, message',
+    [
+        ('train_cfg=dict(max_epoch=1)', 'train_cfg of the config takes no max_epoch. Did you'),
+        (
+            'train_dataloader=dict(bach_size=1)',
+            'train_dataloader of the config takes no bach_size. Did you mean batch_size?',
+        ),
+        (
+            'train_dataloader=dict(dataset=dict(data_rot=1))',
+            'train_dataloader.dataset (CustomDataset) of the config takes no data_rot. Did you',
+        ),
+        (
+            'default_hooks=dict(logger=dict(intervall=1))',
+            'default_hooks.logger (LoggerHook) of the config takes no intervall. Did you',
+        ),
+        (
+            "model=dict(backbone=dict(type='LeNett5'))",
+            "no model is registered as 'LeNett5'. Did you",
+        ),
+    ],
+)
+def test_mistake_in_the_config_is_one_message(train_here, tiny_config, tmp_path, part, message):
+    config = tmp_path / f'{tmp_path.name}.py'  # runs of one second would share their logger
+    config.write_text(f'_base_ = {str(tiny_config)!r}\n{part}\n')
+    status, printed = train_here(config, '--work-dir', tmp_path)
+    assert status == 2
+    assert message in printed
+    log = next(tmp_path.glob('*/*.log'))
+    assert f'(traceback: {log})' in printed and 'Traceback' in log.read_text()
 
 
 def test_wrong_config_path_is_one_message(run, tiny_config):

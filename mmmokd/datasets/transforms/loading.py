@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from PIL import Image, UnidentifiedImageError
 
 from mmmokd.registry import TRANSFORMS
+from mmmokd.utils import BadPictureError
 
 EXIF_ORIENTATION = 0x0112
 # What to do with the stored pixels, by the orientation that EXIF gives (1: nothing).
@@ -23,10 +24,6 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class BadPictureError(RuntimeError):
-    """A picture cannot be read where none may be missing, or too many cannot be read."""
 
 
 def upright(img: Image.Image) -> Image.Image:

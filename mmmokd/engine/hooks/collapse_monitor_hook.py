@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmmokd.analysis import effective_rank, feature_std, mutual_information, prototype_entropy
 from mmmokd.registry import HOOKS
-from mmmokd.utils import get_ori_model
+from mmmokd.utils import CollapseError, get_ori_model
 
 SIGNALS = ('entropy', 'mutual_info', 'feature_std', 'effective_rank')
 # Two views of one picture are to have one target: fewer rows than this say nothing.
@@ -127,8 +127,8 @@ class CollapseMonitorHook(Hook):
         """Log the signals and judge the branches.
 
         Raises:
-            RuntimeError: If a teacher's projector did not run; if a branch has collapsed and
-                ``stop`` is set.
+            CollapseError: If a branch has collapsed and ``stop`` is set.
+            RuntimeError: If a teacher's projector did not run.
         """
         if not self._handles:
             return
@@ -177,7 +177,7 @@ class CollapseMonitorHook(Hook):
             f'{since} to {iteration}) {finding} (Last check: {describe(signals)}.)'
         )
         if self.stop:
-            raise RuntimeError(message)
+            raise CollapseError(message)
         runner.logger.warning(message)
 
     def _diagnose(

@@ -1,0 +1,160 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Which errors are mistakes of who started a command, and what is said of them."""
+
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.registry.build_functions import build_from_cfg, build_scheduler_from_cfg
+from mmengine.runner import runner as mmengine_runner
+
+import mmmokd
+from mmmokd.utils import RunStoppedError
+
+from .config_keys import describe_place, iter_dicts, known_keys, nearest, type_name
+
+# What this package raises, with a message for people, where what it was given is wrong.
+USER_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    NotADirectoryError,
+    FloatingPointError,
+    RunStoppedError,
+)
+PACKAGE = Path(mmmokd.__file__).resolve().parent
+# What datasets of other libraries raise where their files are not as they should be.
+DATA_ERRORS = (OSError, AssertionError, RuntimeError)
+IN_WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+\.\n')
+FRAME = re.compile(r'^ +File "(.+)", line \d+, in ', re.MULTILINE)
+BUILDERS = (build_from_cfg.__code__, build_scheduler_from_cfg.__code__)
+UNEXPECTED = re.compile(r"([\w.<>]+)\(\) got an unexpected keyword argument '(\w+)'")
+MISSING = re.compile(r'[\w.<>]+\(\) missing \d+ required [\w-]+ arguments?: (.+)')
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether an error says all that its reader needs: one of this package about its input.
+
+    Args:
+        error (BaseException): As caught.
+
+    Returns:
+        bool: True if it is a ``RunStoppedError``, or of another of ``USER_ERRORS`` and was raised
+        by a line of this package or of the command itself, also in a worker of a dataloader; one
+        that rises from a library, or of another type, may be a fault to be traced.
+    """
+    if not isinstance(error, USER_ERRORS):
+        return False
+    if isinstance(error, RunStoppedError):
+        return True
+    if IN_WORKER.match(str(error)):
+        files = FRAME.findall(str(error))
+    else:
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if not files:
+        return False
+    raised_in = Path(files[-1]).resolve()
+    command = getattr(sys.modules['__main__'], '__file__', None) or sys.executable
+    return PACKAGE in raised_in.parents or raised_in == Path(command).resolve()
+
+
+def explain_error(error: BaseException) -> str | None:
+    """What to say of an error to who started a command.
+
+    Besides :func:`is_user_error`, these are mistakes in the config that come to light as an object
+    is built from it: an argument that a class does not take or lacks, a type that is not
+    registered, data that a dataset of another library does not find.
+
+    Args:
+        error (BaseException): As caught.
+
+    Returns:
+        str, optional: One message; None if the error may be a fault to be traced.
+    """
+    if is_user_error(error):
+        text = str(error)
+        wrapped = IN_WORKER.match(text)
+        return text.rpartition(f'{type(error).__name__}: ')[2].rstrip() if wrapped else text
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    cfg = next((value for frame in frames for value in _configs(frame)), None)
+    builds = [frame for frame in frames if frame.f_code in BUILDERS]
+    if isinstance(error, TypeError):
+        return _explain_argument(error, cfg, frames, builds)
+    if isinstance(error, KeyError) and frames and frames[-1].f_code in BUILDERS:
+        return _explain_type(error, cfg, frames[-1])
+    if isinstance(error, DATA_ERRORS):
+        return _explain_data(error, cfg, builds)
+    return None
+
+
+def _configs(frame: FrameType) -> list[Config]:
+    return [value for value in frame.f_locals.values() if isinstance(value, Config)]
+
+
+def _explain_argument(
+    error: TypeError, cfg: Config | None, frames: list[FrameType], builds: list[FrameType]
+) -> str | None:
+    """An argument too many or too few, if it was the config that gave it, or did not."""
+    unexpected, missing = UNEXPECTED.match(str(error)), MISSING.match(str(error))
+    built = builds[-1].f_locals['cfg'] if builds else {}
+    if missing and frames[-1].f_code in BUILDERS:
+        return f'{_describe(cfg, built)} of the config lacks what it needs: {missing[1]}.'
+    if not unexpected or cfg is None:
+        return None
+    key = unexpected[2]
+    if frames[-1].f_code.co_filename == mmengine_runner.__file__:
+        given = [node for _, node in iter_dicts(cfg._cfg_dict)]
+    else:
+        given = [built] if key in built else [node for _, node in iter_dicts(built)]
+    given = [node for node in given if key in node]
+    places = [place for place in iter_dicts(cfg._cfg_dict) if place[0] and place[1] in given]
+    if not places:
+        return f'{unexpected[1]} takes no {key}, which the config gives it.' if given else None
+    known = {path: known_keys(cfg, path) for path, _ in places}
+    sure = [place for place in places if known[place[0]] and key not in known[place[0]]]
+    path, node = (sure or places)[0]
+    hint = nearest(key, known[path] or ())
+    return f'{describe_place(path, node)} of the config takes no {key}.{hint}'
+
+
+def _explain_type(error: KeyError, cfg: Config | None, frame: FrameType) -> str | None:
+    """A type that is not registered, or not there."""
+    built, registry = frame.f_locals['cfg'], frame.f_locals['registry']
+    if 'type' not in built:
+        return f'a {registry.name} of the config has no `type`: {dict(built)}.'
+    scope, _, name = str(built['type']).rpartition('.')
+    node = registry.root.children.get(scope) if scope else registry
+    names = set()
+    while node is not None:
+        names |= set(node.module_dict)
+        node = node.parent
+    return (
+        f'{_describe(cfg, built)} of the config: no {registry.name} is registered as '
+        f'{built["type"]!r}.{nearest(name, names)}'
+    )
+
+
+def _explain_data(error: Exception, cfg: Config | None, builds: list[FrameType]) -> str | None:
+    """Files that are not as a dataset of another library expects them."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f'{error.strerror}: {error.filename!r}' if error.filename else error.strerror
+    if not text or not builds or builds[-1].f_locals['registry'].name != DATASETS.name:
+        return None
+    built = builds[-1].f_locals['cfg']
+    given = {key: built[key] for key in ('data_root', 'data_prefix', 'ann_file') if built.get(key)}
+    named = ', '.join(f'{key}={value!r}' for key, value in given.items())
+    return (
+        f'{_describe(cfg, built)} of the config cannot use its data: {text.rstrip(".")}.'
+        + f' It has {named}.' * bool(named)
+    )
+
+
+def _describe(cfg: Config | None, built: dict) -> str:
+    """Where in a config a dict stands, or else of which type it is."""
+    places = iter_dicts(cfg._cfg_dict) if cfg is not None else ()
+    same = next(((path, node) for path, node in places if path and node == built), None)
+    return describe_place(*same) if same else type_name(built.get('type'))

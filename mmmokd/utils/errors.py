@@ -1,0 +1,13 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+
+
+class RunStoppedError(RuntimeError):
+    """Ends a run whose code is right; its message says all that its reader needs."""
+
+
+class BadPictureError(RunStoppedError):
+    """A picture cannot be read where none may be missing, or too many cannot be read."""
+
+
+class CollapseError(RunStoppedError):
+    """A branch has collapsed, and the run is to end when one has."""

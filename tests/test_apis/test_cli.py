@@ -1,0 +1,146 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""What is said of an error, and which errors keep their traceback."""
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, HOOKS, MODELS
+from torch.utils.data import DataLoader, Dataset
+
+from mmmokd.apis import build_runner, explain_error, is_user_error, run_tool
+from mmmokd.datasets import LoadPicture
+from mmmokd.utils import CollapseError
+
+
+class Broken(Dataset):
+    """Two pictures that cannot be read; or, without a loader, a fault in its code."""
+
+    def __init__(self, load=None) -> None:
+        self.load = load
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index):
+        return self.load(dict(img_path=f'gone/{index}.png')) if self.load else int('fault')
+
+
+def raised(function, *args) -> Exception:
+    try:
+        function(*args)
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+def test_unreadable_picture_is_one_line_wherever_it_was_read(num_workers):
+    load = LoadPicture(skip_bad=False)
+    error = raised(list, DataLoader(Broken(load), num_workers=num_workers))
+    assert explain_error(error).startswith('Cannot read the picture gone/0.png: FileNotFoundError')
+    assert '\n' not in explain_error(error)
+    assert explain_error(raised(list, DataLoader(Broken(), num_workers=num_workers))) is None
+
+
+def test_value_error_of_this_package_in_a_worker():
+    def load(results):
+        return LoadPicture()(dict(img='no picture'))
+
+    error = raised(list, DataLoader(Broken(load), num_workers=1))
+    assert is_user_error(error)
+    assert explain_error(error).startswith("results['img'] must be a picture")
+    assert 'Traceback' not in explain_error(error)
+
+
+def test_collapse_is_one_message(capsys, monkeypatch):
+    monkeypatch.delenv('MMMOKD_TRACEBACK', raising=False)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+
+    def collapse():
+        raise CollapseError("Branch 'cnn' has collapsed")
+
+    with pytest.raises(SystemExit) as exit_info:
+        run_tool(collapse)
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.startswith("error: Branch 'cnn' has collapsed\n")
+
+
+def explained(build, **parts) -> str | None:
+    cfg = Config(dict(default_scope='mmpretrain', **parts))
+
+    def main() -> None:
+        build(cfg)
+
+    return explain_error(raised(main))
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'message'),
+    [
+        (
+            dict(type='mmpretrain.ResNet', dept=18, depth=18),
+            'model.backbone (ResNet) of the config takes no dept. Did you mean depth?',
+        ),
+        (
+            dict(type='mmpretrain.ResNet'),
+            "model.backbone (ResNet) of the config lacks what it needs: 'depth'.",
+        ),
+        (
+            dict(type='mmpretrain.ResNett', depth=18),
+            'model.backbone (ResNett) of the config: no model is registered as '
+            "'mmpretrain.ResNett'. Did you mean ResNet?",
+        ),
+        (dict(depth=18), "a model of the config has no `type`: {'depth': 18}."),
+        (dict(type='mmpretrain.ResNet', depth='18'), None),
+    ],
+)
+def test_mistake_in_a_config_names_its_place(backbone, message):
+    model = dict(backbone=backbone)
+    assert explained(lambda cfg: MODELS.build(cfg.model.backbone), model=model) == message
+
+
+def test_mistyped_key_of_a_branch_and_of_what_the_runner_builds(tmp_path):
+    branches = dict(cnn=dict(cros_weight=1))
+    message = 'model.branches.cnn of the config takes no cros_weight. Did you mean cross_weight?'
+    model = dict(type='mmmokd.MOKD', branches=branches)
+    assert explained(lambda cfg: MODELS.build(cfg.model), model=model) == message
+
+    message = 'log_processor of the config takes no windows_size. Did you mean window_size?'
+    parts = dict(model=dict(type='BaseModel'), work_dir=str(tmp_path), experiment_name='mistyped')
+    assert explained(build_runner, log_processor=dict(windows_size=3), **parts) == message
+
+
+def test_fault_in_a_constructor_keeps_its_traceback():
+    class Faulty:
+        def __init__(self, interval: int = 1) -> None:
+            dict.fromkeys((), absent=interval)
+            helper(other=interval)
+
+    def helper() -> None:
+        pass
+
+    hook = dict(type=Faulty, interval=2)
+    assert explained(lambda cfg: HOOKS.build(cfg.hook), hook=hook) is None
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'message'),
+    [
+        (dict(type='mmpretrain.CustomDataset'), "No such file or directory: '{root}/gone/'"),
+        (
+            dict(type='mmpretrain.ImageNet', data_prefix='empty'),
+            "The number of subfolders (0) doesn't match the number of specified classes (1000)",
+        ),
+        (
+            dict(type='mmpretrain.CustomDataset', ann_file='gone.txt'),
+            "No such file or directory: '{root}/gone/gone.txt'",
+        ),
+    ],
+)
+def test_data_that_a_library_does_not_find(tmp_path, dataset, message):
+    (tmp_path / 'empty').mkdir()
+    gone = tmp_path if 'data_prefix' in dataset else tmp_path / 'gone'
+    loader = dict(dataset=dict(dataset, data_root=str(gone)))
+    text = explained(lambda cfg: DATASETS.build(cfg.loader.dataset), loader=loader)
+    kind = dataset['type'].removeprefix('mmpretrain.')
+    message = message.format(root=tmp_path)
+    start = f'loader.dataset ({kind}) of the config cannot use its data: {message}'
+    assert text.startswith(start) and f"data_root='{gone}'" in text

@@ -1,0 +1,137 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Options on the command line: what is refused, and what must not be."""
+
+from pathlib import Path
+
+import pytest
+
+from mmmokd.apis import load_config
+from mmmokd.apis.cli import tool_parser
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mokd'
+FOLDER = CONFIGS / 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'
+BENCHMARKS = CONFIGS / 'benchmarks'
+
+
+def load(config, *options):
+    args = tool_parser('').parse_args([str(config), '--cfg-options', *options])
+    return load_config(args.config, args.cfg_options)
+
+
+@pytest.mark.parametrize(
+    ('option', 'place', 'meant'),
+    [
+        ('train_cfg.max_epoch', 'train_cfg', 'max_epochs'),
+        ('train_dataloader.bach_size', 'train_dataloader', 'batch_size'),
+        ('train_dataloader.sampler.shufle', '(DefaultSampler)', 'shuffle'),
+        ('train_dataloader.dataset.data_rot', '(PictureFolder)', 'data_root'),
+        ('model.branchs.cnn.cross_weight', 'model (MOKD)', 'branches'),
+        ('model.branches.cnn.bakbone', 'model.branches.cnn', 'backbone'),
+        ('model.branches.cnn.bakbone.depth', 'model.branches.cnn', 'backbone'),
+        ('model.branches.cnnn.cross_weight', 'model.branches', 'cnn'),
+        ('model.branches.cnn.backbone.dept', '(ResNet)', 'depth'),
+        ('optim_wrapper.accumulative_count', '(OptimWrapper)', 'accumulative_counts'),
+        ('optim_wrapper.branches.cnn.optimizer.mometum', '(SGD)', 'momentum'),
+        ('param_scheduler.cnn.0.wamup', '(WarmupCosineParamScheduler)', 'warmup'),
+        ('default_hooks.chekpoint', 'default_hooks', 'checkpoint'),
+        ('default_hooks.chekpoint.interval', 'default_hooks', 'checkpoint'),
+        ('default_hooks.collapse_monitor.stopp', '(CollapseMonitorHook)', 'stop'),
+        ('visualizer.vis_backends.0.save_dr', '(LocalVisBackend)', 'save_dir'),
+        ('log_processor.window_sze', 'log_processor', 'window_size'),
+        ('randomness.sed', 'randomness', 'seed'),
+        ('auto_scale_lr.base_batchsize', 'auto_scale_lr', 'base_batch_size'),
+        ('env_cfg.cudnn_benchmrk', 'env_cfg', 'cudnn_benchmark'),
+        ('env_cfg.mp_cfg.mp_start', 'env_cfg.mp_cfg', 'mp_start_method'),
+        ('env_cfg.dist_cfg.bakend', 'env_cfg.dist_cfg', 'backend'),
+    ],
+)
+def test_mistyped_option_is_refused(option, place, meant):
+    with pytest.raises(ValueError) as error_info:
+        load(FOLDER, f'{option}=8')
+    message = str(error_info.value)
+    assert message.startswith(f'--cfg-options {option}: ')
+    assert f'{place} takes no ' in message and message.endswith(f' Did you mean {meant}?')
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        # Arguments that the config leaves at their default, of a class and of those it extends.
+        ['model.branches.cnn.backbone.frozen_stages=1', 'model.branches.vit.cross_weight=0.1'],
+        ['train_dataloader.dataset.max_refetch=3', 'train_dataloader.dataset.indices=64'],
+        ['train_dataloader.prefetch_factor=4', 'train_dataloader.num_batch_per_epoch=5'],
+        ['param_scheduler.cnn.0.verbose=True', 'train_cfg.val_interval=4'],
+        ['optim_wrapper.accumulative_counts=4', 'optim_wrapper.branches.cnn.optimizer.nesterov=1'],
+        # Those of mixed precision, which --amp turns on after.
+        ['optim_wrapper.loss_scale=dynamic', 'optim_wrapper.dtype=bfloat16'],
+        # What mmengine takes out before it builds.
+        ['default_hooks.checkpoint.priority=LOW', 'default_hooks.checkpoint.save_best=auto'],
+        ['env_cfg.dist_cfg.timeout=30', 'randomness.diff_rank_seed=True'],
+        # New entries by name.
+        ['default_hooks.runtime_info=None', 'default_hooks.ema_teacher=None'],
+        ['default_hooks.mine.type=EarlyStoppingHook', 'default_hooks.mine.monitor=loss'],
+        ['model.branches.cnn2.cross_weight=1', 'model.branches.cnn2.backbone.type=ResNet'],
+        # An argument of the type that another option chooses.
+        [
+            'visualizer.vis_backends.0.type=WandbVisBackend',
+            'visualizer.vis_backends.0.init_kwargs.project=mokd',
+        ],
+        # Dicts that are handed on as they are; what nothing is known of.
+        ['model.branches.cnn.backbone.norm_cfg.requires_grad=False', 'custom_hooks=[]'],
+        ['model.branches.cnn.backbone.init_cfg.type=Pretrained', 'compile=True'],
+        ['train_dataloader.dataset.type=SomebodysFolder', 'train_dataloader.dataset.depth=2'],
+    ],
+)
+def test_new_option_that_is_right_is_taken(options):
+    load(FOLDER, *options)
+
+
+WEIGHTS = [
+    'model.backbone.init_cfg.checkpoint=epoch_100.pth',
+    'model.backbone.init_cfg.prefix=branches.cnn.teacher.backbone.',
+]
+
+
+@pytest.mark.parametrize(
+    ('config', 'options'),
+    [
+        (FOLDER, ['train_dataloader.dataset.data_root=/my/pictures']),
+        (FOLDER, ['visualizer.vis_backends.0.type=TensorboardVisBackend']),
+        ('resnet50_8xb128-linear-coslr-100e_in1k', WEIGHTS),
+        ('resnet50_8xb128-linear-coslr-100e_in1k', ['model.backbone.init_cfg=None']),
+        (
+            'resnet50_8xb128-linear-coslr-100e_in1k',
+            ['model.backbone.depth=18', 'model.head.in_channels=512'],
+        ),
+        (
+            'vit-small-p16_8xb128-coslr-200e_in1k',
+            ['model.backbone.arch=deit-tiny', 'param_scheduler.warmup=2', 'train_cfg.max_epochs=2'],
+        ),
+        (
+            'cnn_1xb20-coslr-50e_fashion-mnist-1pct',
+            ['model.backbone.frozen_stages=3', 'model.backbone.norm_eval=True'],
+        ),
+    ],
+)
+def test_options_of_the_documentation_are_taken(config, options):
+    if isinstance(config, str):
+        config = next(BENCHMARKS.rglob(f'{config}.py'))
+    load(config, *options)
+
+
+def test_commas_stay_in_a_text(tmp_path):
+    folder = tmp_path / 'a, b [c'
+    folder.mkdir()
+    cfg = load(
+        FOLDER,
+        f'train_dataloader.dataset.data_root={folder}',  # a text in the config
+        f'load_from={folder}',  # None in the config, but there
+        'train_dataloader.dataset.extensions=.jpg,.png',
+        'custom_imports.imports=mmmokd,mmmokd.models',
+    )
+    assert cfg.train_dataloader.dataset.data_root == cfg.load_from == str(folder)
+    assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
+    assert cfg.custom_imports.imports == ['mmmokd', 'mmmokd.models']
+    cfg = load(FOLDER, 'train_dataloader.dataset.data_root=/gone,away', 'resume=[1,(2,a)]')
+    assert cfg.train_dataloader.dataset.data_root == '/gone,away'
+    assert cfg.resume == [1, (2, 'a')]
