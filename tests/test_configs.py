@@ -300,6 +300,26 @@ def test_paper_schedules(tmp_path, data_roots, batch_size, accumulative_counts):
     }
 
 
+@pytest.mark.parametrize('epochs', [1, 5, 40, 200])
+def test_folder_config_in_runs_of_any_length(tmp_path, data_roots, epochs):
+    """By max_epochs alone: the warm-up takes a tenth of the run, and ten epochs at most."""
+    cfg = small_config(FOLDER, tmp_path, data_roots)
+    picture = dict(cfg.train_dataloader.dataset, indices=1)
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=40, dataset=picture)
+    cfg.train_cfg.max_epochs = epochs
+    cfg.auto_scale_lr.enable = False  # the peaks of so small a batch are below the last rates
+    epoch_length = 40 // BATCH_SIZE
+    steps, warmup = epochs * epoch_length, min(epochs, 100) * epoch_length // 10
+    hook = ReadSchedule([0, 1, warmup, steps // 2, steps - 1])
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(hook)
+    with pytest.raises(Stop):
+        runner.train()
+    for (iteration, name, part, _), (lr, _) in hook.settings.items():
+        peak, last, *_ = SGD if (name, part) == ('cnn', 'main') else ADAMW
+        assert lr == pytest.approx(scheduled(iteration, steps, peak, last, warmup), rel=1e-9)
+
+
 @pytest.mark.parametrize('path', [PAPER, CIFAR], ids=['imagenet', 'cifar'])
 def test_config_validates(path, tmp_path, data_roots):
     cfg = small_config(path, tmp_path, data_roots)

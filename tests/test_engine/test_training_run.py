@@ -106,6 +106,7 @@ def test_resumed_run_follows_its_new_length(runner_cfg, epochs):
 
     def cfg(folder, max_epochs, **kwargs):
         made = runner_cfg(folder, length=6, batch_size=2, max_epochs=max_epochs, **kwargs)
+        made.default_hooks.head_schedule.base_epochs = 100
         made.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
         return made
 

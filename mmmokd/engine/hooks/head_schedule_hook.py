@@ -12,13 +12,30 @@ class HeadScheduleHook(Hook):
 
     Sets each head's teacher temperature of the epoch and writes it to the log, and lets centres move
     once an optimizer step under gradient accumulation.
+
+    Args:
+        base_epochs (int, optional): Epochs of a run that the heads' warm-ups of the temperature are
+            for: a shorter run goes through them faster in proportion. Defaults to None: they are
+            the same in every run.
+
+    Raises:
+        ValueError: If ``base_epochs`` is below 1.
     """
 
     priority = 'NORMAL'
 
+    def __init__(self, base_epochs: int | None = None) -> None:
+        if base_epochs is not None and base_epochs < 1:
+            raise ValueError(f'base_epochs must be at least 1, but got {base_epochs}')
+        self.base_epochs = base_epochs
+
     def before_train(self, runner) -> None:
         """Find the heads once; they stay the same objects for the whole run."""
         self._epoch = None
+        self._pace = 1.0
+        if self.base_epochs is not None:
+            epochs = runner.max_iters / len(runner.train_dataloader)
+            self._pace = max(self.base_epochs / epochs, 1.0)
         self._centred = [
             module
             for module in get_ori_model(runner.model).modules()
@@ -30,7 +47,7 @@ class HeadScheduleHook(Hook):
         epoch = current_epoch(runner)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._temps = self._set_epoch(runner, epoch)
+            self._temps = self._set_epoch(runner, epoch * self._pace)
         runner.message_hub.update_scalars(self._temps)
         # True for all micro-batches but the last of an optimizer step, also where the run begins or
         # ends within one.
@@ -39,7 +56,7 @@ class HeadScheduleHook(Hook):
             head.accumulating = accumulating
 
     @staticmethod
-    def _set_epoch(runner, epoch: int) -> dict[str, float]:
+    def _set_epoch(runner, epoch: float) -> dict[str, float]:
         temps = {}
         for name, branch in get_ori_model(runner.model).branches.items():
             for head in branch.heads.modules():

@@ -28,6 +28,9 @@ class WarmupCosineParamScheduler(_ParamScheduler):
             (after scaling to the batch size) is below, it stays at the peak, and the log says so.
         warmup (int): Length of the linear warm-up from 0, in epochs with ``by_epoch``, else in
             iterations. Defaults to 0.
+        base_length (int, optional): Length of a run, in the same unit, that the warm-up is for: in
+            a shorter run it is shorter in proportion, and the log says so. Defaults to None: it is
+            the same in every run.
         part (str): Which parameter groups: ``'main'``, or a part that has settings of its own.
             Defaults to ``'main'``.
         begin (int): Must be 0: the schedule spans the run. Defaults to 0.
@@ -48,6 +51,7 @@ class WarmupCosineParamScheduler(_ParamScheduler):
         param_name: str,
         final: float,
         warmup: int = 0,
+        base_length: int | None = None,
         part: str = 'main',
         begin: int = 0,
         end: int = INF,
@@ -64,6 +68,8 @@ class WarmupCosineParamScheduler(_ParamScheduler):
                 f'the {param_name} schedule steps with the optimizer: with by_epoch=True set '
                 'convert_to_iter_based=True'
             )
+        if base_length is not None and end < base_length:
+            warmup = self._shortened(warmup, end, base_length)
         if begin != 0 or end >= INF or not 0 <= warmup <= end:
             raise ValueError(
                 f'the {param_name} schedule needs begin=0 and 0 <= warmup <= end, the length of the '
@@ -84,6 +90,7 @@ class WarmupCosineParamScheduler(_ParamScheduler):
         *args,
         epoch_length: int,
         warmup: float = 0,
+        base_length: int | None = None,
         end: int = INF,
         by_epoch: bool = True,
         **kwargs,
@@ -94,6 +101,7 @@ class WarmupCosineParamScheduler(_ParamScheduler):
             *args: See the class.
             epoch_length (int): Iterations in an epoch.
             warmup (float): In epochs. Defaults to 0.
+            base_length (int, optional): In epochs. Defaults to None.
             end (int): In epochs.
             by_epoch (bool): Must be True.
             **kwargs: See the class.
@@ -113,13 +121,33 @@ class WarmupCosineParamScheduler(_ParamScheduler):
                 'an epoch has no iteration, for train_dataloader makes no batch: with drop_last=True '
                 'the training set needs at least batch_size x processes pictures'
             )
-        if warmup > end:
+        if warmup > end and base_length is None:
             raise ValueError(
                 f'the warm-up of {warmup} epochs is longer than the run of {end}: shorten `warmup` of '
-                'the schedules in param_scheduler, or train for longer'
+                'the schedules in param_scheduler, or give them a `base_length`, the epochs that it is '
+                'for, or train for longer'
             )
-        end = INF if end >= INF else end * epoch_length
-        return cls(*args, warmup=round(warmup * epoch_length), end=end, by_epoch=False, **kwargs)
+        return cls(
+            *args,
+            warmup=round(warmup * epoch_length),
+            base_length=base_length and base_length * epoch_length,
+            end=INF if end >= INF else end * epoch_length,
+            by_epoch=False,
+            **kwargs,
+        )
+
+    @staticmethod
+    def _shortened(warmup: int, length: int, base_length: int) -> int:
+        shorter = round(warmup * length / base_length)
+        if shorter < warmup:
+            # A warning, of which the log shows one, though every schedule says it.
+            print_log(
+                f'The warm-up of {warmup} iterations is for a run of {base_length}: in this one of '
+                f'{length} it takes {shorter}.',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return shorter
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint.

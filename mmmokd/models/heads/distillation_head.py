@@ -15,11 +15,11 @@ from ..losses import (
 )
 
 
-def warmup_teacher_temp(epoch: int, start: float, end: float, warmup_epochs: int) -> float:
+def warmup_teacher_temp(epoch: float, start: float, end: float, warmup_epochs: int) -> float:
     """Teacher temperature: ``linspace(start, end, warmup_epochs)[epoch]``, then ``end``.
 
     Args:
-        epoch (int): Counted from 0.
+        epoch (float): Counted from 0; between two epochs the temperature is, too.
         start (float): Temperature of epoch 0.
         end (float): Temperature of epoch ``warmup_epochs - 1`` and later.
         warmup_epochs (int): Length of the warm-up; 0 for none.
@@ -31,7 +31,7 @@ def warmup_teacher_temp(epoch: int, start: float, end: float, warmup_epochs: int
         return end
     if warmup_epochs == 1:
         return start
-    return start + (end - start) * epoch / (warmup_epochs - 1)
+    return start + (end - start) * min(epoch, warmup_epochs - 1) / (warmup_epochs - 1)
 
 
 class BaseDistillationHead(BaseModule):
@@ -78,13 +78,13 @@ class BaseDistillationHead(BaseModule):
         self.loss_weight = loss_weight
         self.teacher_temp = self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> float:
+    def set_epoch(self, epoch: float) -> float:
         """Set ``teacher_temp`` to the temperature of an epoch.
 
         It is derived from the epoch and no state.
 
         Args:
-            epoch (int): Counted from 0.
+            epoch (float): Counted from 0.
 
         Returns:
             float: The temperature.

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mokd_testing import AfterStep, branch_cfg, model_cfg, train
+from mokd_testing import AfterStep, branch_cfg, model_cfg, optim_wrapper_cfg, train
 
+from mmmokd.engine import HeadScheduleHook
 from mmmokd.models.heads import BaseDistillationHead
 
 LONG = dict(sm=dict(warmup_teacher_temp_epochs=3), st=dict(warmup_teacher_temp_epochs=3))
@@ -88,6 +89,37 @@ def test_temperatures_without_epochs(runner_cfg):
     )
     train(cfg, hook)
     check(hook, [0, 0, 1, 1, 2])
+
+
+@pytest.mark.parametrize(
+    'loop', [dict(by_epoch=True, max_epochs=4), dict(by_epoch=False, max_iters=8)]
+)
+def test_a_short_run_hurries_through_the_warm_up(runner_cfg, loop):
+    """Four epochs, for warm-ups that are for ten: an epoch counts for two and a half."""
+    hook = Temperatures()
+    branches = dict(vit=branch_cfg('vit', heads=dict(sm=dict(warmup_teacher_temp_epochs=6))))
+    cfg = runner_cfg(
+        length=4, batch_size=2, model=model_cfg(branches), train_cfg=loop, param_scheduler=None,
+        optim_wrapper=optim_wrapper_cfg(branches),
+    )  # fmt: skip
+    cfg.default_hooks.head_schedule.base_epochs = 10
+    train(cfg, hook)
+    temps = [0.04, 0.04 + 0.03 * 2.5 / 5, 0.07, 0.07]
+    found = [seen['vit.teacher_temp'] for seen in hook.logged]
+    assert found == pytest.approx([temp for temp in temps for _ in range(2)], rel=1e-14)
+
+
+def test_a_run_that_is_long_enough_takes_its_time(runner_cfg):
+    hook = Temperatures()
+    cfg = runner_cfg(length=4, batch_size=2, max_epochs=4, model=model_cfg(BRANCHES))
+    cfg.default_hooks.head_schedule.base_epochs = 3
+    train(cfg, hook)
+    check(hook, [0, 0, 1, 1, 2, 2, 3, 3])
+
+
+def test_base_epochs_that_are_none():
+    with pytest.raises(ValueError, match='base_epochs must be at least 1, but got 0'):
+        HeadScheduleHook(base_epochs=0)
 
 
 def test_one_branch_has_no_cross_temperature(runner_cfg):

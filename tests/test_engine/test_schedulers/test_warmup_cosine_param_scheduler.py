@@ -107,6 +107,24 @@ def test_learning_rate_is_never_raised(monkeypatch):
     assert len(messages) == 1 and '0.1' in messages[0] and '0.5' in messages[0]
 
 
+@pytest.mark.parametrize(('epochs', 'warmup'), [(1, 0), (5, 2), (8, 4), (20, 10), (30, 10)])
+def test_a_short_run_shortens_the_warm_up(epochs, warmup, monkeypatch):
+    """Two epochs of five iterations, for a run of 20 epochs."""
+    from mmmokd.engine.schedulers import warmup_cosine_param_scheduler as module
+
+    messages = []
+    monkeypatch.setattr(module, 'print_log', lambda text, **kwargs: messages.append(text))
+    scheduler = WarmupCosineParamScheduler.build_iter_from_epoch(
+        wrapper(dict()), 'lr', 0.01, epoch_length=5, warmup=2, base_length=20, end=epochs
+    )
+    for step in range(5 * epochs):
+        expected = expected_value(step, 5 * epochs, warmup, 0.1, 0.01)
+        assert scheduler.get_last_value()[0] == pytest.approx(expected, rel=1e-12)
+        scheduler.step()
+    assert len(messages) == (epochs < 20)
+    assert all(f'of {5 * epochs} it takes {warmup}' in text for text in messages)
+
+
 def test_groups_without_decay_stay_without():
     groups = [dict(weight_decay=0.04), dict(weight_decay=0.0), dict(weight_decay=0.1, part='x')]
     scheduler = build(groups, 'weight_decay', 0.4)
