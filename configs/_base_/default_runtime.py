@@ -41,6 +41,8 @@ env_cfg = dict(
 # Batch norm takes its statistics over all GPUs; without effect in one process.
 sync_bn = 'torch'
 
+# deterministic=True works on the CPU. On a GPU, PyTorch's documentation says, the bicubic resize of
+# position embeddings has no deterministic backward, and the run ends with an error: not tried.
 randomness = dict(seed=0, deterministic=False)
 load_from = None
 resume = False
