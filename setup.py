@@ -9,6 +9,14 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
+# Tools that read requirements/ or resources/, which only a checkout or an unpacked sdist has.
+SOURCE_TOOLS = (
+    'build_mmcv_ops.sh',
+    'quickstart.py',
+    'quickstart.sh',
+    'run_tests.sh',
+    'setup_env.sh',
+)
 
 
 def requirements(name: str) -> list[str]:
@@ -34,8 +42,9 @@ def add_mim_extension(package_dir: Path, link: bool) -> None:
     Args:
         package_dir (Path): The package's folder, of the sources or of the build.
         link (bool): Link to the sources, so that an editable installation shows edits at once;
-            otherwise copy.
+            otherwise copy, without the tools that work in the sources alone.
     """
+    left_out = shutil.ignore_patterns('__pycache__', '*.pyc', *SOURCE_TOOLS)
     mim = package_dir / '.mim'
     shutil.rmtree(mim, ignore_errors=True)
     mim.mkdir(parents=True)
@@ -44,7 +53,7 @@ def add_mim_extension(package_dir: Path, link: bool) -> None:
         if link:
             target.symlink_to(os.path.relpath(source, mim), target_is_directory=source.is_dir())
         elif source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'))
+            shutil.copytree(source, target, ignore=left_out)
         else:
             shutil.copy2(source, target)
 
