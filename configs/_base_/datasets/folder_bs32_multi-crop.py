@@ -6,7 +6,8 @@ train_dataloader = dict(
         type='mmmokd.PictureFolder',
         data_root='data/pictures',
         pipeline=[
-            dict(type='mmmokd.LoadPicture'),
+            # (0, 4095) for 12 bits kept in 16; None: the whole range of the pictures' type.
+            dict(type='mmmokd.LoadPicture', value_range=None),
             dict(
                 type='mmmokd.MultiCrop',
                 groups=[  # the global views first

@@ -1,6 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import io
 import logging
+from collections.abc import Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,95 +15,30 @@ from PIL import Image, UnidentifiedImageError
 from mmmokd.registry import TRANSFORMS
 from mmmokd.utils import BadPictureError
 
-EXIF_ORIENTATION = 0x0112
-# What to do with the stored pixels, by the orientation that EXIF gives (1: nothing).
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+from .pixels import (
+    decode_deep,
+    guess_range,
+    is_deep_colour,
+    picture_to_bgr,
+    scale_to_uint8,
+    upright,
+)
 
-
-def upright(img: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says.
-
-    Args:
-        img (PIL.Image.Image): A loaded picture.
-
-    Returns:
-        PIL.Image.Image: The picture, itself if there is nothing to do.
-    """
-    try:
-        orientation = img.getexif().get(EXIF_ORIENTATION)
-    except Exception:  # Pillow's EXIF parser raises anything; the pixels are good all the same
-        return img
-    return img.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else img
-
-
-def scale_to_uint8(values: np.ndarray) -> np.ndarray:
-    """Bring whole numbers of more than 8 bits, or floats, to 8 bits, linearly, rounded.
-
-    - Unsigned 16 bits: 0 to 65535 becomes 0 to 255.
-    - Other whole numbers: the range of the smallest of uint16, int16 and int32 that holds all
-      values of the picture becomes 0 to 255 (Pillow keeps several kinds of 16-bit pictures in
-      32 bits).
-    - Floats: 0 to 1 becomes 0 to 255 if all values are in it, 0 to 255 stays if all are in that,
-      otherwise the picture's own range becomes 0 to 255. Not-a-number becomes the lowest value.
-
-    Args:
-        values (np.ndarray): Any shape, not empty.
-
-    Returns:
-        np.ndarray: The same shape, uint8.
-    """
-    if values.dtype.kind == 'f':
-        finite = values[np.isfinite(values)]
-        least, most = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-        ranges = [(0.0, 1.0), (0.0, 255.0), (least, most)]
-        low, high = next(r for r in ranges if r[0] <= least and most <= r[1])
-        values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
-    else:
-        least, most = values.min(), values.max()
-        types = (np.uint16, np.int16, np.int32, values.dtype)
-        ranges = [(np.iinfo(t).min, np.iinfo(t).max) for t in types]
-        low, high = next(r for r in ranges if r[0] <= least and most <= r[1])
-    span = float(high) - float(low)
-    scaled = (values.astype(np.float64) - float(low)) * (255.0 / span if span else 0.0)
-    return np.rint(scaled).astype(np.uint8)
-
-
-def picture_to_bgr(img: Image.Image) -> np.ndarray:
-    """Bring a Pillow picture of any mode to BGR.
-
-    Greyscale is repeated, transparency is laid over white, CMYK and others go through Pillow's
-    conversion to RGB, and modes of more than 8 bits through :func:`scale_to_uint8`.
-
-    Args:
-        img (PIL.Image.Image): A loaded picture.
-
-    Returns:
-        np.ndarray: (H, W, 3), uint8, BGR.
-    """
-    if img.mode == 'F' or img.mode.startswith('I'):
-        return cv2.cvtColor(scale_to_uint8(np.asarray(img)), cv2.COLOR_GRAY2BGR)
-    if img.has_transparency_data:
-        img = img.convert('RGBA')
-        img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
-    return cv2.cvtColor(np.asarray(img.convert('RGB')), cv2.COLOR_RGB2BGR)
+TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+# A picture that uses less than this share of the range that its type has is called flat.
+FLAT_SHARE = 1 / 8
 
 
 @TRANSFORMS.register_module()
 class LoadPicture(BaseTransform):
     """Read a picture of any usual kind as 8-bit BGR, upright.
 
-    Pillow decodes (jpg, png, webp, tiff, ...), of several frames the first. EXIF rotation is
-    applied; for what becomes of greyscale, 16-bit, float, CMYK and transparent pictures see
-    :func:`picture_to_bgr`. Pillow's guard against decompression bombs holds: a picture of more
-    than 2 x ``PIL.Image.MAX_IMAGE_PIXELS`` (about 179 million) counts as unreadable.
+    Pillow decodes (jpg, png, webp, tiff, ...), of several frames the first. OpenCV decodes what
+    Pillow has no mode for: 16-bit colour, and TIFFs with colour in floats. EXIF rotation is
+    applied; for what becomes of greyscale, CMYK and transparent pictures see
+    :func:`picture_to_bgr`, for 16 bits and floats :func:`guess_range`. Pillow's guard against
+    decompression bombs holds: a picture of more than 2 x ``PIL.Image.MAX_IMAGE_PIXELS`` (about 179
+    million) counts as unreadable.
 
     An unreadable picture (missing, empty, truncated, no picture) gives a warning with its path and
     ``None``, for which mmengine's dataset takes another one. After :meth:`track`, which
@@ -122,9 +59,13 @@ class LoadPicture(BaseTransform):
         skip_bad (bool): True: an unreadable picture is left out. False: it is an error, as
             evaluation needs it (``DataHealthHook`` and ``PictureFolder`` see to that for
             datasets in test mode). Defaults to True.
+        value_range (tuple[float, float], optional): The values that are black and white in
+            pictures of more than 8 bits or of floats: ``(0, 4095)`` for 12 bits kept in 16. Those
+            of 8 bits stay as they are. Defaults to None, :func:`guess_range`; the first picture
+            whose whole numbers use less than an eighth of the range gives a warning.
 
     Raises:
-        ValueError: If ``channel_order`` is neither.
+        ValueError: If ``channel_order`` is neither, or ``value_range`` is no range.
     """
 
     def __init__(
@@ -132,12 +73,21 @@ class LoadPicture(BaseTransform):
         backend_args: dict | None = None,
         channel_order: str = 'bgr',
         skip_bad: bool = True,
+        value_range: Sequence[float] | None = None,
     ) -> None:
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
+        if value_range is not None and not (len(value_range) == 2 and np.less(*value_range)):
+            raise ValueError(
+                'value_range must be two numbers, of black and of white, such as (0, 4095), got '
+                f'{value_range!r}.'
+            )
         self.backend_args = backend_args
         self.channel_order = channel_order
         self.skip_bad = skip_bad
+        self.value_range = None if value_range is None else tuple(value_range)
+        # In shared memory: one warning, whichever worker meets the first such picture.
+        self._flat_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self.max_bad_share = 1.0
         self.bad_flags: torch.Tensor | None = None
         self._warned: set[str] = set()
@@ -199,7 +149,7 @@ class LoadPicture(BaseTransform):
             ValueError: If 'img' is given and is not a picture.
         """
         if results.get('img') is not None:
-            img = self._convert_given(results['img'])
+            img = self._convert_given(results)
         else:
             img, error = self._try_read(results['img_path'])
             if error is not None:
@@ -218,20 +168,52 @@ class LoadPicture(BaseTransform):
             return None, error
 
     def _read(self, path: str) -> np.ndarray:
+        to_uint8 = partial(self._to_uint8, name=path)
         content = fileio.get(path, backend_args=self.backend_args)
         if not content:
             raise OSError('the file is empty')
         try:
             img = Image.open(io.BytesIO(content))
         except UnidentifiedImageError:
-            raise OSError('the file is not a picture that Pillow knows') from None
+            if not content.startswith(TIFF_STARTS):
+                raise OSError('the file is not a picture that Pillow knows') from None
+            return picture_to_bgr(decode_deep(content, to_uint8))
         with img:
-            img.load()
-            return picture_to_bgr(upright(img))
+            deep = is_deep_colour(img)
+            img.load()  # OpenCV does not tell of a file that is cut off
+            if deep:
+                deep_img = decode_deep(content, to_uint8, alpha=img.mode != 'RGB')
+                return picture_to_bgr(upright(deep_img, img))
+            return picture_to_bgr(upright(img), to_uint8)
 
-    def _convert_given(self, img) -> np.ndarray:
+    def _to_uint8(self, values: np.ndarray, name: str) -> np.ndarray:
+        if self.value_range is None and values.dtype.kind in 'ui' and values.dtype != np.uint8:
+            low, high = guess_range(values)
+            least, most = int(values.min()), int(values.max())
+            if most - least < FLAT_SHARE * (high - low) and not self._flat_seen:
+                self._flat_seen[0] = 1
+                self._warn_flat(name, (least, most), (int(low), int(high)))
+        return scale_to_uint8(values, self.value_range)
+
+    @staticmethod
+    def _warn_flat(name: str, used: tuple[int, int], possible: tuple[int, int]) -> None:
+        fitting = [2**bits - 1 for bits in (10, 12, 14) if used[1] < 2**bits and used[0] >= 0]
+        low, high = (0, fitting[0]) if fitting else used
+        print_log(
+            f'{name} has values from {used[0]} to {used[1]} only, of {possible[0]} to '
+            f'{possible[1]}, and comes out nearly of one shade. If your pictures are like this, say '
+            f'which values are black and white, for instance value_range=({low}, {high}) of '
+            'LoadPicture in every pipeline (--cfg-options '
+            f'train_dataloader.dataset.pipeline.0.value_range={low},{high})',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+    def _convert_given(self, results: dict) -> np.ndarray:
+        img = results['img']
+        to_uint8 = partial(self._to_uint8, name=f'Picture {results.get("sample_idx", "")}'.strip())
         if isinstance(img, Image.Image):
-            return picture_to_bgr(upright(img))
+            return picture_to_bgr(upright(img), to_uint8)
         shape, dtype = getattr(img, 'shape', ()), getattr(img, 'dtype', None)
         channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else None
         if channels not in (1, 3) or 0 in shape or np.dtype(dtype).kind not in 'uif':
@@ -239,7 +221,7 @@ class LoadPicture(BaseTransform):
                 "results['img'] must be a picture: an array of shape (H, W), (H, W, 1) or "
                 f'(H, W, 3), but got {type(img).__name__} of shape {tuple(shape)}, type {dtype}.'
             )
-        img = img if dtype == np.uint8 else scale_to_uint8(img)
+        img = to_uint8(img)
         if channels == 1:
             return cv2.cvtColor(img, cv2.COLOR_GRAY2BGR)
         return img if self.channel_order == 'bgr' else cv2.cvtColor(img, cv2.COLOR_RGB2BGR)
@@ -278,11 +260,13 @@ class LoadPicture(BaseTransform):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         # A deep copy or a plain pickle leaves shared memory, torch's own pickle does not.
-        if self.bad_flags is not None:
-            self.bad_flags.share_memory_()
+        for flags in (self.bad_flags, self._flat_seen):
+            if flags is not None:
+                flags.share_memory_()
 
     def __repr__(self) -> str:
         return (
             f'{self.__class__.__name__}(backend_args={self.backend_args}, '
-            f"channel_order='{self.channel_order}', skip_bad={self.skip_bad})"
+            f"channel_order='{self.channel_order}', skip_bad={self.skip_bad}, "
+            f'value_range={self.value_range})'
         )

@@ -1,7 +1,10 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
+import struct
+import zlib
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmmokd.datasets import BadPictureError, LoadPicture
-from mmmokd.datasets.transforms.loading import scale_to_uint8
+from mmmokd.datasets.transforms.pixels import scale_to_uint8
 from mmmokd.registry import TRANSFORMS
 
 RAMP = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)  # every 16th value of 16 bits
@@ -111,6 +114,124 @@ def test_floats(tmp_path, values, expected):
     path = tmp_path / 'a.tif'
     Image.fromarray(np.array([values], np.float32)).save(path)
     np.testing.assert_array_equal(load(path)[..., 0], [expected])
+
+
+def plain_tiff(values, orientation=1):
+    """An uncompressed TIFF by the standard; values of shape (H, W, C)."""
+    height, width, channels = values.shape
+    bits, kind = values.dtype.itemsize * 8, 'uif'.index(values.dtype.kind) + 1
+    at = 8 + values.nbytes
+    entries = {
+        **{256: width, 257: height, 258: at, 259: 1, 262: 2, 273: 8, 274: orientation},
+        **{277: channels, 278: height, 279: values.nbytes, 284: 1, 339: at + 2 * channels},
+    }
+    counts = {258: channels, 339: channels}
+    parts = [
+        struct.pack('<HHII', tag, 4 if tag in (273, 279) else 3, counts.get(tag, 1), value)
+        for tag, value in entries.items()
+    ]
+    lists = struct.pack(f'<{2 * channels}H', *[bits] * channels, *[kind] * channels)
+    directory = struct.pack('<H', len(parts)) + b''.join(parts) + bytes(4)
+    return b'II*\0' + struct.pack('<I', at + len(lists)) + values.tobytes() + lists + directory
+
+
+def deep_noise(channels=3, top=65536):
+    return np.random.default_rng(0).integers(0, top, (12, 20, channels), dtype=np.uint16)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('ending', ['png', 'tif'])
+def test_16_bit_colour_keeps_its_lower_bits(tmp_path, ending, orientation):
+    rgb, path = deep_noise(top=4096), tmp_path / f'a.{ending}'
+    if ending == 'tif':
+        path.write_bytes(plain_tiff(rgb, orientation))
+    else:
+        cv2.imwrite(str(path), rgb[..., ::-1])
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        chunk = b'eXIf' + exif.tobytes().removeprefix(b'Exif\0\0')
+        chunk = struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
+        content = path.read_bytes()
+        path.write_bytes(content[:33] + chunk + content[33:])  # behind the header's chunk
+    with Image.open(path) as img:
+        assert img.mode == 'RGB'
+    img = load(path, value_range=(0, 4095))
+    expected = turned(rgb, orientation)[..., ::-1] / 4095 * 255
+    assert img.shape == expected.shape and np.abs(img - expected).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize('channels', [2, 4])
+def test_16_bit_transparency(tmp_path, channels):
+    values = deep_noise(4)
+    if channels == 2:
+        values[..., :3] = values[..., :1]
+    cv2.imwrite(str(tmp_path / 'a.png'), values)
+    alpha = values[..., 3:] / 65535
+    expected = values[..., :3] / 65535 * 255 * alpha + 255 * (1 - alpha)
+    assert np.abs(load(tmp_path / 'a.png') - expected).max() <= 1.5
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_colour_in_floats(tmp_path, orientation):
+    rgb = deep_noise().astype(np.float32) / 65535
+    (tmp_path / 'a.tif').write_bytes(plain_tiff(rgb, orientation))
+    expected = turned(rgb, orientation)[..., ::-1].astype(np.float64) * 255
+    assert np.abs(load(tmp_path / 'a.tif') - expected).max() <= 0.5 + 1e-4
+    halved = load(tmp_path / 'a.tif', value_range=(0, 2))
+    assert np.abs(halved - expected / 2).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ('values', 'reason'),
+    [
+        (np.zeros((4, 4, 4), np.float32), 'it has 4 channels of float32, not 1 or 3'),
+        (np.zeros((4, 4, 5), np.float32), 'neither Pillow nor OpenCV can decode it'),
+    ],
+)
+def test_tiffs_that_are_no_picture_say_why(tmp_path, messages, values, reason):
+    (tmp_path / 'a.tif').write_bytes(plain_tiff(values))
+    assert LoadPicture()(dict(img_path=str(tmp_path / 'a.tif'))) is None
+    assert reason in messages()[0]
+
+
+@pytest.mark.parametrize('given', [False, True])
+def test_value_range_of_grey(tmp_path, given):
+    values = RAMP // 8  # 0 to 8191
+    Image.fromarray(values).save(tmp_path / 'a.png')
+    if given:
+        img = LoadPicture(value_range=[0, 4095])(dict(img=values))['img']
+    else:
+        img = load(tmp_path / 'a.png', value_range=[0, 4095])
+    expected = values.clip(max=4095) / 4095 * 255
+    assert np.abs(img - expected[..., None]).max() <= 0.5 + 1e-9
+    rgb = rgb_noise()
+    np.testing.assert_array_equal(
+        load(save(tmp_path / 'b.png', rgb), value_range=(0, 4095)), rgb[..., ::-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ('values', 'says'),
+    [
+        (RAMP // 16, ['0 to 4095 only, of 0 to 65535', 'pipeline.0.value_range=0,4095)']),
+        (RAMP // 16 + 29000, ['29000 to 33095 only', 'value_range=(29000, 33095)']),
+        (RAMP.astype(np.int32) // 16 - 1024, ['-1024 to 3071 only, of -32768 to 32767']),
+        (RAMP // 7, None),
+        ((RAMP // 256).astype(np.uint8), None),
+        ((RAMP // 16).astype(np.float32), None),
+    ],
+)
+def test_flat_pictures_are_named_once(tmp_path, read_log, values, says):
+    for name in 'ab':
+        Image.fromarray(values).save(tmp_path / f'{name}.tif')
+    infos = [dict(img_path=str(tmp_path / f'{name}.tif')) for name in 'ab']
+    transform = LoadPicture()
+    for num_workers in (1, 2):  # two that start together could each be the first
+        list(DataLoader(infos, num_workers=num_workers, collate_fn=lambda one: transform(*one)))
+    flat = [line for line in read_log() if 'of one shade' in line]
+    assert len(flat) == (says is not None)
+    for text in says or ():
+        assert str(tmp_path) in flat[0] and text in flat[0]
 
 
 @pytest.mark.parametrize(('mode', 'ending'), [('RGBA', 'png'), ('LA', 'png'), ('RGBA', 'webp')])
@@ -222,6 +343,9 @@ def test_given_nonsense_is_named(img):
 def test_wrong_settings():
     with pytest.raises(ValueError, match='channel_order'):
         LoadPicture(channel_order='gbr')
+    for wrong in ((4095,), (4095, 0), (0, 0)):
+        with pytest.raises(ValueError, match=r'such as \(0, 4095\)'):
+            LoadPicture(value_range=wrong)
     for wrong in (dict(num_samples=0), dict(num_samples=5, max_bad_share=1.5)):
         with pytest.raises(ValueError, match=next(reversed(wrong))):
             LoadPicture().track(**wrong)

@@ -1,0 +1,155 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""From what picture files hold to 8-bit BGR, upright."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from PIL import Image
+
+ToUint8 = Callable[[np.ndarray], np.ndarray]
+
+EXIF_ORIENTATION = 0x0112
+# How Pillow names 16-bit colour in PNG and TIFF, of which it keeps the upper 8 bits.
+DEEP_COLOUR = ('RGB;16', 'RGBA;16', 'LA;16')
+# What to do with the stored pixels, by the orientation that EXIF gives (1: nothing).
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def upright(img: Image.Image, source: Image.Image | None = None) -> Image.Image:
+    """Turn a picture as its EXIF orientation says.
+
+    Args:
+        img (PIL.Image.Image): A loaded picture.
+        source (PIL.Image.Image, optional): The picture whose EXIF data hold. Defaults to None,
+            ``img`` itself.
+
+    Returns:
+        PIL.Image.Image: The picture, itself if there is nothing to do.
+    """
+    try:
+        orientation = (source or img).getexif().get(EXIF_ORIENTATION)
+    except Exception:  # Pillow's EXIF parser raises anything; the pixels are good all the same
+        return img
+    return img.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else img
+
+
+def guess_range(values: np.ndarray) -> tuple[float, float]:
+    """The values that are black and white, by type and values of a picture.
+
+    - Unsigned 16 bits: 0 and 65535.
+    - Other whole numbers: the range of the smallest of uint16, int16 and int32 that holds all
+      values of the picture (Pillow keeps several kinds of 16-bit pictures in 32 bits).
+    - Floats: 0 and 1 if all values are between, 0 and 255 if all are between these, otherwise the
+      least and the greatest value of the picture. What is not finite does not count.
+
+    Args:
+        values (np.ndarray): Any shape, not empty.
+
+    Returns:
+        tuple[float, float]: Black and white.
+    """
+    if values.dtype.kind == 'f':
+        finite = values[np.isfinite(values)]
+        least, most = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+        ranges = [(0.0, 1.0), (0.0, 255.0), (least, most)]
+    else:
+        least, most = values.min(), values.max()
+        types = (np.uint16, np.int16, np.int32, values.dtype)
+        ranges = [(np.iinfo(t).min, np.iinfo(t).max) for t in types]
+    low, high = next(r for r in ranges if r[0] <= least and most <= r[1])
+    return float(low), float(high)
+
+
+def scale_to_uint8(
+    values: np.ndarray, value_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Bring whole numbers of more than 8 bits, or floats, to 8 bits, linearly, rounded.
+
+    What has 8 bits stays as it is.
+
+    Args:
+        values (np.ndarray): Any shape, not empty. Not-a-number counts as black.
+        value_range (tuple[float, float], optional): The values that become 0 and 255; what is
+            outside is clipped. Defaults to None, :func:`guess_range`.
+
+    Returns:
+        np.ndarray: The same shape, uint8.
+    """
+    if values.dtype == np.uint8:
+        return values
+    low, high = value_range or guess_range(values)
+    values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    scaled = (values.clip(low, high) - low) * (255.0 / (high - low) if high > low else 0.0)
+    return np.rint(scaled).astype(np.uint8)
+
+
+def is_deep_colour(img: Image.Image) -> bool:
+    """Whether a picture has 16-bit colour, which Pillow would cut to its upper 8 bits.
+
+    Args:
+        img (PIL.Image.Image): A picture that is opened, and not loaded yet.
+
+    Returns:
+        bool: Whether :func:`decode_deep` is to read it.
+    """
+    if img.format not in ('PNG', 'TIFF') or not img.tile:
+        return False
+    args = img.tile[0][3]  # the name of the stored form, or that and settings of the decoder
+    return str(args if isinstance(args, str) else args[0]).startswith(DEEP_COLOUR)
+
+
+def decode_deep(content: bytes, to_uint8: ToUint8, alpha: bool = False) -> Image.Image:
+    """Decode, by OpenCV, what Pillow has no mode for.
+
+    Args:
+        content (bytes): Of a PNG or TIFF file.
+        to_uint8 (Callable): Brings values to 8 bits, as :func:`scale_to_uint8`.
+        alpha (bool): Whether a fourth channel is transparency. Defaults to False.
+
+    Returns:
+        PIL.Image.Image: 'L', 'RGB' or 'RGBA', turned as a TIFF says, not as EXIF in a PNG says.
+
+    Raises:
+        OSError: If OpenCV cannot decode it, or it is neither grey nor colour.
+    """
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        raise OSError('neither Pillow nor OpenCV can decode it')
+    if values.ndim == 2:
+        return Image.fromarray(to_uint8(values))
+    if values.shape[2] > (4 if alpha else 3):
+        raise OSError(f'it has {values.shape[2]} channels of {values.dtype}, not 1 or 3')
+    rgb = to_uint8(values[..., 2::-1])
+    if values.shape[2] == 3:
+        return Image.fromarray(np.ascontiguousarray(rgb))
+    return Image.fromarray(np.dstack((rgb, scale_to_uint8(values[..., 3]))))
+
+
+def picture_to_bgr(img: Image.Image, to_uint8: ToUint8 = scale_to_uint8) -> np.ndarray:
+    """Bring a Pillow picture of any mode to BGR.
+
+    Greyscale is repeated, transparency is laid over white, CMYK and others go through Pillow's
+    conversion to RGB, and modes of more than 8 bits through ``to_uint8``.
+
+    Args:
+        img (PIL.Image.Image): A loaded picture.
+        to_uint8 (Callable): Brings values to 8 bits. Defaults to :func:`scale_to_uint8`.
+
+    Returns:
+        np.ndarray: (H, W, 3), uint8, BGR.
+    """
+    if img.mode == 'F' or img.mode.startswith('I'):
+        return cv2.cvtColor(to_uint8(np.asarray(img)), cv2.COLOR_GRAY2BGR)
+    if img.has_transparency_data:
+        img = img.convert('RGBA')
+        img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
+    return cv2.cvtColor(np.asarray(img.convert('RGB')), cv2.COLOR_RGB2BGR)
