@@ -18,5 +18,5 @@ else
   )
 fi
 PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
-PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" -m torch.distributed.run \
+PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}" exec "$PYTHON" "$TOOLS/_launch.py" \
   "${rendezvous[@]}" --nproc_per_node="$2" "$TOOLS/$1" "${@:3}" --launcher pytorch

@@ -2,12 +2,15 @@
 """How a command begins and ends."""
 
 import argparse
+import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
@@ -52,6 +55,14 @@ class CfgOptions(DictAction):
         return value
 
 
+class ToolParser(argparse.ArgumentParser):
+    """Tells torchrun, too, what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        _tell_launcher(f'error: {message}')
+        super().error(message)
+
+
 class AllowCode(argparse.Action):
     """Lets checkpoints be unpickled, in this process and in those that it starts."""
 
@@ -88,7 +99,7 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
         argparse.ArgumentParser: With ``config``, ``--work-dir``, ``--cfg-options``, ``--launcher``,
         ``--local_rank`` and ``--allow-code-from-checkpoint``.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = ToolParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder to write to (default: work_dirs/NAME_OF_CONFIG)')
     parser.add_argument(
@@ -125,11 +136,20 @@ def _keep_traceback() -> str:
     return 'MMMOKD_TRACEBACK=1 shows the traceback'
 
 
+def _tell_launcher(message: str) -> None:
+    """Leave the message where torchrun looks for what ended a process, if it started this one."""
+    if path := os.environ.get('TORCHELASTIC_ERROR_FILE'):
+        extra = dict(py_callstack=message, timestamp=int(time.time()))
+        content = json.dumps(dict(message=dict(message=message, extraInfo=extra)))
+        Path(path).write_text(content, encoding='utf-8')
+
+
 def run_tool(main: Callable[[], None]) -> None:
     """Run a command; let a mistake of its user end it with one message and status 2.
 
     The traceback of such an error is in the run's log file, once there is one, and on the screen if
-    the environment variable ``MMMOKD_TRACEBACK`` is set. Every other error ends as Python has it.
+    the environment variable ``MMMOKD_TRACEBACK`` is set; torchrun gets the message for its report.
+    Every other error ends as Python has it.
     Checkpoints that a config names are never unpickled (``TORCH_FORCE_WEIGHTS_ONLY_LOAD``), which
     mmengine would fall back to, unless ``--allow-code-from-checkpoint`` asks for it.
 
@@ -145,5 +165,7 @@ def run_tool(main: Callable[[], None]) -> None:
         if message is None:
             raise
         rank = f' (process {os.environ["RANK"]})' if 'RANK' in os.environ else ''
-        print(f'error{rank}: {message}\n({_keep_traceback()})', file=sys.stderr)
+        where = _keep_traceback()
+        print(f'error{rank}: {message}\n({where})', file=sys.stderr)
+        _tell_launcher(f'error: {message}\n({where})')
         sys.exit(2)

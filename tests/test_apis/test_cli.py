@@ -4,9 +4,11 @@
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, MODELS
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.utils.data import DataLoader, Dataset
 
-from mmmokd.apis import build_runner, explain_error, is_user_error, run_tool
+from mmmokd.apis import build_runner, explain_error, is_user_error, load_config, run_tool
+from mmmokd.apis.cli import tool_parser
 from mmmokd.datasets import LoadPicture
 from mmmokd.utils import CollapseError
 
@@ -61,6 +63,25 @@ def test_collapse_is_one_message(capsys, monkeypatch):
         run_tool(collapse)
     assert exit_info.value.code == 2
     assert capsys.readouterr().err.startswith("error: Branch 'cnn' has collapsed\n")
+
+
+def test_torchrun_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv('MMMOKD_TRACEBACK', raising=False)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    file = tmp_path / 'error.json'
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(file))
+    monkeypatch.setenv('RANK', '1')
+    for command, message in (
+        (lambda: load_config('nowhere.py'), 'error: config nowhere.py is not there.'),
+        (lambda: tool_parser('').parse_args([]), 'error: the following arguments are required'),
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            run_tool(command)
+        assert exit_info.value.code == 2
+        # As torchrun reads it.
+        failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(file))
+        assert failure.message['message'].startswith(message)
+        assert message.removeprefix('error') in capsys.readouterr().err
 
 
 def explained(build, **parts) -> str | None:

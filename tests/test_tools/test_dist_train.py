@@ -60,6 +60,23 @@ def test_two_processes_train_mokd(run, mokd_config, tmp_path):
             assert center.isfinite().all() and center.abs().max() > 0
 
 
+def test_mistake_is_the_last_that_is_said(run, tiny_config, tmp_path):
+    train = ('bash', TOOLS / 'dist_train.sh', tiny_config, 2, '--work-dir', tmp_path)
+    done = run(*train, '--cfg-options', 'train_cfg.max_epoch=1')
+    assert done.returncode == 2
+    end = done.stdout[done.stdout.rindex('\nerror: ') :]
+    assert 'train_cfg takes no max_epoch. Did you mean max_epochs?' in end
+    assert len(end.splitlines()) == 3
+
+
+def test_fault_keeps_the_report_of_torchrun(run, tmp_path):
+    fault = tmp_path / 'fault.py'
+    fault.write_text('1 / 0')
+    done = run(sys.executable, TOOLS / '_launch.py', '--standalone', fault)
+    assert done.returncode == 1
+    assert 'ZeroDivisionError' in done.stdout and 'FAILED' in done.stdout
+
+
 @pytest.mark.parametrize(
     'script, given, passed',
     [

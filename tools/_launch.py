@@ -1,0 +1,32 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""torchrun, which ends with the message of the mistake that ended the tool it ran.
+
+    python tools/_launch.py [OPTION OF torchrun ...] TOOL [ARGUMENT ...]
+
+torchrun's own report, of 30 lines, would stand below that message. For tools/_launch.sh.
+"""
+
+import sys
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import parse_args, run
+
+
+def main() -> None:
+    try:
+        run(parse_args(sys.argv[1:]))
+    except ChildFailedError as error:
+        # Of processes that ended by themselves, and not because another one did.
+        said = [
+            failure.message['message']
+            for failure in error.failures.values()
+            if isinstance(failure.message, dict)
+        ]
+        if not said:
+            raise
+        print(said[0], file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == '__main__':
+    main()
