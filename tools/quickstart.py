@@ -3,7 +3,8 @@
 
     bash tools/quickstart.sh [PICTURES] [--out DIR] [--seed N] [--epochs N]
 
-Without PICTURES: the Fashion-MNIST subset in resources/. Started again, it goes on where it was.
+Without PICTURES: the Fashion-MNIST subset in resources/. Started again, it goes on where it was; a
+run of other pictures, other settings or other code is kept aside and starts anew.
 """
 
 import argparse
@@ -11,17 +12,30 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
+
+from mmengine.config import Config
 
 from mmmokd.apis import run_tool
 from mmmokd.apis.config import load_config
 from mmmokd.apis.quickstart_data import (
+    check_apart,
     count_pictures,
+    find_pictures,
     shrink_folder,
     unpack_fashion_mnist,
 )
-from mmmokd.apis.quickstart_report import RUNS, raw_pixel_baseline, write_report
+from mmmokd.apis.quickstart_report import REPORT, RUNS, raw_pixel_baseline, write_report
+from mmmokd.apis.quickstart_runs import (
+    claim_run,
+    drop_unusable_checkpoints,
+    hash_code,
+    hash_files,
+    hash_text,
+    lock,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'mokd' / 'quickstart'
@@ -38,6 +52,51 @@ INTERVAL = 39  # iterations between two lines of the log, as the configs have it
 PROGRESS = re.compile(r'- ((?:INFO|WARNING) - (?:Epoch|Branch|resum|.*picture).*)')
 
 
+class Task(NamedTuple):
+    """What the three runs have in common.
+
+    Attributes:
+        kind (str): End of their configs' names.
+        labelled (bool): Whether there are classes for k-NN.
+        pictures (str): Hash of the pictures.
+        settings (dict[str, Any]): Overrides of the configs, by dotted key.
+        places (dict[str, str]): More of them: where the pictures are.
+    """
+
+    kind: str
+    labelled: bool
+    pictures: str
+    settings: dict[str, Any]
+    places: dict[str, str]
+
+    def load(self, names: str) -> Config:
+        """The config of a run, named as in ``RUNS``."""
+        path = CONFIGS / f'mokd_{names}_{self.kind}.py'
+        return load_config(path, {**self.settings, **self.places})
+
+    def record(self, names: str) -> dict[str, Any]:
+        """What makes a run this one."""
+        path = CONFIGS / f'mokd_{names}_{self.kind}.py'
+        config = hash_text(repr(load_config(path).to_dict()))
+        return dict(config=config, code=hash_code(), pictures=self.pictures, **self.settings)
+
+
+def read_path(text: str) -> Path:
+    """A path of a command line, absolute."""
+    return Path(text).expanduser().resolve()
+
+
+def at_least(smallest: int) -> Callable[[str], int]:
+    """A reader of a whole number from a command line."""
+
+    def read(text: str) -> int:
+        if not text.removeprefix('-').isdecimal() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f'{text!r} is no whole number from {smallest} up')
+        return int(text)
+
+    return read
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='bash tools/quickstart.sh',
@@ -46,52 +105,84 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'pictures',
         nargs='?',
-        type=Path,
+        type=read_path,
         help='a folder of pictures; at least two class folders in it give k-NN accuracies '
         '(default: the Fashion-MNIST subset of the repository)',
     )
     parser.add_argument(
-        '--out', type=Path, help='folder to write to (default: work_dirs/quickstart/NAME_seedN)'
+        '--out',
+        type=read_path,
+        help='folder to write to (default: one of its own in work_dirs/quickstart)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='of the runs (default: %(default)s)')
     parser.add_argument(
-        '--epochs', type=int, help='length of each run (default: fits the number of pictures)'
+        '--seed', type=at_least(0), default=0, help='of the runs (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--epochs',
+        type=at_least(1),
+        help='length of each run (default: fits the number of pictures)',
     )
     return parser.parse_args()
 
 
-def own_pictures(args: argparse.Namespace, out: Path) -> tuple[dict[str, Any], bool]:
-    """Copy a folder, small; the options that train on the copies, and whether there are classes."""
-    data = out / 'pictures'
-    labelled = shrink_folder(args.pictures, data, args.seed)
-    count = count_pictures(data / 'train')
+def output_folder(pictures: Path | None, seed: int) -> Path:
+    """Where a quick start writes, if it is not said: a folder for each of any name."""
+    if pictures is None:
+        return OUT / f'fashion_mnist_seed{seed}'
+    name = re.sub(r'[^\w.-]+', '-', pictures.name)  # to be typed in commands
+    return OUT / f'{name}-{hash_text(str(pictures))[:8]}_seed{seed}'
+
+
+def fashion_mnist(args: argparse.Namespace) -> Task:
+    """Unpack the repository's pictures."""
+    data = OUT / 'data' / 'fashion_mnist'
+    unpack_fashion_mnist(FASHION_MNIST, data)
+    settings = {'randomness.seed': args.seed}
+    if args.epochs:
+        settings['train_cfg.max_epochs'] = args.epochs
+    loaders = ('train_dataloader', 'val_dataloader', 'val_cfg.bank_dataloader')
+    places = {f'{loader}.dataset.data_root': str(data) for loader in loaders}
+    return Task('fashion-mnist', True, hash_files(data, '*-ubyte'), settings, places)
+
+
+def own_pictures(args: argparse.Namespace, paths: list[Path], data: Path) -> Task:
+    """Copy a folder, small."""
+    labelled = shrink_folder(paths, args.pictures, data, args.seed)
+    count, held_out = count_pictures(data / 'train'), count_pictures(data / 'test')
     if count < MIN_PICTURES:
+        held = f', of which {held_out} are kept for testing: {count} are left to train on'
         raise ValueError(
-            f'{args.pictures} has {count} pictures to train on; at least {MIN_PICTURES} are needed'
+            f'{args.pictures} has {count + held_out} readable pictures{held if held_out else ""}; '
+            f'at least {MIN_PICTURES} are needed'
         )
     epochs = args.epochs or min(MAX_EPOCHS, max(1, PICTURES_SEEN // count))
     batch_size = min(BATCH_SIZE, count // 2)
     interval = min(INTERVAL, count // batch_size)
-    options = {
+    settings = {
+        'randomness.seed': args.seed,
         'train_cfg.max_epochs': epochs,
         'train_cfg.val_interval': max(1, epochs // VALIDATIONS),
         'train_dataloader.batch_size': batch_size,
         'default_hooks.logger.interval': interval,
         'default_hooks.collapse_monitor.interval': interval,
-        'train_dataloader.dataset.data_root': str(data / 'train'),
     }
+    places = {'train_dataloader.dataset.data_root': str(data / 'train')}
     if labelled:
-        options['val_dataloader.dataset.data_root'] = str(data / 'test')
-        options['val_cfg.bank_dataloader.dataset.data_root'] = str(data / 'train')
-    return options, labelled
+        places['val_dataloader.dataset.data_root'] = str(data / 'test')
+        places['val_cfg.bank_dataloader.dataset.data_root'] = str(data / 'train')
+    return Task('folder', labelled, hash_files(data, '*.png'), settings, places)
 
 
-def train(config: Path, work_dir: Path, options: dict[str, Any], validate: bool) -> None:
+def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
     """Run tools/train.py as a user would; show its progress, keep all it says in a file."""
+    claim_run(work_dir, task.record(work_dir.name))
+    cfg = task.load(work_dir.name)
+    drop_unusable_checkpoints(work_dir, cfg, task.labelled)
+    # Not as --cfg-options, which would take a folder's name with a comma for a list.
+    config = work_dir / Path(cfg.filename).name
+    cfg.dump(config)
     command = [sys.executable, '-u', ROOT / 'tools' / 'train.py', config, '--work-dir', work_dir]
-    command += ['--resume', 'auto'] + ([] if validate else ['--no-validate'])
-    command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-    work_dir.mkdir(parents=True, exist_ok=True)
+    command += ['--resume', 'auto'] + ([] if task.labelled else ['--no-validate'])
     output = work_dir / 'output.txt'
     with (
         output.open('w', encoding='utf-8') as file,
@@ -101,6 +192,7 @@ def train(config: Path, work_dir: Path, options: dict[str, Any], validate: bool)
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            pass_fds=[lock_file.fileno()],  # should it outlive this process, it still writes there
         ) as process,
     ):
         for line in process.stdout:
@@ -117,24 +209,27 @@ def train(config: Path, work_dir: Path, options: dict[str, Any], validate: bool)
 def main() -> None:
     args = parse_args()
     start = time.time()
-    name = 'fashion_mnist' if args.pictures is None else args.pictures.expanduser().resolve().name
-    out = (args.out or OUT / f'{name}_seed{args.seed}').resolve()
-    if args.pictures is None:
-        unpack_fashion_mnist(FASHION_MNIST, OUT / 'data' / 'fashion_mnist')
-        kind, labelled = 'fashion-mnist', True
-        options = {'train_cfg.max_epochs': args.epochs} if args.epochs else {}
-    else:
-        kind = 'folder'
-        options, labelled = own_pictures(args, out)
-    options['randomness.seed'] = args.seed
-    for i, (run, names) in enumerate(RUNS.items()):
-        print(f'\n=== run {i + 1} of {len(RUNS)}: {run} (writes to {out / names}) ===', flush=True)
-        train(CONFIGS / f'mokd_{names}_{kind}.py', out / names, options, labelled)
-
-    cfg = load_config(CONFIGS / f'mokd_cnn-vit_{kind}.py', options)
-    raw = raw_pixel_baseline(cfg) if labelled else None
-    print(write_report(out, cfg, raw))
-    print(f'took {(time.time() - start) / 60:.1f} minutes')
+    out = args.out or output_folder(args.pictures, args.seed)
+    if args.pictures is not None:  # before anything is written
+        for name in ('pictures', *RUNS.values()):
+            check_apart(args.pictures, out / name)
+        paths = find_pictures(args.pictures)
+    with lock(out) as lock_file:
+        if args.pictures is None:
+            task = fashion_mnist(args)
+        else:
+            task = own_pictures(args, paths, out / 'pictures')
+        for name in REPORT:  # it may be of other runs than those that follow
+            (out / name).unlink(missing_ok=True)
+        for i, (run, names) in enumerate(RUNS.items()):
+            print(
+                f'\n=== run {i + 1} of {len(RUNS)}: {run} (writes to {out / names}) ===', flush=True
+            )
+            train(out / names, task, lock_file)
+        cfg = task.load('cnn-vit')
+        raw = raw_pixel_baseline(cfg) if task.labelled else None
+        print(write_report(out, cfg, raw))
+    print(f'this call took {(time.time() - start) / 60:.1f} minutes')
 
 
 if __name__ == '__main__':

@@ -2,9 +2,10 @@
 """Pictures for the quick start: the repository's own, or a folder made small enough for a CPU."""
 
 import gzip
+import os
 import random
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,14 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.utils import ProgressBar
 
+from mmmokd.apis.quickstart_runs import (
+    RECORD,
+    hash_code,
+    hash_files,
+    hash_text,
+    read_record,
+    write_record,
+)
 from mmmokd.datasets import BadPictureError, PictureFolder
 from mmmokd.datasets.transforms import LoadPicture
 from mmmokd.evaluation import weighted_knn
@@ -39,23 +48,58 @@ def unpack_fashion_mnist(source: Path, target: Path) -> None:
         raise FileNotFoundError(f'no *-ubyte.gz in {source}: is the repository complete?')
     target.mkdir(parents=True, exist_ok=True)
     for file in files:
-        part = target / f'{file.stem}.part'
+        part = target / f'{file.stem}.{os.getpid()}.part'  # two calls may do this at once
         with gzip.open(file) as packed, part.open('wb') as out:
             shutil.copyfileobj(packed, out)
         part.rename(target / file.stem)
 
 
-def shrink_folder(source: Path, target: Path, seed: int) -> bool:
+def find_pictures(source: Path) -> list[Path]:
+    """The pictures below a folder, by path.
+
+    Args:
+        source (Path): The folder.
+
+    Returns:
+        list[Path]: Their files.
+
+    Raises:
+        FileNotFoundError: If the folder is not there.
+        ValueError: If it has no pictures.
+    """
+    folder = PictureFolder(data_root=str(source), lazy_init=True)
+    return [Path(info['img_path']) for info in folder.load_data_list()]
+
+
+def check_apart(source: Path, target: Path) -> None:
+    """Make sure that copies neither replace pictures nor become pictures of the next call.
+
+    Args:
+        source (Path): Folder of pictures, absolute.
+        target (Path): Folder to write to, absolute.
+
+    Raises:
+        ValueError: If one is in the other.
+    """
+    if source == target or source in target.parents or target in source.parents:
+        raise ValueError(
+            f'cannot write to {target}: it is, or is in, or holds the folder of pictures, '
+            f'{source}. Name another folder by --out'
+        )
+
+
+def shrink_folder(paths: list[Path], source: Path, target: Path, seed: int) -> bool:
     """Copy a folder's pictures, small, to TARGET/train and, where it has classes, TARGET/test.
 
     Class folders are the folders right below SOURCE, if there are at least two, no picture lies
-    beside them, and each has at least 5 pictures; then every fifth picture of a class goes to the
-    test set. If that would leave fewer than 20 to train on, too few for k-NN, there are no classes.
-    Of more than 10,000 pictures, as many are drawn. A second call finds the copies of the same
-    folder and seed in place.
+    beside them, and each has at least 5 pictures that can be read; then every fifth picture of a
+    class goes to the test set. If that would leave fewer than 20 to train on, too few for k-NN,
+    there are no classes. Of more than 10,000 pictures, as many are drawn. A second call finds the
+    copies in place, if folder, pictures, seed and this package are what they were.
 
     Args:
-        source (Path): Folder of pictures.
+        paths (list[Path]): Its pictures, from :func:`find_pictures`.
+        source (Path): The folder.
         target (Path): Folder to write to.
         seed (int): Of the draw.
 
@@ -63,41 +107,80 @@ def shrink_folder(source: Path, target: Path, seed: int) -> bool:
         bool: Whether there are classes.
 
     Raises:
-        FileNotFoundError: If the folder is not there.
-        ValueError: If it has no pictures, or none can be read.
+        ValueError: If no picture can be read, or ``target`` holds something else.
     """
-    done = target / 'complete'
-    root = Path(source).expanduser()
-    origin = f'{root.resolve()}\nseed {seed}\n'  # another folder may have the same name
-    if done.is_file() and done.read_text() == origin:
-        return (target / 'test').is_dir()
-    shutil.rmtree(target, ignore_errors=True)
-    folder = PictureFolder(data_root=str(root), lazy_init=True)
-    paths = [Path(info['img_path']) for info in folder.load_data_list()]
-    random.Random(seed).shuffle(paths)
-    print(f'{len(paths)} pictures in {root}', flush=True)
-    if len(paths) > MAX_PICTURES:
-        print(f'{MAX_PICTURES} of them are drawn for this quick start', flush=True)
-        paths = paths[:MAX_PICTURES]
-    jobs = _assign(paths, root, target)
-    bad = []
-    with ProcessPoolExecutor() as pool:
-        bar = ProgressBar(len(jobs))
-        for problem in pool.map(_shrink, jobs, chunksize=16):
-            bad += [problem] if problem else []
-            bar.update()
-    written = len(jobs) - len(bad)
-    print(f'\n{written} of {len(jobs)} pictures copied, {SIDE} pixels, to {target}', flush=True)
-    for problem in bad:
-        print(f'left out: {problem}', flush=True)
-    if not written:
-        raise ValueError(f'none of the {len(jobs)} pictures in {root} can be read')
-    done.write_text(origin)
+    origin = dict(folder=str(source), seed=seed, pictures=_hash_state(paths), code=hash_code())
+    found = read_record(target)
+    if not found or found != dict(origin, copies=hash_files(target, '*.png')):
+        _empty(target, source)
+        _copy(paths, source, target, seed)
+        write_record(target, dict(origin, copies=hash_files(target, '*.png')))
     return (target / 'test').is_dir()
 
 
-def _assign(paths: list[Path], root: Path, target: Path) -> list[tuple[Path, Path]]:
-    """(source, copy) pairs; labelled ones in class folders of a training and a test set."""
+def _hash_state(paths: list[Path]) -> str:
+    """Changes with every picture that is added, removed, moved or written."""
+
+    def describe(path: Path) -> str:
+        try:
+            stat = path.stat()
+        except OSError:  # a link to nothing; to be reported when it is read
+            return f'{path}'
+        return f'{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}'
+
+    return hash_text('\n'.join(map(describe, paths)))
+
+
+def _empty(target: Path, source: Path) -> None:
+    """Make a folder for copies; remove earlier copies, and nothing that is not the quick start's."""
+    found = read_record(target)
+    if found is None and target.exists() and any(target.iterdir()):
+        raise ValueError(
+            f'{target} holds files that no quick start of this version wrote: remove the folder, '
+            'or name another by --out'
+        )
+    if found:
+        print(
+            f'{target} holds other copies than those of {source} as it is: copied anew', flush=True
+        )
+    write_record(target, {})  # first, so that what a stopped call leaves is known to be ours
+    for path in target.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != RECORD:
+            path.unlink()
+
+
+def _copy(paths: list[Path], source: Path, target: Path, seed: int) -> None:
+    """Copy pictures, or as many as are drawn; those that can be read go to their sets."""
+    paths = list(paths)
+    random.Random(seed).shuffle(paths)
+    if len(paths) > MAX_PICTURES:
+        print(f'{MAX_PICTURES} of them are drawn for this quick start', flush=True)
+        paths = paths[:MAX_PICTURES]
+    copies = {path: target / 'copied' / f'{i:06d}.png' for i, path in enumerate(paths)}
+    (target / 'copied').mkdir()
+    bad = {}
+    # Threads: decoding holds no lock, and unlike processes they end with this one, however it ends.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = ProgressBar(len(paths))
+        for path, problem in zip(paths, pool.map(_shrink, copies.items()), strict=True):
+            bad |= {path: problem} if problem else {}
+            bar.update()
+    readable = [path for path in paths if path not in bad]
+    print(f'\n{len(readable)} of {len(paths)} pictures copied, {SIDE} pixels, to {target}')
+    for problem in bad.values():
+        print(f'left out: {problem}', flush=True)
+    if not readable:
+        raise ValueError(f'none of the {len(paths)} pictures in {source} can be read')
+    for path, place in _assign(readable, source, target).items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        copies[path].rename(place)
+    (target / 'copied').rmdir()
+
+
+def _assign(paths: list[Path], root: Path, target: Path) -> dict[Path, Path]:
+    """A place for each picture: labelled ones in class folders of a training and a test set."""
     every = round(1 / TEST_SHARE)
     by_class: dict[str, list[Path]] = {}
     for path in paths:
@@ -108,12 +191,12 @@ def _assign(paths: list[Path], root: Path, target: Path) -> list[tuple[Path, Pat
     labelled = len(counts) > 1 and '' not in counts and min(counts.values()) >= MIN_PER_CLASS
     if not labelled or num_train < MIN_TRAIN:
         print('no class folders large enough: label-free measures instead of k-NN', flush=True)
-        return [(path, target / 'train' / f'{i:06d}.png') for i, path in enumerate(paths)]
-    return [
-        (path, target / ('train' if i % every else 'test') / name / f'{i:06d}.png')
+        return {path: target / 'train' / f'{i:06d}.png' for i, path in enumerate(paths)}
+    return {
+        path: target / ('train' if i % every else 'test') / name / f'{i:06d}.png'
         for name, files in sorted(by_class.items())
         for i, path in enumerate(files)
-    ]
+    }
 
 
 def _shrink(job: tuple[Path, Path]) -> str | None:
@@ -127,7 +210,6 @@ def _shrink(job: tuple[Path, Path]) -> str | None:
     if scale < 1:
         size = [max(SIDE, round(side * scale)) for side in img.shape[1::-1]]
         img = cv2.resize(img, size, interpolation=cv2.INTER_AREA)
-    copy.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(copy), img):
         raise OSError(f'cannot write {copy}')
     return None
@@ -140,9 +222,9 @@ def count_pictures(folder: Path) -> int:
         folder (Path): Folder that :func:`shrink_folder` wrote.
 
     Returns:
-        int: The number.
+        int: The number; 0 if it is not there.
     """
-    return sum(1 for path in folder.rglob('*.png'))
+    return sum(path.is_file() for path in folder.rglob('*.png'))
 
 
 def raw_pixel_knn(bank: BaseDataset, queries: BaseDataset, size: int, k: int = 20) -> float:

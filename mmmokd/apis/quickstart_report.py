@@ -20,6 +20,7 @@ SIGNALS = {
     'effective rank of the features': 'effective_rank',
     'standard deviation of the features': 'feature_std',
 }
+REPORT = ('results.md', 'results.json', 'quickstart.png')
 NUM_PICTURES = 4
 RAW_SIZE = 28  # pixels
 
@@ -43,7 +44,8 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> str:
     """
     scalars = {run: read_scalars(out / folder) for run, folder in RUNS.items()}
     measures = [KNN] if raw is not None else list(SIGNALS)
-    curves = {measure: collect(scalars, measure) for measure in measures}
+    epochs = cfg.train_cfg.max_epochs
+    curves = {measure: collect(scalars, measure, epochs) for measure in measures}
     text = '\n\n'.join(table(measure, found, raw) for measure, found in curves.items())
     views = sample_views(cfg)
     plot_training(
@@ -60,19 +62,20 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> str:
     return f'\n{text}\n\ntable:   {out / "results.md"}\npicture: {out / "quickstart.png"}'
 
 
-def collect(scalars: dict[str, RunScalars], measure: str) -> dict[str, Points]:
+def collect(scalars: dict[str, RunScalars], measure: str, epochs: int) -> dict[str, Points]:
     """A measure over the epochs, of every branch in every run.
 
     Args:
         scalars (dict[str, RunScalars]): What each run logged.
         measure (str): ``KNN`` or one of ``SIGNALS``.
+        epochs (int): Length of each run.
 
     Returns:
         dict[str, list[tuple[float, float]]]: (epoch, value) pairs by 'CNN alone', 'CNN together'
         and so on.
 
     Raises:
-        ValueError: If a run did not log it.
+        ValueError: If a run did not log it, from before the first epoch (k-NN) to the last one.
     """
     curves = {}
     for run, folder in RUNS.items():
@@ -83,6 +86,12 @@ def collect(scalars: dict[str, RunScalars], measure: str) -> dict[str, Points]:
                 points = scalars[run].train.get(f'{branch}.{SIGNALS[measure]}')
             if not points:
                 raise ValueError(f'the run "{run}" logged no {measure} of {BRANCHES[branch]}')
+            first, last = points[0][0], points[-1][0]
+            if last <= epochs - 1 or (measure == KNN and first > 0):
+                raise ValueError(
+                    f'the run "{run}" logged {measure} of {BRANCHES[branch]} from epoch {first:g} '
+                    f'to {last:g} only, not over its {epochs}: remove its folder, {folder}'
+                )
             curves[f'{BRANCHES[branch]} {run.split()[-1]}'] = points
     return curves
 

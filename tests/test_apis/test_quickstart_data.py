@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import gzip
+import shutil
 import struct
 from pathlib import Path
 
@@ -10,7 +11,14 @@ from mmengine.dataset import BaseDataset
 from mmpretrain.datasets import FashionMNIST
 
 import mmmokd.apis.quickstart_data as quickstart_data
-from mmmokd.apis.quickstart_data import raw_pixel_knn, shrink_folder, unpack_fashion_mnist
+from mmmokd.apis.quickstart_data import (
+    check_apart,
+    find_pictures,
+    raw_pixel_knn,
+    shrink_folder,
+    unpack_fashion_mnist,
+)
+from mmmokd.apis.quickstart_runs import hash_files
 
 RESOURCES = Path(__file__).parents[2] / 'resources' / 'fashion_mnist'
 RNG = np.random.default_rng(0)
@@ -59,6 +67,10 @@ def put(folder, count, height=90, width=120):
         assert cv2.imwrite(str(folder / f'{index}.png'), picture)
 
 
+def shrink(source, target, seed):
+    return shrink_folder(find_pictures(source), source, target, seed)
+
+
 def copies(target, part):
     return sorted(path.relative_to(target / part) for path in (target / part).rglob('*.png'))
 
@@ -67,7 +79,7 @@ def test_class_folders_become_a_training_and_a_test_set(tmp_path, monkeypatch, c
     source, target = tmp_path / 'in', tmp_path / 'out'
     put(source / 'cats', 20)
     put(source / 'dogs' / 'old', 7)
-    assert shrink_folder(source, target, seed=0)
+    assert shrink(source, target, seed=0)
     parts = {part: copies(target, part) for part in ('train', 'test')}
     counts = {
         (part, name): sum(path.parts[0] == name for path in paths)
@@ -96,15 +108,81 @@ def test_class_folders_become_a_training_and_a_test_set(tmp_path, monkeypatch, c
 
     capsys.readouterr()
     monkeypatch.setattr(quickstart_data, '_assign', None)
-    assert shrink_folder(source, target, seed=0) and capsys.readouterr().out == ''
+    assert shrink(source, target, seed=0) and 'copied' not in capsys.readouterr().out
 
 
 def test_another_folder_is_not_taken_for_the_copied_one(tmp_path):
     put(tmp_path / 'a' / 'pictures', 3)
     put(tmp_path / 'b' / 'pictures', 2)
     for folder, number in (('a', 3), ('b', 2), ('a', 3)):
-        assert not shrink_folder(tmp_path / folder / 'pictures', tmp_path / 'out', seed=0)
+        assert not shrink(tmp_path / folder / 'pictures', tmp_path / 'out', seed=0)
         assert len(copies(tmp_path / 'out', 'train')) == number
+
+
+def test_changed_pictures_are_copied_afresh(tmp_path, capsys):
+    source, target = tmp_path / 'in', tmp_path / 'out'
+    for name in 'ab':
+        put(source / name, 20, 20, 20)
+    assert shrink(source, target, seed=0)
+    before = hash_files(target, '*.png')
+
+    put(source / 'c', 6, 20, 20)  # a class more
+    assert shrink(source, target, seed=0)
+    assert 'holds other copies' in capsys.readouterr().out
+    assert len(copies(target, 'train') + copies(target, 'test')) == 46
+
+    shutil.rmtree(source / 'c')  # as at first: the same copies, made anew
+    assert shrink(source, target, seed=0)
+    assert hash_files(target, '*.png') == before
+
+    (source / 'a' / '3.png').write_bytes((source / 'b' / '3.png').read_bytes())
+    assert shrink(source, target, seed=0)
+    changed = hash_files(target, '*.png')
+    assert changed != before
+
+    copies_ = sorted(target.rglob('*.png'))  # a copy that was tampered with
+    copies_[0].write_bytes(copies_[1].read_bytes())
+    assert shrink(source, target, seed=0)
+    assert hash_files(target, '*.png') == changed
+
+    shutil.rmtree(source / 'b')
+    assert not shrink(source, target, seed=0)
+    assert not (target / 'test').exists() and len(copies(target, 'train')) == 20
+
+
+def test_a_stopped_copy_is_made_anew(tmp_path, monkeypatch):
+    put(tmp_path / 'in', 5, 20, 20)
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(quickstart_data, '_assign', None)
+        shrink(tmp_path / 'in', tmp_path / 'out', seed=0)
+    assert not shrink(tmp_path / 'in', tmp_path / 'out', seed=0)
+    assert len(copies(tmp_path / 'out', '.')) == 5
+
+
+def test_both_sets_have_all_classes_though_pictures_are_broken(tmp_path):
+    """Which of a class is left out depends on none that cannot be read."""
+    for name in 'abc':
+        put(tmp_path / 'in' / name, 10, 20, 20)
+        for index in range(5):
+            (tmp_path / 'in' / name / f'{index}.png').write_bytes(b'no picture')
+    put(tmp_path / 'in' / 'd', 20, 20, 20)
+    assert shrink(tmp_path / 'in', tmp_path / 'out', seed=0)
+    for part, counts in dict(train=[4, 4, 4, 16], test=[1, 1, 1, 4]).items():
+        folders = sorted((tmp_path / 'out' / part).iterdir())
+        assert [folder.name for folder in folders] == [*'abcd']
+        assert [len(list(folder.iterdir())) for folder in folders] == counts
+
+
+def test_nothing_of_the_user_is_removed(tmp_path):
+    put(tmp_path / 'pictures', 3, 20, 20)
+    put(tmp_path / 'in', 3, 20, 20)
+    with pytest.raises(ValueError, match=f'{tmp_path}/pictures holds files that no quick start'):
+        shrink(tmp_path / 'in', tmp_path / 'pictures', seed=0)
+    assert len(copies(tmp_path, 'pictures')) == 3
+    for target in (tmp_path / 'in', tmp_path / 'in' / 'out' / 'pictures', tmp_path):
+        with pytest.raises(ValueError, match='Name another folder by --out'):
+            check_apart(tmp_path / 'in', target)
+    check_apart(tmp_path / 'in', tmp_path / 'inner')
 
 
 @pytest.mark.parametrize(
@@ -115,7 +193,7 @@ def test_no_class_folders(tmp_path, folders, capsys):
     """One folder, a class too small, a picture beside the folders, no folder, a bank too small."""
     for name, count in folders.items():
         put(tmp_path / 'in' / name, count, 20, 20)
-    assert not shrink_folder(tmp_path / 'in', tmp_path / 'out', seed=0)
+    assert not shrink(tmp_path / 'in', tmp_path / 'out', seed=0)
     assert len(copies(tmp_path / 'out', 'train')) == sum(folders.values())
     assert not (tmp_path / 'out' / 'test').exists()
     assert 'no class folders' in capsys.readouterr().out
@@ -124,7 +202,7 @@ def test_no_class_folders(tmp_path, folders, capsys):
 def test_sizes(tmp_path):
     for name, shape in dict(wide=(90, 400), tall=(400, 90), small=(30, 40)).items():
         put(tmp_path / 'in' / name, 1, *shape)
-    shrink_folder(tmp_path / 'in', tmp_path / 'out', seed=0)
+    shrink(tmp_path / 'in', tmp_path / 'out', seed=0)
     shapes = {cv2.imread(str(tmp_path / 'out/train' / path)).shape[:2]
               for path in copies(tmp_path / 'out', 'train')}  # fmt: skip
     assert shapes == {(72, 320), (320, 72), (30, 40)}
@@ -133,7 +211,7 @@ def test_sizes(tmp_path):
 def test_broken_picture_and_too_many(tmp_path, monkeypatch, capfd):
     put(tmp_path / 'in', 12, 20, 20)
     (tmp_path / 'in' / '3.png').write_bytes(b'no picture')
-    assert not shrink_folder(tmp_path / 'in', tmp_path / 'out', seed=0)
+    assert not shrink(tmp_path / 'in', tmp_path / 'out', seed=0)
     assert len(copies(tmp_path / 'out', 'train')) == 11
     captured = capfd.readouterr()
     assert '11 of 12 pictures copied' in captured.out
@@ -141,7 +219,7 @@ def test_broken_picture_and_too_many(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(quickstart_data, 'MAX_PICTURES', 6)
     drawn = []
     for seed in (1, 2, 1):
-        shrink_folder(tmp_path / 'in', tmp_path / 'few', seed=seed)
+        shrink(tmp_path / 'in', tmp_path / 'few', seed=seed)
         paths = [tmp_path / 'few' / 'train' / path for path in copies(tmp_path / 'few', 'train')]
         assert 5 <= len(paths) <= 6  # the broken one may be among the drawn
         drawn.append([path.read_bytes() for path in paths])
@@ -150,15 +228,15 @@ def test_broken_picture_and_too_many(tmp_path, monkeypatch, capfd):
 
 def test_nothing_to_copy(tmp_path):
     with pytest.raises(FileNotFoundError, match=f'{tmp_path}/gone, is not there'):
-        shrink_folder(tmp_path / 'gone', tmp_path / 'out', seed=0)
+        shrink(tmp_path / 'gone', tmp_path / 'out', seed=0)
     (tmp_path / 'empty').mkdir()
     with pytest.raises(ValueError, match=f'No picture in the folder {tmp_path}/empty'):
-        shrink_folder(tmp_path / 'empty', tmp_path / 'out', seed=0)
+        shrink(tmp_path / 'empty', tmp_path / 'out', seed=0)
     (tmp_path / 'broken').mkdir()
     (tmp_path / 'broken' / 'a.png').write_bytes(b'no picture')
     for _ in range(2):
         with pytest.raises(ValueError, match=f'none of the 1 pictures in {tmp_path}/broken'):
-            shrink_folder(tmp_path / 'broken', tmp_path / 'out', seed=0)
+            shrink(tmp_path / 'broken', tmp_path / 'out', seed=0)
 
 
 # ------------------------------------------------------------------------------ raw pixels

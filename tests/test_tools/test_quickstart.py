@@ -1,7 +1,10 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """The quick start on a few drawn pictures, to its table and its picture file."""
 
+import argparse
+import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
 CURVES = {'CNN alone', 'ViT alone', 'CNN together', 'ViT together'}
 
 
@@ -29,15 +33,18 @@ def draw_pictures(folder: Path, classes: dict[str, int]) -> Path:
 
 @pytest.fixture
 def quickstart(run, tmp_path):
+    """Run the quick start, from elsewhere, into a folder that a list of options would split."""
+    out = tmp_path / 'work dirs, of all'
+
     def quickstart(*arguments):
-        done = run(sys.executable, 'tools/quickstart.py', *arguments, '--out', tmp_path / 'out')
-        return done, tmp_path / 'out'
+        command = [sys.executable, ROOT / 'tools' / 'quickstart.py', *arguments, '--out', out]
+        return run(*command, cwd=tmp_path), out
 
     return quickstart
 
 
-def test_class_folders_give_accuracies_and_a_second_call_finds_them(quickstart, tmp_path):
-    pictures = draw_pictures(tmp_path / 'pictures', dict(left=60, right=60))
+def test_only_the_same_run_is_gone_on_with(quickstart, tmp_path):
+    pictures = draw_pictures(tmp_path / 'a' / 'my, own', dict(left=60, right=60))
     done, out = quickstart(pictures, '--epochs', '2')
     assert done.returncode == 0, done.stdout
     results = json.loads((out / 'results.json').read_text())
@@ -50,33 +57,112 @@ def test_class_folders_give_accuracies_and_a_second_call_finds_them(quickstart, 
     assert [line.split()[1] for line in table.splitlines()[2:]] == ['CNN', 'ViT']
     assert cv2.imread(str(out / 'quickstart.png')).shape[0] > 100
 
+    # As if it had been stopped in the second epoch of the first run, the others being done.
+    (out / 'cnn' / 'epoch_2.pth').unlink()
     again, _ = quickstart(pictures, '--epochs', '2')
     assert again.returncode == 0, again.stdout
-    assert 'Epoch(train)' not in again.stdout
-    assert (out / 'results.md').read_text() == table
+    epochs = [line for line in again.stdout.splitlines() if 'Epoch(train)' in line]
+    assert epochs and all('[2]' in line for line in epochs)
+    assert 'anew' not in again.stdout
+    assert json.loads((out / 'results.json').read_text()) == results
 
-
-def test_pictures_without_classes_give_label_free_signals(quickstart, tmp_path):
-    done, out = quickstart(draw_pictures(tmp_path / 'pictures', {'': 70}), '--epochs', '1')
-    assert done.returncode == 0, done.stdout
+    # Another folder of that name, and another length: nothing of the above may come back.
+    others = draw_pictures(tmp_path / 'b' / 'my, own', {'': 70})
+    other, _ = quickstart(others, '--epochs', '1')
+    assert other.returncode == 0, other.stdout
+    assert other.stdout.count('holds another run (pictures, ') == 3
+    assert other.stdout.count('starts anew') == 3 and 'resumed' not in other.stdout
     results = json.loads((out / 'results.json').read_text())
     assert results['raw_pixels'] is None
     signals = {'effective rank of the features', 'standard deviation of the features'}
     assert signals == set(results) - {'raw_pixels'}
     assert all(set(results[signal]) == CURVES for signal in signals)
-    assert (out / 'quickstart.png').is_file()
+    assert all(points[-1][0] <= 1 for signal in signals for points in results[signal].values())
+    assert (out / 'quickstart.png').is_file() and 'k-NN' not in (out / 'results.md').read_text()
+    assert (out / 'cnn.old1' / 'epoch_2.pth').is_file()
+
+
+@pytest.fixture
+def tool(monkeypatch, tmp_path):
+    """The command as a module, writing to a folder of the test's."""
+    spec = importlib.util.spec_from_file_location('quickstart', ROOT / 'tools' / 'quickstart.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, 'OUT', tmp_path / 'out')
+    return module
+
+
+def test_folders_of_one_name_have_places_of_their_own(tool, tmp_path):
+    pictures = [tmp_path / 'a' / 'my, own', tmp_path / 'b' / 'my, own', Path('/')]
+    names = [tool.output_folder(path, seed).name for path in pictures for seed in (0, 1)]
+    names += [tool.output_folder(tmp_path / 'fashion_mnist', 0).name]
+    names += [tool.output_folder(None, 0).name]
+    assert len(set(names)) == 8 and names[-1] == 'fashion_mnist_seed0'
+    assert names[0].startswith('my-own-') and names[0].endswith('_seed0')
+    assert all(re.fullmatch(r'[\w.-]+', name) for name in names)
+
+
+def test_what_makes_a_run_the_same(tool, tmp_path):
+    """Settings, config and pictures, not where these are; and no place depends on where one is."""
+    tasks = [
+        tool.fashion_mnist(argparse.Namespace(seed=seed, epochs=epochs))
+        for seed, epochs in ((0, None), (0, 2), (1, None))
+    ]
+    cfg = tasks[1].load('cnn')
+    assert cfg.train_cfg.max_epochs == 2 and list(cfg.model.branches) == ['cnn']
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.val_cfg.bank_dataloader):
+        assert loader.dataset.data_root == str(tmp_path / 'out' / 'data' / 'fashion_mnist')
+    records = [task.record(names) for task in tasks for names in ('cnn', 'vit', 'cnn-vit')]
+    assert all(records.count(record) == 1 for record in records)
+    moved = tasks[0]._replace(places={})
+    assert moved.record('cnn') == records[0]
+    assert tasks[0]._replace(pictures='other').record('cnn') != records[0]
 
 
 @pytest.mark.parametrize(
-    'count, message',
-    [(None, 'missing'), (0, 'No picture in the folder'), (9, 'at least 32 are needed')],
+    'classes, message',
+    [
+        (None, 'missing, is not there'),
+        ({'': 0}, 'No picture in the folder'),
+        ({'': 9}, 'has 9 readable pictures; at least 32 are needed'),
+        (
+            dict(left=18, right=18),
+            'has 36 readable pictures, of which 8 are kept for testing: 28 are left to train on; '
+            'at least 32 are needed',
+        ),
+    ],
 )
-def test_bad_folder(quickstart, tmp_path, count, message):
+def test_bad_folder(quickstart, tmp_path, classes, message):
     pictures = tmp_path / 'missing'
-    if count is not None:
-        pictures = draw_pictures(tmp_path / 'pictures', {'': count})
-        if not count:
+    if classes is not None:
+        pictures = draw_pictures(tmp_path / 'pictures', classes)
+        if not any(classes.values()):
             (pictures / 'broken.png').unlink()
-    done, _ = quickstart(pictures)
+    done, out = quickstart(pictures)
     assert done.returncode == 2
     assert message in done.stdout and 'Traceback' not in done.stdout, done.stdout
+    assert out.exists() == ('readable' in message)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--epochs', '0'], "argument --epochs: '0' is no whole number from 1 up"),
+        (['--seed', '-1'], "argument --seed: '-1' is no whole number from 0 up"),
+    ],
+)
+def test_bad_arguments(tool, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, 'argv', ['quickstart', *arguments])
+    with pytest.raises(SystemExit, match='2'):
+        tool.main()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('pictures', ['.', 'out', 'out/pictures', 'out/cnn', 'out/cnn-vit/mine'])
+def test_pictures_are_not_written_over(tool, monkeypatch, tmp_path, pictures):
+    folder = tmp_path / pictures
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(sys, 'argv', ['quickstart', str(folder), '--out', str(tmp_path / 'out')])
+    with pytest.raises(ValueError, match='Name another folder by --out'):
+        tool.main()
+    assert not (tmp_path / 'out' / '.lock').exists()
