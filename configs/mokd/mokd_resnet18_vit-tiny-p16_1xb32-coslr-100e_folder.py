@@ -8,7 +8,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-data_root = 'data/pictures'  # your folder, nested or not; no labels (with k-NN: see *_folder-knn.py)
+data_root = 'data/pictures'  # your folder, nested or not; no labels (k-NN: see *_folder-knn.py)
 batch_size = 32  # pictures a step: as many as fit into memory; learning rates follow
 num_workers = 4  # processes that read pictures: about the number of CPU cores
 max_epochs = 100  # passes over the folder: the fewer pictures it has, the more; 2 for a try
