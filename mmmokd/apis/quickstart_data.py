@@ -31,6 +31,7 @@ SIDE = 72  # pixels of the shorter side; the views are cut at 64
 TEST_SHARE = 0.2
 MIN_PER_CLASS = 5
 MIN_TRAIN = 20  # labelled pictures for training: the neighbours that k-NN asks for
+LOAD = LoadPicture(skip_bad=False)  # one for all processes: what it warns of, it says once
 
 
 def unpack_fashion_mnist(source: Path, target: Path) -> None:
@@ -203,7 +204,7 @@ def _shrink(job: tuple[Path, Path]) -> str | None:
     """Write one copy; what was wrong with the picture, if anything."""
     source, copy = job
     try:
-        img = LoadPicture(skip_bad=False)(dict(img_path=str(source), sample_idx=0))['img']
+        img = LOAD(dict(img_path=str(source), sample_idx=0))['img']
     except BadPictureError as error:
         return str(error)
     scale = SIDE / min(img.shape[:2])
