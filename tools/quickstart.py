@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmmokd.apis import run_tool
 from mmmokd.apis.config import load_config
@@ -48,8 +49,10 @@ MAX_EPOCHS = 200
 VALIDATIONS = 6
 BATCH_SIZE = 64
 INTERVAL = 39  # iterations between two lines of the log, as the configs have it
-# Of mmengine's log: how far it is, and every warning of this package.
-PROGRESS = re.compile(r'- ((?:INFO|WARNING) - (?:Epoch|Branch|resum|.*picture).*)')
+# Of mmengine's log: how far it is, and every warning of this package; not how many copies there are.
+PROGRESS = re.compile(
+    r'- ((?:INFO|WARNING) - (?!\d+ pictures in )(?:Epoch|Branch|resum|.*picture).*)'
+)
 
 
 class Task(NamedTuple):
@@ -227,6 +230,7 @@ def main() -> None:
             )
             train(out / names, task, lock_file)
         cfg = task.load('cnn-vit')
+        MMLogger.get_current_instance().setLevel('WARNING')  # the number of copies, once more
         raw = raw_pixel_baseline(cfg) if task.labelled else None
         print(write_report(out, cfg, raw))
     print(f'this call took {(time.time() - start) / 60:.1f} minutes')
