@@ -4,7 +4,6 @@
 import ast
 import difflib
 import inspect
-import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -131,10 +130,17 @@ def known_keys(cfg: Config, path: Sequence[str]) -> set[str] | None:
     if not isinstance(node, dict):
         return None
     known = FIXED.get(path) or _of_mmengine(cfg, path, node)
-    # A layer's init_cfg, norm_cfg and the like go through builders with keys of their own.
-    if known is None and 'type' in node and not (len(path) > 1 and path[-1].endswith('_cfg')):
+    if known is None and 'type' in node and _is_built_as_it_is(path):
         known = _of_type(cfg, node['type'])
     return None if known is None else set(known)
+
+
+def _is_built_as_it_is(path: tuple[str, ...]) -> bool:
+    """Whether a dict with a type goes to its class without keys that somebody takes out before."""
+    if path == ('optim_wrapper',) or path[0] not in inspect.signature(Runner.__init__).parameters:
+        return False
+    # A layer's init_cfg, norm_cfg and the like, and random augmentations, have such keys.
+    return 'policies' not in path and not (len(path) > 1 and path[-1].endswith('_cfg'))
 
 
 def _of_mmengine(cfg: Config, path: tuple[str, ...], node: dict) -> set[str] | None:
@@ -227,8 +233,10 @@ def _read_signature(function: Callable) -> tuple[set[str], bool, bool]:
     # A text in the function may be a name that it takes out of the others.
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    # With another class in the brackets, it is not the next one that is called.
+    own = function.__qualname__.rpartition('.')[0].rpartition('.')[2]
     hands_on = any(
-        re.fullmatch(r'super\(.*\)\.__init__', ast.unparse(call.func))
+        ast.unparse(call.func) in ('super().__init__', f'super({own}, self).__init__')
         and any(word.arg is None and ast.unparse(word.value) == others for word in call.keywords)
         for call in calls
     )

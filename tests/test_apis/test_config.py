@@ -107,6 +107,8 @@ WEIGHTS = [
             'vit-small-p16_8xb128-coslr-200e_in1k',
             ['model.backbone.arch=deit-tiny', 'param_scheduler.warmup=2', 'train_cfg.max_epochs=2'],
         ),
+        # Its optimizer's wrapper is built by a constructor with keys of its own.
+        ('vit-small-p16_8xb128-coslr-200e_in1k', ['optim_wrapper.clip_grad.max_norm=1.0']),
         (
             'cnn_1xb20-coslr-50e_fashion-mnist-1pct',
             ['model.backbone.frozen_stages=3', 'model.backbone.norm_eval=True'],
