@@ -14,7 +14,7 @@ PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 def test_missing_package_is_named_with_the_way_to_it(name, tmp_path, monkeypatch):
     package = name.removesuffix('VisBackend').lower()
     monkeypatch.setitem(sys.modules, package, None)
-    backend = VISBACKENDS.build(dict(type=name, save_dir=str(tmp_path)))
+    backend = VISBACKENDS.build(dict(type=f'mmmokd.{name}', save_dir=str(tmp_path)))
     with pytest.raises(ValueError, match=f'logs to {package}, .*setup_env.sh loggers'):
         backend.add_config(Config(dict(lr=0.1)))
 
@@ -24,7 +24,7 @@ def test_wandb_keeps_config_scalars_and_pictures(tmp_path, monkeypatch):
     for name in ('DATA', 'CACHE', 'CONFIG'):
         monkeypatch.setenv(f'WANDB_{name}_DIR', str(tmp_path / name))
     monkeypatch.setenv('WANDB_MODE', 'offline')
-    backend = VISBACKENDS.build(dict(type='WandbVisBackend', save_dir=str(tmp_path)))
+    backend = VISBACKENDS.build(dict(type='mmmokd.WandbVisBackend', save_dir=str(tmp_path)))
     backend.add_config(Config(dict(model=dict(branches=dict(cnn=dict(width=8))))))
     backend.add_scalars({'cnn.loss_sm': 1.5, 'iter': 50})
     backend.add_scalar('cnn.teacher/knn_top1', 70.5)
@@ -45,7 +45,7 @@ def test_wandb_that_does_not_start_is_one_message(tmp_path, monkeypatch):
         raise wandb.errors.UsageError('No API key configured')
 
     monkeypatch.setattr(wandb, 'init', refuse)
-    backend = VISBACKENDS.build(dict(type='WandbVisBackend', save_dir=str(tmp_path)))
+    backend = VISBACKENDS.build(dict(type='mmmokd.WandbVisBackend', save_dir=str(tmp_path)))
     with pytest.raises(ValueError, match='No API key configured.*WANDB_MODE=offline'):
         backend.add_scalar('loss', 1.0)
 
@@ -61,7 +61,9 @@ def mlflow(tmp_path, monkeypatch):
 
 
 def test_mlflow_keeps_config_scalars_and_pictures(mlflow, tmp_path):
-    backend = VISBACKENDS.build(dict(type='MLflowVisBackend', save_dir=str(tmp_path / 'run')))
+    backend = VISBACKENDS.build(
+        dict(type='mmmokd.MLflowVisBackend', save_dir=str(tmp_path / 'run'))
+    )
     work_dir = tmp_path / 'work_dir'
     work_dir.mkdir()
     (work_dir / 'run.log').write_text('Epoch(train)')
@@ -87,7 +89,9 @@ def test_mlflow_keeps_config_scalars_and_pictures(mlflow, tmp_path):
 
 def test_mlflow_writes_where_its_environment_says(mlflow, tmp_path, monkeypatch):
     monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/other.db')
-    backend = VISBACKENDS.build(dict(type='MLflowVisBackend', save_dir=str(tmp_path / 'run')))
+    backend = VISBACKENDS.build(
+        dict(type='mmmokd.MLflowVisBackend', save_dir=str(tmp_path / 'run'))
+    )
     backend.add_scalar('loss', 1.0)
     backend.experiment.end_run()
     assert (tmp_path / 'other.db').is_file() and not (tmp_path / 'mlflow.db').exists()
@@ -96,7 +100,7 @@ def test_mlflow_writes_where_its_environment_says(mlflow, tmp_path, monkeypatch)
 def test_mlflow_that_does_not_reach_its_store_is_one_message(mlflow, tmp_path):
     store = 'nosuchscheme://store'
     backend = VISBACKENDS.build(
-        dict(type='MLflowVisBackend', save_dir=str(tmp_path), tracking_uri=store)
+        dict(type='mmmokd.MLflowVisBackend', save_dir=str(tmp_path), tracking_uri=store)
     )
     with pytest.raises(ValueError, match=f'MLflow does not work with tracking_uri {store}'):
         backend.add_scalar('loss', 1.0)
