@@ -35,6 +35,12 @@ def parse_args() -> argparse.Namespace:
         'teacher)',
     )
     parser.add_argument(
+        '--maps',
+        action='store_true',
+        help='evaluate the last feature maps, too, which say what is where: small ones only, for one '
+        'of every image is kept (default: pooled features)',
+    )
+    parser.add_argument(
         '--knn',
         nargs='+',
         type=int,
@@ -90,6 +96,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         linear_epochs=args.linear_epochs,
         linear_lrs=args.linear_lr,
         data=args.data,
+        maps=args.maps,
     )
     cfg.resume, cfg.load_from = False, args.checkpoint
 

@@ -34,6 +34,7 @@ def set_evaluation(
     linear_epochs: int = 100,
     linear_lrs: Sequence[float] | None = DEFAULT_LRS,
     data: tuple[str, str] | None = None,
+    maps: bool = False,
 ) -> None:
     """Make the test of a config an evaluation of frozen features.
 
@@ -48,6 +49,8 @@ def set_evaluation(
         data (tuple[str, str], optional): Folders of class folders, to learn from and to be
             recognised. Defaults to None: the sets of the config; if it has no bank, the images that
             it trains on, in the pipeline of the test.
+        maps (bool): Whether to evaluate feature maps, too; see :class:`FeatureValLoop`. Defaults to
+            False.
 
     Raises:
         ValueError: If the config does not say which images to take, or how to read them.
@@ -60,6 +63,7 @@ def set_evaluation(
         bank_dataloader=bank,
         networks=tuple(networks),
         fp16=loops[0].get('fp16', False),
+        maps=maps,
         **next(({'bank_share': loop['bank_share']} for loop in loops if 'bank_share' in loop), {}),
     )
     cfg.test_evaluator = [dict(type='mmmokd.KNNMetric', k=tuple(ks), temperature=TEMPERATURE)]

@@ -15,6 +15,9 @@ from mmmokd.visualization import RunScalars, plot_training, read_scalars
 RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': 'cnn-vit'}
 BRANCHES = {'cnn': 'CNN', 'vit': 'ViT'}
 KNN = 'k-NN top-1, %'
+MAP_KNN = 'k-NN top-1 of the feature map, %'
+# Of labelled pictures, by their name in the log after the teacher's.
+ACCURACIES = {KNN: '', MAP_KNN: '.map'}
 # Without labels: measures of the teacher's features, by their name in the log.
 SIGNALS = {
     'effective rank of the features': 'effective_rank',
@@ -43,7 +46,7 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> str:
         ValueError: If a run did not log what is compared.
     """
     scalars = {run: read_scalars(out / folder) for run, folder in RUNS.items()}
-    measures = [KNN] if raw is not None else list(SIGNALS)
+    measures = list(ACCURACIES if raw is not None else SIGNALS)
     epochs = cfg.train_cfg.max_epochs
     curves = {measure: collect(scalars, measure, epochs) for measure in measures}
     text = '\n\n'.join(table(measure, found, raw) for measure, found in curves.items())
@@ -51,8 +54,7 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> str:
     plot_training(
         out / 'quickstart.png',
         losses={key: v for key, v in scalars['together'].train.items() if '.loss_' in key},
-        measures=curves[measures[0]],
-        measure_label=measures[0],
+        measures=curves,
         baselines={} if raw is None else {'raw pixels': raw},
         views=views,
     )
@@ -67,7 +69,7 @@ def collect(scalars: dict[str, RunScalars], measure: str, epochs: int) -> dict[s
 
     Args:
         scalars (dict[str, RunScalars]): What each run logged.
-        measure (str): ``KNN`` or one of ``SIGNALS``.
+        measure (str): One of ``ACCURACIES`` or ``SIGNALS``.
         epochs (int): Length of each run.
 
     Returns:
@@ -80,14 +82,14 @@ def collect(scalars: dict[str, RunScalars], measure: str, epochs: int) -> dict[s
     curves = {}
     for run, folder in RUNS.items():
         for branch in folder.split('-'):
-            if measure == KNN:
-                points = scalars[run].val.get(f'{branch}.teacher/knn_top1')
+            if measure in ACCURACIES:
+                points = scalars[run].val.get(f'{branch}.teacher{ACCURACIES[measure]}/knn_top1')
             else:
                 points = scalars[run].train.get(f'{branch}.{SIGNALS[measure]}')
             if not points:
                 raise ValueError(f'the run "{run}" logged no {measure} of {BRANCHES[branch]}')
             first, last = points[0][0], points[-1][0]
-            if last <= epochs - 1 or (measure == KNN and first > 0):
+            if last <= epochs - 1 or (measure in ACCURACIES and first > 0):
                 raise ValueError(
                     f'the run "{run}" logged {measure} of {BRANCHES[branch]} from epoch {first:g} '
                     f'to {last:g} only, not over its {epochs}: remove its folder, {folder}'
@@ -107,7 +109,7 @@ def table(measure: str, curves: dict[str, Points], raw: float | None) -> str:
     Returns:
         str: The table.
     """
-    first = 'untrained' if measure == KNN else 'first logged'
+    first = 'untrained' if measure in ACCURACIES else 'first logged'
     header = [measure, *(['raw pixels'] if raw is not None else []), first, 'alone', 'together']
     rows = []
     for name in BRANCHES.values():

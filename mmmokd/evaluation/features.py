@@ -2,6 +2,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from mmengine.runner import autocast
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from mmmokd.models.branches.block_tokens import watch_block_tokens
 from mmmokd.utils import get_ori_model
 
+from .batches import read_inputs, read_labels
 from .gather import gather_by_index, sample_order
 
 IterCallback = Callable[[int, dict], None]
@@ -26,6 +28,7 @@ def extract_features(
     before_iter: IterCallback | None = None,
     after_iter: IterCallback | None = None,
     last_blocks: int | None = None,
+    maps: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor] | None:
     """Features and labels of a whole dataset, in the dataset's order, over any number of processes.
 
@@ -51,6 +54,9 @@ def extract_features(
             take it after, each through the final norm (:func:`watch_block_tokens`): what a linear
             probe of a ViT reads. Defaults to None, the pooled feature alone, without an axis of
             blocks.
+        maps (bool): Whether to give the last feature map of a model whose ``extract_feat`` takes
+            ``maps`` as well, of h * w * C numbers, by ``'{branch}.{network}.map'``. Unlike the
+            pooled feature it says what is where. Defaults to False.
 
     Returns:
         tuple[dict[str, Tensor], Tensor] | None: Features (N, C), or with ``last_blocks``
@@ -60,13 +66,16 @@ def extract_features(
 
     Raises:
         ValueError: If the dataset is empty or not labelled, the order of its images is not known,
-            or the model's features are not one vector for each image, or not always of one shape.
+            the model's features are not one vector for each image, or not always of one shape, or
+            it gives no maps.
     """
     model = get_ori_model(model)
     order = sample_order(dataloader)
-    store = _extract_share(
-        model, dataloader, len(order), networks, fp16, last_blocks or 1, before_iter, after_iter
+    extract = partial(
+        batch_features, model, networks=networks, last_blocks=last_blocks or 1, maps=maps
     )
+    with evaluation_mode(model):
+        store = _extract_share(extract, dataloader, len(order), fp16, before_iter, after_iter)
     merged = gather_by_index(store, order, len(dataloader.dataset), on_all_ranks)
     if merged is None:
         return None
@@ -77,34 +86,31 @@ def extract_features(
 
 
 def _extract_share(
-    model: nn.Module,
+    extract: Callable[[dict], dict[str, Tensor]],
     dataloader: DataLoader,
     size: int,
-    networks: Sequence[str],
     fp16: bool,
-    last_blocks: int,
     before_iter: IterCallback | None,
     after_iter: IterCallback | None,
 ) -> dict[str, Tensor]:
     """Features, and 'labels', of the ``size`` images that this process's sampler gives."""
     store: dict[str, Tensor] = {}
     done = 0
-    with evaluation_mode(model):
-        for index, batch in enumerate(dataloader):
-            if before_iter is not None:
-                before_iter(index, batch)
-            labels = read_labels(batch, dataloader)
-            rows = slice(done, done + len(labels))
-            with autocast(enabled=fp16):
-                features = batch_features(model, batch, networks, last_blocks)
-            for name, values in (*features.items(), ('labels', labels)):
-                if name not in store:
-                    # Allocated once: a list of batches would need twice the memory to be joined.
-                    store[name] = torch.empty(size, *values.shape[1:], dtype=values.dtype)
-                _put(store[name], rows, values, name)
-            done = rows.stop
-            if after_iter is not None:
-                after_iter(index, batch)
+    for index, batch in enumerate(dataloader):
+        if before_iter is not None:
+            before_iter(index, batch)
+        labels = read_labels(batch, dataloader)
+        rows = slice(done, done + len(labels))
+        with autocast(enabled=fp16):
+            features = extract(batch)
+        for name, values in (*features.items(), ('labels', labels)):
+            if name not in store:
+                # Allocated once: a list of batches would need twice the memory to be joined.
+                store[name] = torch.empty(size, *values.shape[1:], dtype=values.dtype)
+            _put(store[name], rows, values, name)
+        done = rows.stop
+        if after_iter is not None:
+            after_iter(index, batch)
     if done != size:
         raise ValueError(f'the dataloader gave {done} images where its sampler has {size}')
     return store
@@ -136,42 +142,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def read_labels(batch: dict, dataloader: DataLoader) -> Tensor:
-    """Class ids of a batch.
-
-    Args:
-        batch (dict): As ``PackInputs`` and a collate function of mmengine make it.
-        dataloader (DataLoader): Where the batch is from, for the error's text.
-
-    Returns:
-        Tensor: Shape (B, ), int64, on the CPU.
-
-    Raises:
-        ValueError: If an image has no label, or more than one.
-    """
-    dataset = type(dataloader.dataset).__name__
-    samples = batch.get('data_samples') if isinstance(batch, dict) else None
-    if not samples:
-        raise ValueError(
-            f'evaluating features needs labelled images, but a batch of {dataset} has no '
-            "'data_samples': does its pipeline end with PackInputs?"
-        )
-    labels = []
-    for sample in samples:
-        label = sample.get('gt_label')
-        if label is None or label.numel() != 1:
-            found = 'no gt_label' if label is None else f'{label.numel()} labels'
-            raise ValueError(
-                f'evaluating features needs images with one class label each, but the image '
-                f'{sample.get("img_path", "(no path)")} of {dataset} has {found}; give a labelled '
-                'dataset, or leave validation out (--no-validate)'
-            )
-        labels.append(int(label))
-    return torch.tensor(labels)
-
-
 def batch_features(
-    model: nn.Module, batch: dict, networks: Sequence[str], last_blocks: int = 1
+    model: nn.Module,
+    batch: dict,
+    networks: Sequence[str],
+    last_blocks: int = 1,
+    maps: bool = False,
 ) -> dict[str, Tensor]:
     """Features of a batch by name.
 
@@ -180,6 +156,7 @@ def batch_features(
         batch (dict): A batch of the dataloader.
         networks (Sequence[str]): See :func:`extract_features`.
         last_blocks (int): See :func:`extract_features`. Defaults to 1.
+        maps (bool): See :func:`extract_features`. Defaults to False.
 
     Returns:
         dict[str, Tensor]: Shape (B, b, C) for each, float32.
@@ -196,7 +173,7 @@ def batch_features(
         }
         features = {
             name: _pool(value, name, len(inputs))
-            for name, value in _extract(model, inputs, networks).items()
+            for name, value in _extract(model, inputs, networks, maps).items()
         }
         return {
             name: watched[name].take(value) if name in watched else value[:, None]
@@ -204,38 +181,37 @@ def batch_features(
         }
 
 
-def read_inputs(model: nn.Module, batch: dict) -> Tensor:
-    """Images of a batch, as the model takes them.
+def check_gives_maps(model: nn.Module) -> None:
+    """Make sure that a model has maps to evaluate.
 
     Args:
         model (nn.Module): An unwrapped mmengine model.
-        batch (dict): A batch of the dataloader.
-
-    Returns:
-        Tensor: Shape (B, 3, H, W), float32.
 
     Raises:
-        ValueError: If they are not one tensor.
+        ValueError: If its ``extract_feat`` does not take ``maps``.
     """
-    inputs = model.data_preprocessor(batch, False)['inputs']
-    if not isinstance(inputs, Tensor):
+    if 'maps' not in inspect.signature(model.extract_feat).parameters:
         raise ValueError(
-            f'evaluating features needs one view of each image as a tensor (B, 3, H, W), but the '
-            f'data preprocessor gave a {type(inputs).__name__}: use a pipeline without multi-view '
-            "transforms and collate_fn=dict(type='default_collate')"
+            f'maps=True evaluates the feature maps of MOKD; {type(model).__name__} gives none'
         )
-    return inputs
 
 
-def _extract(model: nn.Module, inputs: Tensor, networks: Sequence[str]) -> dict[str, Tensor]:
+def _extract(
+    model: nn.Module, inputs: Tensor, networks: Sequence[str], maps: bool
+) -> dict[str, Tensor]:
     """What ``extract_feat`` gives, by the name of the network."""
+    options = {}
+    if maps:
+        check_gives_maps(model)
+        options['maps'] = True
     if 'network' not in inspect.signature(model.extract_feat).parameters:
-        return {'backbone': model.extract_feat(inputs)}
-    return {
-        f'{branch}.{network}': value
-        for network in networks
-        for branch, value in model.extract_feat(inputs, network=network).items()
-    }
+        return {'backbone': model.extract_feat(inputs, **options)}
+    found = {}
+    for network in networks:
+        for name, value in model.extract_feat(inputs, network=network, **options).items():
+            branch, dot, rest = name.partition('.')  # 'cnn', or 'cnn.map'
+            found[f'{branch}.{network}{dot}{rest}'] = value
+    return found
 
 
 def find_backbones(model: nn.Module, networks: Sequence[str]) -> dict[str, nn.Module]:

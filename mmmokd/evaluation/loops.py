@@ -11,7 +11,8 @@ from mmmokd.registry import DATASETS, LOOPS
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.state_dict import name_some
 
-from .features import extract_features, read_inputs, read_labels
+from .batches import read_inputs, read_labels
+from .features import check_gives_maps, extract_features
 from .gather import sample_order
 from .metrics import FeatureMetric, FeatureSet
 
@@ -94,6 +95,7 @@ class FeatureLoopMixin:
         networks: Sequence[str] = ('teacher',),
         fp16: bool = False,
         bank_share: float = BANK_SHARE,
+        maps: bool = False,
     ) -> None:
         if bank_dataloader is None:
             bank_dataloader, dataloader = split_labelled(dataloader, bank_share)
@@ -106,11 +108,14 @@ class FeatureLoopMixin:
         self.networks = (networks,) if isinstance(networks, str) else tuple(networks)
         if not self.networks:
             raise ValueError(f'{type(self).__name__} needs at least one network to evaluate')
+        self.maps = maps
         self._check()
 
     def _check(self) -> None:
         """Fail now, not after the first epoch."""
         model = get_ori_model(self.runner.model)
+        if self.maps:
+            check_gives_maps(model)
         for dataloader in (self.dataloader, self.bank_dataloader):
             sample_order(dataloader)
             batch = dataloader.collate_fn([dataloader.dataset[0]])
@@ -180,6 +185,7 @@ class FeatureLoopMixin:
             on_all_ranks=False,
             # One pass over the images serves all measures.
             last_blocks=max(metric.last_blocks for metric in self.evaluator.metrics),
+            maps=self.maps,
             **callbacks,
         )
 
@@ -224,10 +230,15 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
         fp16 (bool): Whether to run the model under autocast. Defaults to False.
         bank_share (float): Where there is no ``bank_dataloader``, see there. Always the same
             images, drawn with seed 0. Defaults to 0.8.
+        maps (bool): Whether to measure the last feature maps of MOKD's networks, too, each as one
+            vector of h * w * C numbers, by ``'{branch}.{network}.map'``. Unlike a pooled feature, a
+            map says what is where, which counts where pictures are alike in layout. It is kept for
+            every image of the bank: for small maps only. Defaults to False.
 
     Raises:
         ValueError: If there is no network, a dataset is empty or not labelled or gives no batch of
-            single views, the two have different classes, or the bank is too small for a measure.
+            single views, the two have different classes, the bank is too small for a measure, or
+            ``maps`` are wanted of a model without them.
         TypeError: If a measure is not a :class:`FeatureMetric`.
 
     Example:

@@ -75,39 +75,41 @@ def _iters_per_epoch(last_of_epoch: dict[int, int]) -> float:
 def plot_training(
     path: str | Path,
     losses: dict[str, list[tuple[float, float]]],
-    measures: dict[str, list[tuple[float, float]]],
-    measure_label: str,
+    measures: dict[str, dict[str, list[tuple[float, float]]]],
     baselines: dict[str, float],
     views: Sequence[Sequence[np.ndarray]],
 ) -> None:
-    """Draw a run: its loss terms, a measure over time, and the views that it was shown.
+    """Draw a run: its loss terms, measures over time, and the views that it was shown.
 
     Args:
         path (str | Path): Picture file to write.
         losses (dict[str, list[tuple[float, float]]]): (epoch, value) pairs by loss term.
-        measures (dict[str, list[tuple[float, float]]]): (epoch, value) pairs by curve.
-        measure_label (str): What the curves are, with the unit.
-        baselines (dict[str, float]): Values to draw as horizontal lines.
+        measures (dict[str, dict[str, list[tuple[float, float]]]]): (epoch, value) pairs by curve,
+            by what is measured, with the unit.
+        baselines (dict[str, float]): Values to draw as horizontal lines beside every measure.
         views (Sequence[Sequence[np.ndarray]]): For each of some pictures its views, BGR, uint8.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7.5), layout='constrained')
+    figure = Figure(figsize=(13, 7.5), layout='constrained')
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
-    left, right = top.subplots(1, 2)
+    axes = top.subplots(1, 1 + len(measures))
+    left, rest = axes[0], axes[1:]
     for name, points in losses.items():
         left.plot(*zip(*points, strict=True), label=name)
     left.set(xlabel='epoch', ylabel='loss term', title='Loss terms')
     left.legend(fontsize=7)
-    for name, points in measures.items():
-        right.plot(*zip(*points, strict=True), marker='o', markersize=3, label=name)
-    for name, value in baselines.items():
-        right.axhline(value, color='grey', linestyle=':', label=name)
-    right.set(xlabel='epoch', ylabel=measure_label, title=measure_label)
-    right.legend(fontsize=7)
-    for axis in (left, right):
+    for axis, (measure, curves) in zip(rest, measures.items(), strict=True):
+        for name, points in curves.items():
+            axis.plot(*zip(*points, strict=True), marker='o', markersize=3, label=name)
+        for name, value in baselines.items():
+            axis.axhline(value, color='grey', linestyle=':', label=name)
+        axis.set(xlabel='epoch', title=measure)
+        axis.legend(fontsize=7)
+    for axis in axes:
+        axis.title.set_fontsize(10)
         axis.grid(alpha=0.3)
     _draw_views(bottom, views)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,7 @@ def test_knn_of_every_branch_while_training(runner_cfg, tmp_path):
             type='mmmokd.FeatureValLoop',
             bank_dataloader=loader('bank'),
             networks=('teacher', 'student'),
+            maps=True,
         ),
         val_evaluator=dict(type='mmmokd.KNNMetric', k=5),
     )
@@ -127,19 +128,22 @@ def test_knn_of_every_branch_while_training(runner_cfg, tmp_path):
     for branch in runner.model.branches:
         for network in ('teacher', 'student'):
             with torch.no_grad():
-                unit = [
-                    torch.nn.functional.normalize(
-                        runner.model.extract_feat(images, network=network)[branch].double()
-                    )
+                of_bank, of_queries = (
+                    getattr(runner.model.branches[branch], network).extract(images)
                     for images in (bank, queries)
-                ]
-            similarity, nearest = (unit[1] @ unit[0].T).topk(5)
-            votes = torch.zeros(len(labels), 3, dtype=torch.float64)
-            votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
-            expected = 100 * (votes.argmax(dim=1) == labels).double().mean().item()
-            key = f'val/{branch}.{network}/knn_top1'
-            found = runner.message_hub.get_scalar(key).current()
-            assert found == pytest.approx(expected, abs=1e-4)
+                )
+            for name, unit in (
+                ('', (of_bank.pooled, of_queries.pooled)),
+                ('.map', (of_bank.tokens.flatten(1), of_queries.tokens.flatten(1))),
+            ):
+                unit = [torch.nn.functional.normalize(value.double()) for value in unit]
+                similarity, nearest = (unit[1] @ unit[0].T).topk(5)
+                votes = torch.zeros(len(labels), 3, dtype=torch.float64)
+                votes.scatter_add_(1, bank_labels[nearest], (similarity / 0.07).exp())
+                expected = 100 * (votes.argmax(dim=1) == labels).double().mean().item()
+                key = f'val/{branch}.{network}{name}/knn_top1'
+                found = runner.message_hub.get_scalar(key).current()
+                assert found == pytest.approx(expected, abs=1e-4)
     assert list(Path(cfg.work_dir).glob('best_cnn.teacher_knn_top1_epoch_2.pth'))
 
 

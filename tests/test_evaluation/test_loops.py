@@ -253,6 +253,7 @@ NOT_COLLATED = dict(loader(Angles(40, seed=1)), collate_fn=dict(type='pseudo_col
         (dict(loop=dict(bank_dataloader=dict(batch_size=2))), ValueError, 'needs a dataset'),
         (dict(val_dataloader=NOT_COLLATED), ValueError, 'gave a list: .*default_collate'),
         (dict(loop=dict(bank_dataloader=NOT_COLLATED)), ValueError, 'gave a list: .*default_co'),
+        (dict(loop=dict(maps=True)), ValueError, 'maps of MOKD; TwoBranches gives none'),
     ],
 )
 def test_errors_come_before_training(tmp_path, change, error, message):

@@ -48,13 +48,16 @@ def test_only_the_same_run_is_gone_on_with(quickstart, tmp_path):
     done, out = quickstart(pictures, '--epochs', '2')
     assert done.returncode == 0, done.stdout
     results = json.loads((out / 'results.json').read_text())
-    curves = results['k-NN top-1, %']
-    assert set(curves) == CURVES
-    assert all([epoch for epoch, _ in points] == [0, 1, 2] for points in curves.values())
+    measures = ('k-NN top-1, %', 'k-NN top-1 of the feature map, %')
+    assert set(results) == {'raw_pixels', *measures}
+    for curves in (results[measure] for measure in measures):
+        assert set(curves) == CURVES
+        assert all([epoch for epoch, _ in points] == [0, 1, 2] for points in curves.values())
     assert 90 < results['raw_pixels'] <= 100
     table = (out / 'results.md').read_text()
     assert table in done.stdout
-    assert [line.split()[1] for line in table.splitlines()[2:]] == ['CNN', 'ViT']
+    rows = [line.split()[1] for line in table.splitlines() if line.startswith(('| CNN', '| ViT'))]
+    assert rows == ['CNN', 'ViT'] * 2
     assert cv2.imread(str(out / 'quickstart.png')).shape[0] > 100
 
     # As if it had been stopped in the second epoch of the first run, the others being done.

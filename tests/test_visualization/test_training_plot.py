@@ -144,8 +144,7 @@ def test_plot_shows_the_views_in_their_colours_and_sizes(tmp_path, interrupted_r
     plot_training(
         path,
         losses=scalars.train,
-        measures=scalars.val,
-        measure_label='k-NN top-1, %',
+        measures={'k-NN top-1, %': scalars.val, 'k-NN top-1 of the map, %': scalars.val},
         baselines={'raw pixels': 0.9},
         views=views,
     )
@@ -159,5 +158,5 @@ def test_plot_shows_the_views_in_their_colours_and_sizes(tmp_path, interrupted_r
 
 def test_plot_without_curves(tmp_path):
     views = [[np.zeros((8, 8, 3), np.uint8)]]
-    plot_training(tmp_path / 'a.png', {}, {}, 'measure', {}, views)
+    plot_training(tmp_path / 'a.png', {}, {'measure': {}}, {}, views)
     assert (tmp_path / 'a.png').stat().st_size > 1000

@@ -9,6 +9,9 @@ _base_ = [
 
 train_cfg = dict(by_epoch=True, max_epochs=5, val_interval=1)
 warmup_epochs = 1
+# Raw pixels, which the features are held against, say what is where; so do maps.
+val_cfg = dict(maps=True)
+test_cfg = val_cfg
 
 optim_wrapper = dict(
     constructor='mmmokd.BranchOptimWrapperConstructor',

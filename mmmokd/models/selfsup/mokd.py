@@ -94,22 +94,29 @@ class MOKD(BaseModel):
             return self.extract_feat(inputs)
         raise RuntimeError(f"mode must be 'loss' or 'tensor', but got {mode!r}")
 
-    def extract_feat(self, inputs: Tensor | list[Tensor], network: str = 'teacher'):
-        """Pooled features of every branch.
+    def extract_feat(
+        self, inputs: Tensor | list[Tensor], network: str = 'teacher', maps: bool = False
+    ) -> dict[str, Tensor]:
+        """Pooled features of every branch, and its map if that is wanted.
 
         Args:
             inputs (Tensor | list[Tensor]): Images, shape (B, 3, H, W), or views, of which the
                 first is taken.
             network (str): ``'teacher'`` or ``'student'``. Defaults to ``'teacher'``.
+            maps (bool): Whether to give each branch's last map as well, place after place, by
+                ``'{branch}.map'``. Defaults to False.
 
         Returns:
-            dict[str, Tensor]: Shape (B, C) for each branch.
+            dict[str, Tensor]: Shape (B, C) for each branch, (B, h * w * C) for a map.
         """
         images = inputs if isinstance(inputs, Tensor) else inputs[0]
-        return {
-            name: getattr(branch, network).extract(images).pooled
-            for name, branch in self.branches.items()
-        }
+        found = {}
+        for name, branch in self.branches.items():
+            features = getattr(branch, network).extract(images)
+            found[name] = features.pooled
+            if maps:
+                found[f'{name}.map'] = features.tokens.flatten(1)
+        return found
 
     def loss(self, inputs: list[Tensor], data_samples=None) -> dict[str, Tensor]:
         """Losses of all branches.
