@@ -21,7 +21,7 @@ from mmmokd.apis import read_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / 'tools' / 'train.py'
 MMPRETRAIN_TRAIN = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
-EPOCHS = 12
+EPOCHS = 12  # enough for a killed run to be caught between its first and its last
 ITERATIONS = 2 * EPOCHS  # 8 pictures, 4 a step
 
 
