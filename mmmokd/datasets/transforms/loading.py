@@ -3,6 +3,8 @@ import io
 import logging
 from collections.abc import Sequence
 from functools import partial
+from numbers import Real
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +29,15 @@ from .pixels import (
 TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 # A picture that uses less than this share of the range that its type has is called flat.
 FLAT_SHARE = 1 / 8
+
+
+def _is_value_range(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(number, Real) for number in value)
+        and -np.inf < value[0] < value[1] < np.inf
+    )
 
 
 @TRANSFORMS.register_module()
@@ -77,7 +88,7 @@ class LoadPicture(BaseTransform):
     ) -> None:
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
-        if value_range is not None and not (len(value_range) == 2 and np.less(*value_range)):
+        if value_range is not None and not _is_value_range(value_range):
             raise ValueError(
                 'value_range must be two numbers, of black and of white, such as (0, 4095), got '
                 f'{value_range!r}.'

@@ -343,7 +343,7 @@ def test_given_nonsense_is_named(img):
 def test_wrong_settings():
     with pytest.raises(ValueError, match='channel_order'):
         LoadPicture(channel_order='gbr')
-    for wrong in ((4095,), (4095, 0), (0, 0)):
+    for wrong in (4095, (4095,), (4095, 0), (0, 0), (0, np.inf), 'ab', ('a', 'b'), (0, None)):
         with pytest.raises(ValueError, match=r'such as \(0, 4095\)'):
             LoadPicture(value_range=wrong)
     for wrong in (dict(num_samples=0), dict(num_samples=5, max_bad_share=1.5)):
