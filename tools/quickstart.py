@@ -49,10 +49,8 @@ MAX_EPOCHS = 200
 VALIDATIONS = 6
 BATCH_SIZE = 64
 INTERVAL = 39  # iterations between two lines of the log, as the configs have it
-# Of mmengine's log: how far it is, and every warning of this package; not how many copies there are.
-PROGRESS = re.compile(
-    r'- ((?:INFO|WARNING) - (?!\d+ pictures in )(?:Epoch|Branch|resum|.*picture).*)'
-)
+# Of mmengine's log: how far it is, and warnings of pictures and of collapsed branches.
+PROGRESS = re.compile(r'- (INFO - (?:Epoch|resum).*|WARNING - (?:Branch|.*picture).*)')
 
 
 class Task(NamedTuple):

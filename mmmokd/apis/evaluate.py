@@ -49,8 +49,8 @@ def set_evaluation(
         data (tuple[str, str], optional): Folders of class folders, to learn from and to be
             recognised. Defaults to None: the sets of the config; if it has no bank, the images that
             it trains on, in the pipeline of the test.
-        maps (bool): Whether to evaluate feature maps, too; see :class:`FeatureValLoop`. Defaults to
-            False.
+        maps (bool): Whether to evaluate feature maps, too, as is done anyway if the config says so;
+            see :class:`FeatureValLoop`. Defaults to False.
 
     Raises:
         ValueError: If the config does not say which images to take, or how to read them.
@@ -63,7 +63,7 @@ def set_evaluation(
         bank_dataloader=bank,
         networks=tuple(networks),
         fp16=loops[0].get('fp16', False),
-        maps=maps,
+        maps=maps or any(loop.get('maps') for loop in loops),
         **next(({'bank_share': loop['bank_share']} for loop in loops if 'bank_share' in loop), {}),
     )
     cfg.test_evaluator = [dict(type='mmmokd.KNNMetric', k=tuple(ks), temperature=TEMPERATURE)]

@@ -225,6 +225,8 @@ def close_process_group() -> None:
     needs the interpreter; PyTorch has no call that waits for this.
     """
     if is_distributed():
+        backend = torch.distributed.get_backend()
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-        time.sleep(GLOO_LETS_GO)
+        if backend == 'gloo':
+            time.sleep(GLOO_LETS_GO)

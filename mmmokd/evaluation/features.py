@@ -51,12 +51,10 @@ def extract_features(
         after_iter (Callable, optional): Called with index and batch after each iteration.
             Defaults to None.
         last_blocks (int, optional): Of a network with a class token, the number of last blocks to
-            take it after, each through the final norm (:func:`watch_block_tokens`): what a linear
-            probe of a ViT reads. Defaults to None, the pooled feature alone, without an axis of
-            blocks.
-        maps (bool): Whether to give the last feature map of a model whose ``extract_feat`` takes
-            ``maps`` as well, of h * w * C numbers, by ``'{branch}.{network}.map'``. Unlike the
-            pooled feature it says what is where. Defaults to False.
+            take it after (:func:`watch_block_tokens`). Defaults to None, the pooled feature alone,
+            without an axis of blocks.
+        maps (bool): Whether to give MOKD's last feature maps as well, of h * w * C numbers each, by
+            ``'{branch}.{network}.map'``. Defaults to False.
 
     Returns:
         tuple[dict[str, Tensor], Tensor] | None: Features (N, C), or with ``last_blocks``

@@ -53,7 +53,8 @@ class AccumulatedLRHook(Hook):
             if scheduler.param_name == 'lr':
                 scheduler.base_values = [value * counts for value in scheduler.base_values]
                 scheduler._last_value = [value * counts for value in scheduler._last_value]
-        batch = runner.train_dataloader.batch_size * runner.world_size
+        # Not the loader's own batch size, which is None where the config has a batch sampler.
+        batch = runner.train_dataloader.batch_sampler.batch_size * runner.world_size
         base = scale_cfg['base_batch_size']
         runner.logger.info(
             f'A step of the optimizer takes {counts} batches of {batch} pictures: learning rates '
