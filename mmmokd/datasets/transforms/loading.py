@@ -193,7 +193,7 @@ class LoadPicture(BaseTransform):
             deep = is_deep_colour(img)
             img.load()  # OpenCV does not tell of a file that is cut off
             if deep:
-                deep_img = decode_deep(content, to_uint8, alpha=img.mode != 'RGB')
+                deep_img = decode_deep(content, to_uint8, alpha=img.has_transparency_data)
                 return picture_to_bgr(upright(deep_img, img))
             return picture_to_bgr(upright(img), to_uint8)
 

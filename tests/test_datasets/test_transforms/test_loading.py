@@ -139,6 +139,13 @@ def deep_noise(channels=3, top=65536):
     return np.random.default_rng(0).integers(0, top, (12, 20, channels), dtype=np.uint16)
 
 
+def add_chunk(path, chunk):
+    """Put a chunk, name and content, behind the header of a PNG."""
+    chunk = struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + chunk + content[33:])
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('ending', ['png', 'tif'])
 def test_16_bit_colour_keeps_its_lower_bits(tmp_path, ending, orientation):
@@ -149,10 +156,7 @@ def test_16_bit_colour_keeps_its_lower_bits(tmp_path, ending, orientation):
         cv2.imwrite(str(path), rgb[..., ::-1])
         exif = Image.Exif()
         exif[0x0112] = orientation
-        chunk = b'eXIf' + exif.tobytes().removeprefix(b'Exif\0\0')
-        chunk = struct.pack('>I', len(chunk) - 4) + chunk + struct.pack('>I', zlib.crc32(chunk))
-        content = path.read_bytes()
-        path.write_bytes(content[:33] + chunk + content[33:])  # behind the header's chunk
+        add_chunk(path, b'eXIf' + exif.tobytes().removeprefix(b'Exif\0\0'))
     with Image.open(path) as img:
         assert img.mode == 'RGB'
     img = load(path, value_range=(0, 4095))
@@ -169,6 +173,20 @@ def test_16_bit_transparency(tmp_path, channels):
     alpha = values[..., 3:] / 65535
     expected = values[..., :3] / 65535 * 255 * alpha + 255 * (1 - alpha)
     assert np.abs(load(tmp_path / 'a.png') - expected).max() <= 1.5
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_one_transparent_colour(tmp_path, dtype):
+    """A PNG without alpha may name one colour that is clear."""
+    rgb = deep_noise(top=np.iinfo(dtype).max + 1).astype(dtype)
+    rgb[:3] = clear = rgb[0, 0]
+    cv2.imwrite(str(tmp_path / 'a.png'), rgb[..., ::-1])
+    add_chunk(tmp_path / 'a.png', b'tRNS' + struct.pack('>3H', *clear.tolist()))
+    with Image.open(tmp_path / 'a.png') as img:
+        assert img.mode == 'RGB'
+    expected = rgb[..., ::-1] / np.iinfo(dtype).max * 255
+    expected[:3] = 255
+    assert np.abs(load(tmp_path / 'a.png') - expected).max() <= 0.5 + 1e-9
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
