@@ -5,6 +5,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -20,6 +21,9 @@ from mmmokd.weights.files import ALLOW_CODE
 from .config import CommaText
 from .user_errors import explain_error
 
+# mmengine's parser drops every blank: those inside of a text stand as another character meanwhile.
+BLANK = '\0'
+NEEDLESS_BLANK = re.compile(r'(?<=[,(\[]) +| +(?=[,)\]])')
 WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # of PyTorch
 
 # Of mmcv without ops, which pretraining does not need: no news to who starts a command. Here, before
@@ -31,7 +35,7 @@ class CfgOptions(DictAction):
     """Reads ``KEY=VALUE`` arguments; says which one is not of that form.
 
     Where mmengine's action makes a list of ``a,b``, the list keeps the text: see
-    :class:`~mmmokd.apis.config.CommaText`.
+    :class:`~mmmokd.apis.config.CommaText`. Texts keep the blanks inside them.
     """
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
@@ -45,14 +49,23 @@ class CfgOptions(DictAction):
         setattr(namespace, self.dest, options)
 
     def _read(self, text: str) -> Any:
+        text = text.strip('\'" ')
         try:
-            value = self._parse_iterable(text)
+            value = self._parse_iterable(NEEDLESS_BLANK.sub('', text).replace(' ', BLANK))
         except AssertionError:  # brackets that do not close, in the name of a file for instance
             return text
-        is_written_as_list = text.strip('\'" ')[:1] in ('(', '[')
-        if isinstance(value, list) and not is_written_as_list:
+        if isinstance(value, str):
+            return text
+        value = _with_blanks(value)
+        if isinstance(value, list) and text[:1] not in ('(', '['):
             return CommaText(value, text)
         return value
+
+
+def _with_blanks(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_blanks, value))
+    return value.replace(BLANK, ' ') if isinstance(value, str) else value
 
 
 class ToolParser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def _plain_value(cfg: Config, key: str, value: Any) -> Any:
         is_text = isinstance(get_node(cfg, key.split('.')), str)
     except LookupError:
         is_text = False
-    return value.text if is_text or Path(value.text).expanduser().exists() else list(value)
+    is_there = os.path.exists(os.path.expanduser(value.text))  # False of what can be no path, too
+    return value.text if is_text or is_there else list(value)
 
 
 def _first_new(cfg: Config, key: str) -> list[str] | None:

@@ -137,3 +137,26 @@ def test_commas_stay_in_a_text(tmp_path):
     cfg = load(FOLDER, 'train_dataloader.dataset.data_root=/gone,away', 'resume=[1,(2,a)]')
     assert cfg.train_dataloader.dataset.data_root == '/gone,away'
     assert cfg.resume == [1, (2, 'a')]
+
+
+def test_blanks_stay_in_a_text(tmp_path):
+    folder = tmp_path / '2024 01'
+    cfg = load(
+        FOLDER,
+        f'train_dataloader.dataset.data_root={folder}',
+        f"load_from='{folder} (old) x.pth'",
+        'train_dataloader.dataset.extensions=.jpg, .png',
+        'custom_imports.imports=[a b, ( "c d", 1 ), e]',
+        'randomness.seed= 7 ',
+        'experiment_name=1 2',
+    )
+    assert cfg.train_dataloader.dataset.data_root == str(folder)
+    assert cfg.load_from == f'{folder} (old) x.pth'
+    assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
+    assert cfg.custom_imports.imports == ['a b', ('c d', 1), 'e']
+    assert cfg.randomness.seed == 7 and cfg.experiment_name == '1 2'
+
+
+@pytest.mark.parametrize('text', ['~nobodys-name,x', f'{"a" * 300},b'])
+def test_list_that_can_be_no_file(text):
+    assert load(FOLDER, f'load_from={text}').load_from == text.split(',')
