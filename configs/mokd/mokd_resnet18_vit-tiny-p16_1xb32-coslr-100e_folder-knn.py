@@ -2,6 +2,10 @@
 # The folder config and, every few epochs, k-NN top-1 of each branch on labelled pictures of yours.
 # They can be the pictures trained on: labels only measure. Copy it, or say --cfg-options
 # train_dataloader.dataset.data_root=/my/pictures val_dataloader.dataset.data_root=/my/labelled
+# Each dataloader reads pictures by its own settings: pipeline.0.value_range=0,4095 of
+# train_dataloader.dataset is to be said of val_dataloader.dataset, too (and of
+# val_cfg.bank_dataloader.dataset if you give that a pipeline). Likewise tools/test.py reads test_*
+# only: say test_dataloader.dataset.data_root=/my/labelled and the like to it.
 _base_ = './mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'  # or your copy of it
 
 # A folder with a folder for each class. Of each class 80 %, always the same, are the neighbours,
@@ -14,8 +18,9 @@ val_interval = 5  # epochs between two k-NN evaluations
 networks = ('teacher',)  # ('teacher', 'student') for the students' accuracy, too
 k = 20  # neighbours that vote
 
-load, crop, pack = _base_.train_dataloader.dataset.pipeline
-size = crop.groups[0].size
+pipeline = _base_.train_dataloader.dataset.pipeline
+load, pack = pipeline[0], pipeline[-1]
+size = next(transform for transform in pipeline if 'groups' in transform).groups[0].size
 val_dataloader = dict(
     batch_size=64,
     num_workers=_base_.train_dataloader.num_workers,
@@ -40,5 +45,7 @@ val_cfg = dict(type='mmmokd.FeatureValLoop', networks=networks)
 if neighbours:
     val_cfg['bank_dataloader'] = dict(dataset=dict(data_root=neighbours))
 val_evaluator = dict(type='mmmokd.KNNMetric', k=k)
+test_dataloader, test_evaluator = val_dataloader, val_evaluator
+test_cfg = dict(val_cfg, type='mmmokd.FeatureTestLoop')
 # Used above only; deleted, so that to override them from outside is an error.
-del labelled, neighbours, val_interval, networks, k, load, crop, pack, size
+del labelled, neighbours, val_interval, networks, k, pipeline, load, pack, size

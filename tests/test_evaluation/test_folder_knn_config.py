@@ -32,8 +32,8 @@ def folder(tmp_path_factory):
 
 
 def runner_of(tmp_path, options):
-    cfg = load_config(CONFIG, {'train_dataloader.num_workers': 0, **options})
-    cfg.val_dataloader.num_workers = 0
+    no_workers = {f'{mode}_dataloader.num_workers': 0 for mode in ('train', 'val', 'test')}
+    cfg = load_config(CONFIG, {**no_workers, **options})
     set_dataloader_defaults(cfg)
     shrink_sizes(cfg)
     cfg.work_dir, cfg.experiment_name = str(tmp_path), tmp_path.name
@@ -67,3 +67,40 @@ def test_too_few_pictures_are_told_before_training(tmp_path, folder):
     with pytest.raises(ValueError, match='k=20 .* the bank has 6'):
         runner.train()
     assert runner.iter == 0
+
+
+def test_a_checkpoint_is_tested_as_it_is_validated(tmp_path, folder):
+    labelled = {
+        f'{mode}_dataloader.dataset.data_root': str(folder / 'train') for mode in ('val', 'test')
+    }
+    settings = {f'{mode}_evaluator.k': 5 for mode in ('val', 'test')}
+    runner = runner_of(tmp_path, {TRAIN: str(folder), **labelled, **settings})
+    metrics = runner.val()
+    assert runner.test() == metrics and 'cnn.teacher/knn_top1' in metrics
+
+
+def test_a_value_range_reaches_pictures_that_are_measured(tmp_path, folder):
+    options = {
+        f'{mode}_dataloader.dataset.{key}': value
+        for mode in ('train', 'val', 'test')
+        for key, value in (('data_root', str(folder / 'train')), ('pipeline.0.value_range', [0, 9]))
+    }
+    loop = runner_of(tmp_path, {**options, 'val_evaluator.k': 5}).val_loop
+    for loader in (loop.bank_dataloader, loop.dataloader):
+        assert loader.dataset.dataset.pipeline.transforms[0].value_range == (0, 9)
+
+
+def test_the_folder_config_may_have_more_transforms(tmp_path):
+    user = tmp_path / 'user.py'
+    user.write_text(
+        f'_base_ = {str(CONFIG).replace("-knn", "")!r}\n'
+        'load, crop, pack = _base_.train_dataloader.dataset.pipeline\n'
+        "more = dict(type='CenterCrop', crop_size=400)\n"
+        'train_dataloader = dict(dataset=dict(pipeline=[load, more, crop, pack]))\n'
+        'del load, crop, pack, more\n'
+    )
+    knn = tmp_path / 'knn.py'
+    knn.write_text(CONFIG.read_text().replace(f'./{CONFIG.name}'.replace('-knn', ''), str(user)))
+    cfg, plain = load_config(knn), load_config(CONFIG)
+    assert len(cfg.train_dataloader.dataset.pipeline) == 4
+    assert cfg.val_dataloader.dataset.pipeline == plain.val_dataloader.dataset.pipeline
