@@ -29,7 +29,7 @@ PACKAGE = Path(mmmokd.__file__).resolve().parent
 # What datasets of other libraries raise where their files are not as they should be.
 DATA_ERRORS = (OSError, AssertionError, RuntimeError)
 IN_WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+\.\n')
-FRAME = re.compile(r'^ +File "(.+)", line \d+, in ', re.MULTILINE)
+FRAME = re.compile(r'^ +File "(.+)", line \d+, in .*(?:\n {4}(.+))?', re.MULTILINE)
 BUILDERS = (build_from_cfg.__code__, build_scheduler_from_cfg.__code__)
 UNEXPECTED = re.compile(r"([\w.<>]+)\(\) got an unexpected keyword argument '(\w+)'")
 MISSING = re.compile(r'[\w.<>]+\(\) missing \d+ required [\w-]+ arguments?: (.+)')
@@ -44,19 +44,25 @@ def is_user_error(error: BaseException) -> bool:
     Returns:
         bool: True if it is a ``RunStoppedError``, or of another of ``USER_ERRORS`` and was raised
         by a line of this package or of the command itself, also in a worker of a dataloader; one
-        that rises from a library, or of another type, may be a fault to be traced.
+        that rises from a library or from what is built in, or of another type, may be a fault to be
+        traced.
     """
     if not isinstance(error, USER_ERRORS):
         return False
     if isinstance(error, RunStoppedError):
         return True
     if IN_WORKER.match(str(error)):
-        files = FRAME.findall(str(error))
+        frames = FRAME.findall(str(error))
     else:
-        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    if not files:
+        frames = traceback.extract_tb(error.__traceback__)
+        frames = [(frame.filename, frame.line or '') for frame in frames]
+    if not frames:
         return False
-    raised_in = Path(files[-1]).resolve()
+    file, line = frames[-1]
+    # int(), zip() and the like leave no frame; a file that open() does not find is a mistake.
+    if not isinstance(error, OSError) and not line.startswith('raise'):
+        return False
+    raised_in = Path(file).resolve()
     command = getattr(sys.modules['__main__'], '__file__', None) or sys.executable
     return PACKAGE in raised_in.parents or raised_in == Path(command).resolve()
 

@@ -1,6 +1,9 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """What is said of an error, and which errors keep their traceback."""
 
+import linecache
+from traceback import format_exception
+
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, MODELS
@@ -9,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmmokd.apis import build_runner, explain_error, is_user_error, load_config, run_tool
 from mmmokd.apis.cli import tool_parser
+from mmmokd.apis.user_errors import PACKAGE
 from mmmokd.datasets import LoadPicture
 from mmmokd.utils import CollapseError
 
@@ -50,6 +54,30 @@ def test_value_error_of_this_package_in_a_worker():
     assert is_user_error(error)
     assert explain_error(error).startswith("results['img'] must be a picture")
     assert 'Traceback' not in explain_error(error)
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+@pytest.mark.parametrize(
+    ('code', 'message'),
+    [
+        ('list(zip((1,), (), strict=True))', None),
+        ("int('fault')", None),
+        ('(one, two) = (1,)', None),
+        ("raise ValueError(\n        'wrong input'\n    )", 'wrong input'),
+    ],
+)
+def test_value_error_that_no_line_raised_keeps_its_traceback(
+    monkeypatch, code, message, num_workers
+):
+    # As if it stood in the package. What is built in leaves no frame of its own.
+    file = str(PACKAGE / 'faulty.py')
+    code = f'def load(results):\n    {code}\n'
+    monkeypatch.setitem(linecache.cache, file, (len(code), None, code.splitlines(True), file))
+    names = {}
+    exec(compile(code, file, 'exec'), names)
+    error = raised(list, DataLoader(Broken(names['load']), num_workers=num_workers))
+    assert isinstance(error, ValueError) and 'faulty.py' in ''.join(format_exception(error))
+    assert explain_error(error) == message
 
 
 def test_collapse_is_one_message(capsys, monkeypatch):
