@@ -215,7 +215,8 @@ class LoadPicture(BaseTransform):
             f'{possible[1]}, and comes out nearly of one shade. If your pictures are like this, say '
             f'which values are black and white, for instance value_range=({low}, {high}) of '
             'LoadPicture in every pipeline (--cfg-options '
-            f'train_dataloader.dataset.pipeline.0.value_range={low},{high})',
+            f'train_dataloader.dataset.pipeline.0.value_range={low},{high}; the same for '
+            'val_dataloader and test_dataloader, where there are such)',
             logger='current',
             level=logging.WARNING,
         )

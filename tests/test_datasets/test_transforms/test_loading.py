@@ -231,7 +231,7 @@ def test_value_range_of_grey(tmp_path, given):
 @pytest.mark.parametrize(
     ('values', 'says'),
     [
-        (RAMP // 16, ['0 to 4095 only, of 0 to 65535', 'pipeline.0.value_range=0,4095)']),
+        (RAMP // 16, ['0 to 4095 only, of 0 to 65535', 'pipeline.0.value_range=0,4095;']),
         (RAMP // 16 + 29000, ['29000 to 33095 only', 'value_range=(29000, 33095)']),
         (RAMP.astype(np.int32) // 16 - 1024, ['-1024 to 3071 only, of -32768 to 32767']),
         (RAMP // 7, None),
