@@ -112,7 +112,10 @@ class FeatureLoopMixin:
         self._check()
 
     def _check(self) -> None:
-        """Fail now, not after the first epoch."""
+        """Fail now, not after the first epoch.
+
+        Reads the first image of each dataset in this process, before workers are forked.
+        """
         model = get_ori_model(self.runner.model)
         if self.maps:
             check_gives_maps(model)
