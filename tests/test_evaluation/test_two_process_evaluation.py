@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
+from loops_testing import build_runner
 from mmengine.dataset import DefaultSampler
 from test_features import NumberedImages, TwoBranches, check_result, make_loader
-from test_loops import build_runner
 from torch.utils.data import SequentialSampler
 
 from mmmokd.evaluation import KNNMetric, extract_features
