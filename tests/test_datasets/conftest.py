@@ -13,3 +13,8 @@ def read_log(tmp_path_factory):
     yield lambda: log_file.read_text().splitlines()
     current.clear()
     current.update(saved)
+
+
+@pytest.fixture
+def messages(read_log):
+    return lambda: [line for line in read_log() if 'Unreadable' in line]
