@@ -131,7 +131,7 @@ def known_keys(cfg: Config, path: Sequence[str]) -> set[str] | None:
         return None
     known = FIXED.get(path) or _of_mmengine(cfg, path, node)
     if known is None and 'type' in node and _is_built_as_it_is(path):
-        known = _of_type(cfg, node['type'])
+        known = keys_of_type(cfg, node['type'])
     return None if known is None else set(known)
 
 
@@ -185,9 +185,21 @@ def _of_optim_wrapper(node: dict) -> set[str] | None:
     return known if constructor in ('', 'DefaultOptimWrapperConstructor') else None
 
 
-def _of_type(cfg: Config, kind: Any) -> set[str] | None:
-    """Keys that any registered class or function of that name takes."""
-    found = list(_registered(cfg, kind)) if isinstance(kind, str) else [kind]
+def keys_of_type(cfg: Config, kind: Any) -> set[str] | None:
+    """Which keys a dict of a type may have.
+
+    Args:
+        cfg (Config): The config, for its scope.
+        kind (Any): A name, a class or None.
+
+    Returns:
+        set[str], optional: What any registered class or function of that name takes; None if that
+        cannot be told.
+    """
+    try:
+        found = list(_registered(cfg, kind)) if isinstance(kind, str) else [kind]
+    except Exception:  # a library that cannot be imported raises anything
+        return None
     try:
         names = [_accepted(each) for each in found]
     except (OSError, TypeError, ValueError, SyntaxError):  # built in: nothing to read

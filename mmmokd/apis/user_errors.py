@@ -15,7 +15,7 @@ from mmengine.runner import runner as mmengine_runner
 import mmmokd
 from mmmokd.utils import RunStoppedError
 
-from .config_keys import describe_place, iter_dicts, known_keys, nearest, type_name
+from .config_keys import describe_place, iter_dicts, keys_of_type, known_keys, nearest, type_name
 
 # What this package raises, with a message for people, where what it was given is wrong.
 USER_ERRORS = (
@@ -26,8 +26,10 @@ USER_ERRORS = (
     RunStoppedError,
 )
 PACKAGE = Path(mmmokd.__file__).resolve().parent
-# What datasets of other libraries raise where their files are not as they should be.
-DATA_ERRORS = (OSError, AssertionError, RuntimeError)
+# What datasets of other libraries raise where their files are not as they should be. A RuntimeError
+# may as well be of a GPU or of other processes, unless a line of theirs raised it.
+DATA_ERRORS = (OSError, AssertionError)
+DATASET_MODULES = ('mmpretrain.datasets', 'mmdet.datasets', 'mmseg.datasets')
 IN_WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+\.\n')
 FRAME = re.compile(r'^ +File "(.+)", line \d+, in .*(?:\n {4}(.+))?', re.MULTILINE)
 BUILDERS = (build_from_cfg.__code__, build_scheduler_from_cfg.__code__)
@@ -84,6 +86,14 @@ def explain_error(error: BaseException) -> str | None:
         text = str(error)
         wrapped = IN_WORKER.match(text)
         return text.rpartition(f'{type(error).__name__}: ')[2].rstrip() if wrapped else text
+    try:
+        return _explain_build(error)
+    except Exception:  # what fails here must not hide the error itself
+        return None
+
+
+def _explain_build(error: BaseException) -> str | None:
+    """A mistake in the config that came to light as an object was built from it."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     cfg = next((value for frame in frames for value in _configs(frame)), None)
     builds = [frame for frame in frames if frame.f_code in BUILDERS]
@@ -91,7 +101,10 @@ def explain_error(error: BaseException) -> str | None:
         return _explain_argument(error, cfg, frames, builds)
     if isinstance(error, KeyError) and frames and frames[-1].f_code in BUILDERS:
         return _explain_type(error, cfg, frames[-1])
-    if isinstance(error, DATA_ERRORS):
+    is_of_dataset = isinstance(error, RuntimeError) and frames[-1].f_globals['__name__'].startswith(
+        DATASET_MODULES
+    )
+    if isinstance(error, DATA_ERRORS) or is_of_dataset:
         return _explain_data(error, cfg, builds)
     return None
 
@@ -115,15 +128,21 @@ def _explain_argument(
         given = [node for _, node in iter_dicts(cfg._cfg_dict)]
     else:
         given = [built] if key in built else [node for _, node in iter_dicts(built)]
-    given = [node for node in given if key in node]
-    places = [place for place in iter_dicts(cfg._cfg_dict) if place[0] and place[1] in given]
-    if not places:
-        return f'{unexpected[1]} takes no {key}, which the config gives it.' if given else None
-    known = {path: known_keys(cfg, path) for path, _ in places}
-    sure = [place for place in places if known[place[0]] and key not in known[place[0]]]
-    path, node = (sure or places)[0]
-    hint = nearest(key, known[path] or ())
-    return f'{describe_place(path, node)} of the config takes no {key}.{hint}'
+    sure, unsure = [], []
+    for node in (node for node in given if key in node):
+        path = _place(cfg, node)
+        known = known_keys(cfg, path) if path else None
+        if known is None and (node is built or not path):
+            known = keys_of_type(cfg, node.get('type'))
+        # What takes the key may hand it on to something that does not: a fault, if so.
+        if known is None or key not in known:
+            (unsure if known is None else sure).append((path, node, known or ()))
+    if not sure and not unsure:
+        return None
+    path, node, known = (sure or unsure)[0]
+    if not path:
+        return f'{unexpected[1]} takes no {key}, which the config gives it.'
+    return f'{describe_place(path, node)} of the config takes no {key}.{nearest(key, known)}'
 
 
 def _explain_type(error: KeyError, cfg: Config | None, frame: FrameType) -> str | None:
@@ -159,8 +178,15 @@ def _explain_data(error: Exception, cfg: Config | None, builds: list[FrameType])
     )
 
 
+def _place(cfg: Config, node: dict) -> tuple[str, ...] | None:
+    """Where in a config a dict stands, or else an equal one."""
+    places = [place for place in iter_dicts(cfg._cfg_dict) if place[0]]
+    same = (path for path, other in places if other is node)
+    # Only then by value: arrays in a config refuse to be compared.
+    return next(same, None) or next((path for path, other in places if other == node), None)
+
+
 def _describe(cfg: Config | None, built: dict) -> str:
     """Where in a config a dict stands, or else of which type it is."""
-    places = iter_dicts(cfg._cfg_dict) if cfg is not None else ()
-    same = next(((path, node) for path, node in places if path and node == built), None)
-    return describe_place(*same) if same else type_name(built.get('type'))
+    path = _place(cfg, built) if cfg is not None else None
+    return describe_place(path, built) if path else type_name(built.get('type'))

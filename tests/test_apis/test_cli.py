@@ -2,16 +2,19 @@
 """What is said of an error, and which errors keep their traceback."""
 
 import linecache
+from copy import deepcopy
 from traceback import format_exception
 
+import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DATASETS, HOOKS, MODELS
+from mmengine.registry import DATASETS, HOOKS, MODELS, Registry
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.utils.data import DataLoader, Dataset
 
 from mmmokd.apis import build_runner, explain_error, is_user_error, load_config, run_tool
 from mmmokd.apis.cli import tool_parser
+from mmmokd.apis.config_keys import known_keys
 from mmmokd.apis.user_errors import PACKAGE
 from mmmokd.datasets import LoadPicture
 from mmmokd.utils import CollapseError
@@ -157,17 +160,18 @@ def test_mistyped_key_of_a_branch_and_of_what_the_runner_builds(tmp_path):
     assert explained(build_runner, log_processor=dict(windows_size=3), **parts) == message
 
 
-def test_fault_in_a_constructor_keeps_its_traceback():
+@pytest.mark.parametrize('key', ['other', 'interval'])
+@pytest.mark.parametrize('in_config', [True, False])
+def test_fault_in_a_constructor_keeps_its_traceback(key, in_config):
     class Faulty:
         def __init__(self, interval: int = 1) -> None:
-            dict.fromkeys((), absent=interval)
-            helper(other=interval)
+            helper(**{key: interval})
 
     def helper() -> None:
         pass
 
     hook = dict(type=Faulty, interval=2)
-    assert explained(lambda cfg: HOOKS.build(cfg.hook), hook=hook) is None
+    assert explained(lambda cfg: HOOKS.build(hook), hook=hook if in_config else {}) is None
 
 
 @pytest.mark.parametrize(
@@ -182,6 +186,7 @@ def test_fault_in_a_constructor_keeps_its_traceback():
             dict(type='mmpretrain.CustomDataset', ann_file='gone.txt'),
             "No such file or directory: '{root}/gone/gone.txt'",
         ),
+        (dict(type='mmpretrain.CIFAR10', download=False), 'Cannot find CIFAR10 dataset in '),
     ],
 )
 def test_data_that_a_library_does_not_find(tmp_path, dataset, message):
@@ -193,3 +198,34 @@ def test_data_that_a_library_does_not_find(tmp_path, dataset, message):
     message = message.format(root=tmp_path)
     start = f'loader.dataset ({kind}) of the config cannot use its data: {message}'
     assert text.startswith(start) and f"data_root='{gone}'" in text
+
+
+def test_fault_below_a_dataset_keeps_its_traceback():
+    class Faulty:
+        def __init__(self, data_root: str) -> None:
+            raise RuntimeError('Connection closed by peer')
+
+    build = dict(type=Faulty, data_root='/pictures')
+    assert explained(lambda cfg: DATASETS.build(cfg.dataset), dataset=build) is None
+
+
+def test_explanation_is_not_in_the_way_of_the_error():
+    class Hook:
+        def __init__(self, values) -> None:
+            pass
+
+    values = np.zeros(2)
+    hooks = [dict(type=Hook, values=values.copy(), interval=1) for _ in range(2)]
+    message = 'hooks.1 (Hook) of the config takes no interval.'
+    assert explained(lambda cfg: HOOKS.build(cfg.hooks[1]), hooks=hooks) == message
+    # A copy, which is found by its values only: these arrays cannot be compared.
+    assert explained(lambda cfg: HOOKS.build(deepcopy(cfg.hooks[1])), hooks=hooks) is None
+
+
+def test_library_that_cannot_be_imported_is_no_hindrance(monkeypatch):
+    def fail(registry):
+        raise RuntimeError('operators of another PyTorch')
+
+    monkeypatch.setattr(Registry, 'import_from_location', fail)
+    cfg = Config(dict(model=dict(backbone=dict(type='SomeNet', depth=18))))
+    assert known_keys(cfg, ('model', 'backbone')) is None
