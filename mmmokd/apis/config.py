@@ -14,7 +14,8 @@ from mmengine.runner import Runner
 
 from mmmokd.weights.files import missing_file_message
 
-from .config_keys import BY_NAME, describe_place, get_node, known_keys, nearest
+from .config_keys import BY_NAME, describe_place, known_keys, nearest
+from .config_tree import get_node
 from .runtime import DATALOADERS, MMENGINE_HOOKS
 
 # What a Runner reads from its config besides its own arguments.

@@ -25,6 +25,7 @@ from mmengine.utils.dl_utils import set_multi_processing
 from torch.distributed import init_process_group
 from torch.utils.data import DataLoader
 
+from .config_tree import get_node, type_name
 from .runtime import DATALOADERS
 
 # What mmengine takes out of a dict before it builds from the rest.
@@ -42,49 +43,6 @@ BY_NAME = {
     ('optim_wrapper', 'branches'): 'optimizer',
 }
 OWN_CONSTRUCTOR = 'BranchOptimWrapperConstructor'
-
-
-def get_node(cfg: Config, path: Sequence[str]) -> Any:
-    """What stands in a config.
-
-    Args:
-        cfg (Config): The config.
-        path (Sequence[str]): Keys and, of lists, indices, from the root.
-
-    Returns:
-        Any: A value.
-
-    Raises:
-        LookupError: If there is no such place.
-    """
-    node = cfg._cfg_dict
-    for part in path:
-        if isinstance(node, list | tuple) and part.isdigit():
-            node = node[int(part)]
-        elif isinstance(node, dict):
-            node = node[part]
-        else:
-            raise LookupError(part)
-    return node
-
-
-def iter_dicts(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict]]:
-    """Every dict of a config, with its place.
-
-    Args:
-        node (Any): A config's dict, or anything in it.
-        path (tuple[str, ...]): The node's place. Defaults to (), the root.
-
-    Yields:
-        tuple[tuple[str, ...], dict]: Place and dict.
-    """
-    if isinstance(node, dict):
-        yield path, node
-        children = node.items()
-    else:
-        children = enumerate(node) if isinstance(node, list | tuple) else ()
-    for key, child in children:
-        yield from iter_dicts(child, (*path, str(key)))
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
@@ -258,16 +216,3 @@ def _read_signature(function: Callable) -> tuple[set[str], bool, bool]:
 
 def _parameters(function: Callable) -> set[str]:
     return set(inspect.signature(function).parameters) - {'self', 'args', 'kwargs'}
-
-
-def type_name(kind: Any) -> str:
-    """A type without its scope or module.
-
-    Args:
-        kind (Any): A name, a class or None.
-
-    Returns:
-        str: ``'ResNet'`` of ``'mmpretrain.ResNet'`` or of the class; ``''`` of None.
-    """
-    text = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    return text.rpartition('.')[2]

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.device import get_device
 
 from mmmokd.evaluation.metrics.linear_probe_metric import DEFAULT_LRS, HELD_OUT_PREFIX
 from mmmokd.utils.table import markdown_table
 from mmmokd.visualization import plot_evaluation
 from mmmokd.weights import check_target
+
+from .config_tree import type_name
 
 KS = (10, 20, 30)
 TEMPERATURE = 0.07
@@ -81,7 +83,7 @@ def _own_sets(cfg: Config, loops: list[dict]) -> tuple[dict | None, dict]:
             'val_dataloader): give two folders of class folders, --data TRAIN TEST'
         )
     bank = next((loop['bank_dataloader'] for loop in loops if 'bank_dataloader' in loop), None)
-    if bank is not None or any(_name(loop) in FEATURE_LOOPS for loop in loops):
+    if bank is not None or any(type_name(loop.get('type')) in FEATURE_LOOPS for loop in loops):
         return bank, queries
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
     if 'pipeline' not in dataset or 'pipeline' not in queries['dataset']:
@@ -131,12 +133,17 @@ def _folder_pipeline(cfg: Config) -> list[dict]:
         for mode in ('test', 'val', 'train')
     ]
     for pipeline in pipelines[:2]:
-        names = [_name(transform) for transform in pipeline]
+        names = [type_name(transform.get('type')) for transform in pipeline]
         if names and names[0].startswith('Load') and set(names) & set(SIZING):
             return pipeline
     first = [pipeline[0] for pipeline in pipelines if pipeline]
-    load = next((transform for transform in first if _name(transform).startswith('Load')), None)
-    crops = [transform for transform in pipelines[2] if _name(transform) == 'MultiCrop']
+    load = next(
+        (transform for transform in first if type_name(transform.get('type')).startswith('Load')),
+        None,
+    )
+    crops = [
+        transform for transform in pipelines[2] if type_name(transform.get('type')) == 'MultiCrop'
+    ]
     if load is None or not crops:
         raise ValueError(
             f'--data: {cfg.filename} does not say how pictures are read and made one size: give it '
@@ -151,11 +158,6 @@ def _folder_pipeline(cfg: Config) -> list[dict]:
         dict(type='CenterCrop', crop_size=size),
         dict(type='PackInputs'),
     ]  # fmt: skip
-
-
-def _name(transform: dict) -> str:
-    """A transform's type without its scope."""
-    return str(ConfigDict(transform).get('type')).rpartition('.')[2]
 
 
 def check_out(out: str | Path) -> Path:

@@ -4,9 +4,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -14,6 +12,8 @@ from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+
+from .config_tree import iter_dicts, type_name
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
@@ -28,21 +28,6 @@ MMENGINE_HOOKS = (
 )
 TORCHRUN_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 GLOO_LETS_GO = 0.5  # seconds
-
-
-def _dicts(node: Any) -> Iterator[dict]:
-    """Every dict in a tree of dicts, lists and tuples."""
-    if isinstance(node, dict):
-        yield node
-    if isinstance(node, dict | list | tuple):
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from _dicts(child)
-
-
-def _type_name(cfg: dict) -> str:
-    """A config's type without scope or module: 'SyncBN' of 'mmcv.SyncBN' or of the class."""
-    kind = cfg.get('type')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
 def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
@@ -96,8 +81,8 @@ def _check_local_rank(num_gpus: int) -> None:
 def _drop_amp(cfg: Config) -> list[str]:
     wrappers = [
         node
-        for node in _dicts(cfg.get('optim_wrapper') or {})
-        if _type_name(node) == 'AmpOptimWrapper'
+        for _, node in iter_dicts(cfg.get('optim_wrapper') or {})
+        if type_name(node.get('type')) == 'AmpOptimWrapper'
     ]
     for wrapper in wrappers:
         wrapper['type'] = 'OptimWrapper'
@@ -109,7 +94,7 @@ def _drop_amp(cfg: Config) -> list[str]:
 
 
 def _drop_sync_bn(cfg: Config) -> list[str]:
-    layers = [node for node in _dicts(cfg.model) if _type_name(node) in SYNC_BN]
+    layers = [node for _, node in iter_dicts(cfg.model) if type_name(node.get('type')) in SYNC_BN]
     for layer in layers:
         layer['type'] = 'BN'
     asked = cfg.pop('sync_bn', None) is not None or bool(layers)
@@ -122,8 +107,8 @@ def _wrap_for_cpu(cfg: Config) -> list[str]:
     wrapper = ConfigDict(cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel'))
     wrapper.setdefault('type', 'MMDistributedDataParallel')
     notices = []
-    if 'FullySharded' in _type_name(wrapper):
-        notices = [f'No GPU: {_type_name(wrapper)} is replaced by MMDistributedDataParallel.']
+    if 'FullySharded' in type_name(wrapper.type):
+        notices = [f'No GPU: {type_name(wrapper.type)} is replaced by MMDistributedDataParallel.']
         wrapper = ConfigDict(type='MMDistributedDataParallel')
     wrapper['device_ids'] = None
     wrapper.setdefault('broadcast_buffers', False)
@@ -206,7 +191,7 @@ def build_runner(cfg: Config) -> Runner:
             pass over the pretrained weights that the config names.
     """
     drop_absent_hooks(cfg)
-    for part in _dicts(cfg.get('model') or {}):
+    for _, part in iter_dicts(cfg.get('model') or {}):
         refuse_ignored_prefix('a part of the model', part, cfg.get('default_scope', 'mmpretrain'))
     notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():

@@ -15,7 +15,8 @@ from mmengine.runner import runner as mmengine_runner
 import mmmokd
 from mmmokd.utils import RunStoppedError
 
-from .config_keys import describe_place, iter_dicts, keys_of_type, known_keys, nearest, type_name
+from .config_keys import describe_place, keys_of_type, known_keys, nearest
+from .config_tree import iter_dicts, type_name
 
 # What this package raises, with a message for people, where what it was given is wrong.
 USER_ERRORS = (
