@@ -140,7 +140,7 @@ def test_own_sets_of_a_config():
 def test_one_labelled_set_is_left_to_the_loop():
     cfg = config(
         'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder-knn',
-        **{'val_dataloader.dataset.data_root': 'mine', 'val_cfg.bank_share': 0.5},
+        **{'test_dataloader.dataset.data_root': 'mine', 'val_cfg.bank_share': 0.5},
     )
     set_evaluation(cfg)
     assert cfg.test_dataloader.dataset.data_root == 'mine'
