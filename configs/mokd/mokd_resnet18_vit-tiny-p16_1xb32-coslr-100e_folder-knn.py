@@ -4,8 +4,8 @@
 # train_dataloader.dataset.data_root=/my/pictures val_dataloader.dataset.data_root=/my/labelled
 # Each dataloader reads pictures by its own settings: pipeline.0.value_range=0,4095 of
 # train_dataloader.dataset is to be said of val_dataloader.dataset, too (and of
-# val_cfg.bank_dataloader.dataset if you give that a pipeline). Likewise tools/test.py reads test_*
-# only: say test_dataloader.dataset.data_root=/my/labelled and the like to it.
+# val_cfg.bank_dataloader.dataset if you give that a pipeline). Likewise tools/test.py and
+# tools/evaluate.py read test_* only: test_dataloader.dataset.data_root=/my/labelled and the like.
 _base_ = './mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'  # or your copy of it
 
 # A folder with a folder for each class. Of each class 80 %, always the same, are the neighbours,

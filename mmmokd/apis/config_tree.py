@@ -22,7 +22,7 @@ def get_node(cfg: Config, path: Sequence[str]) -> Any:
     """
     node = cfg._cfg_dict
     for part in path:
-        if isinstance(node, list | tuple) and part.isdigit():
+        if isinstance(node, list | tuple) and part.isdecimal():
             node = node[int(part)]
         elif isinstance(node, dict):
             node = node[part]

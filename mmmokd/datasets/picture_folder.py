@@ -211,7 +211,7 @@ class PictureFolder(CustomDataset):
 
     def _split_label(self, line: str) -> tuple[str, int]:
         path, _, label = line.rpartition(' ')
-        if not path or not label.isdigit():
+        if not path or not label.isdecimal():
             raise ValueError(
                 f'with_label=True needs lines of a path, a space and a class number in '
                 f'{self.ann_file}, but one is: {line}'
