@@ -122,10 +122,13 @@ class PictureFolder(CustomDataset):
         else:
             backend = get_file_backend(self.img_prefix, enable_singleton=True)
             files = list(backend.list_dir_or_file(self.img_prefix, list_dir=False, recursive=True))
-        pictures = sorted(filter(self.is_valid_file, files))
+        pictures, others = [], []
+        for path in files:
+            (pictures if self.is_valid_file(path) else others).append(path)
+        pictures.sort()
         if not pictures:
-            self._raise_no_picture(files)
-        self._log_found(files, len(pictures))
+            self._raise_no_picture(others)
+        self._log_found(len(pictures), others)
         return self._label_by_folder(pictures) if self.with_label else pictures
 
     def _check_folder(self) -> None:
@@ -146,11 +149,10 @@ class PictureFolder(CustomDataset):
             + f'; pictures end in {", ".join(sorted(self.extensions))}.'
         )
 
-    def _log_found(self, files: list[str], num_pictures: int) -> None:
+    def _log_found(self, num_pictures: int, left_out: list[str]) -> None:
         """Say how many pictures there are, and which files are not taken for pictures."""
         logger = MMLogger.get_current_instance()
         found = f'{num_pictures} pictures in {self._folder_name()}'
-        left_out = [path for path in files if not self.is_valid_file(path)]
         if left_out:
             logger.warning(
                 f'{found}; other files are left out: {len(left_out)} ({_count_endings(left_out)}). '

@@ -46,10 +46,8 @@ def extract_features(
             Defaults to False.
         on_all_ranks (bool): Whether every process is to get the result, or rank 0 alone, which
             saves the others' memory. Defaults to True.
-        before_iter (Callable, optional): Called with index and batch before each iteration.
-            Defaults to None.
-        after_iter (Callable, optional): Called with index and batch after each iteration.
-            Defaults to None.
+        before_iter (Callable, optional): Called with index and batch of each iteration before it.
+        after_iter (Callable, optional): The same, after it.
         last_blocks (int, optional): Of a network with a class token, the number of last blocks to
             take it after (:func:`watch_block_tokens`). Defaults to None, the pooled feature alone,
             without an axis of blocks.
@@ -58,9 +56,9 @@ def extract_features(
 
     Returns:
         tuple[dict[str, Tensor], Tensor] | None: Features (N, C), or with ``last_blocks``
-        (N, b, C), by name, ``'{branch}.{network}'`` or ``'backbone'``, and labels (N, ), int64,
-        all on the CPU; None on ranks without a result. b is at most ``last_blocks``, 1 for a CNN;
-        the last block, which is the pooled feature, is last.
+        (N, b, C), by ``'{branch}.{network}'`` or ``'backbone'``, and labels (N, ), int64, on the
+        CPU; None on ranks without a result. b is at most ``last_blocks``, 1 for a CNN; the last
+        block, which is the pooled feature, is last.
 
     Raises:
         ValueError: If the dataset is empty or not labelled, the order of its images is not known,
@@ -68,6 +66,8 @@ def extract_features(
             it gives no maps.
     """
     model = get_ori_model(model)
+    if maps:
+        check_gives_maps(model)
     order = sample_order(dataloader)
     extract = partial(
         batch_features, model, networks=networks, last_blocks=last_blocks or 1, maps=maps
@@ -198,10 +198,7 @@ def _extract(
     model: nn.Module, inputs: Tensor, networks: Sequence[str], maps: bool
 ) -> dict[str, Tensor]:
     """What ``extract_feat`` gives, by the name of the network."""
-    options = {}
-    if maps:
-        check_gives_maps(model)
-        options['maps'] = True
+    options = {'maps': True} if maps else {}
     if 'network' not in inspect.signature(model.extract_feat).parameters:
         return {'backbone': model.extract_feat(inputs, **options)}
     found = {}

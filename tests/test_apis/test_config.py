@@ -7,6 +7,7 @@ import pytest
 
 from mmmokd.apis import load_config
 from mmmokd.apis.cli import tool_parser
+from mmmokd.apis.config_tree import get_node
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mokd'
 FOLDER = CONFIGS / 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'
@@ -16,6 +17,11 @@ BENCHMARKS = CONFIGS / 'benchmarks'
 def load(config, *options):
     args = tool_parser('').parse_args([str(config), '--cfg-options', *options])
     return load_config(args.config, args.cfg_options)
+
+
+def assert_taken(cfg, options):
+    for key, text in (option.split('=', 1) for option in options):
+        assert str(get_node(cfg, key.split('.'))) == text
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_mistyped_option_is_refused(option, place, meant):
     ],
 )
 def test_new_option_that_is_right_is_taken(options):
-    load(FOLDER, *options)
+    assert_taken(load(FOLDER, *options), options)
 
 
 WEIGHTS = [
@@ -118,7 +124,7 @@ WEIGHTS = [
 def test_options_of_the_documentation_are_taken(config, options):
     if isinstance(config, str):
         config = next(BENCHMARKS.rglob(f'{config}.py'))
-    load(config, *options)
+    assert_taken(load(config, *options), options)
 
 
 def test_commas_stay_in_a_text(tmp_path):
