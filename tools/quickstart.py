@@ -36,6 +36,7 @@ from mmmokd.apis.quickstart_runs import (
     hash_files,
     hash_text,
     lock,
+    read_record,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,15 +71,17 @@ class Task(NamedTuple):
     settings: dict[str, Any]
     places: dict[str, str]
 
+    def path(self, names: str) -> Path:
+        """The config file of a run, named as in ``RUNS``."""
+        return CONFIGS / f'mokd_{names}_{self.kind}.py'
+
     def load(self, names: str) -> Config:
-        """The config of a run, named as in ``RUNS``."""
-        path = CONFIGS / f'mokd_{names}_{self.kind}.py'
-        return load_config(path, {**self.settings, **self.places})
+        """The config of a run."""
+        return load_config(self.path(names), {**self.settings, **self.places})
 
     def record(self, names: str) -> dict[str, Any]:
         """What makes a run this one."""
-        path = CONFIGS / f'mokd_{names}_{self.kind}.py'
-        config = hash_text(repr(load_config(path).to_dict()))
+        config = hash_text(repr(load_config(self.path(names)).to_dict()))
         return dict(config=config, code=hash_code(), pictures=self.pictures, **self.settings)
 
 
@@ -171,7 +174,8 @@ def own_pictures(args: argparse.Namespace, paths: list[Path], data: Path) -> Tas
     if labelled:
         places['val_dataloader.dataset.data_root'] = str(data / 'test')
         places['val_cfg.bank_dataloader.dataset.data_root'] = str(data / 'train')
-    return Task('folder', labelled, hash_files(data, '*.png'), settings, places)
+    # The copies' hash, of up to 10,000 files, was just taken.
+    return Task('folder', labelled, read_record(data)['copies'], settings, places)
 
 
 def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
@@ -179,7 +183,7 @@ def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
     claim_run(work_dir, task.record(work_dir.name))
     cfg = task.load(work_dir.name)
     drop_unusable_checkpoints(work_dir, cfg, task.labelled)
-    # Not as --cfg-options, which would take a folder's name with a comma for a list.
+    # Whole, not as --cfg-options: what is trained is what was recorded, any folder's name included.
     config = work_dir / Path(cfg.filename).name
     cfg.dump(config)
     command = [sys.executable, '-u', ROOT / 'tools' / 'train.py', config, '--work-dir', work_dir]
