@@ -99,6 +99,9 @@ install_base() {
   step 'mmcv (built without ops)' --no-cache-dir --no-deps \
     "$(grep '^onedl-mmcv' "$ROOT/requirements/mminstall.txt")"
   step 'mmengine and mmpretrain' -r "$ROOT/requirements/mminstall.txt"
+  # OpenCV's usual build loads libGL, which a machine without a screen may not have.
+  "$PYTHON" -c 'import cv2' >/dev/null 2>&1 ||
+    step 'OpenCV without windows' --no-deps --force-reinstall opencv-python-headless
   step 'mmmokd' --no-deps --no-build-isolation -e "$ROOT"
   say 'checking ...'
   "$PYTHON" -W ignore -c "
