@@ -70,15 +70,16 @@ def check_same_features(source: Source, weights: dict[str, Tensor], target: Targ
         ) from error
     if found.shape != expected.shape:
         other = f'gives features of shape {tuple(found.shape)}, not {tuple(expected.shape)}'
-    elif (difference := float((found - expected).abs().max())) > TOLERANCE * _scale(expected):
+    elif not (difference := _difference(found, expected)) <= TOLERANCE:  # true of NaN, too
         other = f'its features differ by up to {difference:.2g}'
     else:
         return
     raise ValueError(f'{name} takes the weights of {source.cfg}, but {other}')
 
 
-def _scale(features: Tensor) -> float:
-    return max(1.0, float(features.abs().max()))
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """The largest, relative to the largest feature where that is above 1."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
 def _image_size(source: Source) -> tuple[int, int]:
