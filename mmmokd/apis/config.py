@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
@@ -29,6 +29,7 @@ RUNNER_KEYS = (
     'runner_type',
     'sync_bn',
 )
+DELETE = '._delete_'
 SUFFIXES = ('.py', '.yml', '.yaml', '.json')
 
 
@@ -56,6 +57,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     cfg = _read_config(path)
     options = {key: _plain_value(cfg, key, value) for key, value in (options or {}).items()}
     _check_options(cfg, options)
+    options = _take_deletions(cfg, options)
     new = {key: path for key in options if (path := _first_new(cfg, key))}
     try:
         cfg.merge_from_dict(options)
@@ -121,6 +123,31 @@ def _plain_value(cfg: Config, key: str, value: Any) -> Any:
         is_text = False
     is_there = os.path.exists(os.path.expanduser(value.text))  # False of what can be no path, too
     return value.text if is_text or is_there else list(value)
+
+
+def _take_deletions(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
+    """Empty each dict that ``KEY._delete_=True`` names; give back the other options.
+
+    mmengine's own merge leaves ``_delete_`` where there was nothing to delete, and in lists.
+    """
+    places = [key.removesuffix(DELETE) for key in options if key.endswith(DELETE)]
+    for place in places:
+        if not isinstance(options[place + DELETE], bool):
+            raise ValueError(
+                f'--cfg-options {place}{DELETE} should be True, the others fill the dict'
+            )
+        if not options[place + DELETE]:
+            continue
+        *parent, name = place.split('.')
+        try:
+            node = get_node(cfg, parent)
+        except LookupError:
+            continue
+        if isinstance(node, dict):
+            node[name] = ConfigDict()
+        elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node[int(name)] = ConfigDict()
+    return {key: value for key, value in options.items() if not key.endswith(DELETE)}
 
 
 def _first_new(cfg: Config, key: str) -> list[str] | None:

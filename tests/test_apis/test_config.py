@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+from transfer_testing import need
 
 from mmmokd.apis import load_config
 from mmmokd.apis.cli import tool_parser
@@ -125,6 +126,48 @@ def test_options_of_the_documentation_are_taken(config, options):
     if isinstance(config, str):
         config = next(BENCHMARKS.rglob(f'{config}.py'))
     assert_taken(load(config, *options), options)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'resnet50_8xb128-linear-coslr-100e_in1k',
+        'vit-small-p16_8xb128-coslr-200e_in1k',
+        'mask-rcnn_r50_fpn_1x_coco',
+        'upernet_r50_4xb4-20k_voc12aug-512x512',
+        'cnn_1xb20-coslr-50e_fashion-mnist-1pct',
+    ],
+)
+def test_transfer_replaces_the_init_cfg_of_a_benchmark(name):
+    if name.startswith('mask'):
+        need('mmdet', 'mmcv.ops')
+    config = next(BENCHMARKS.rglob(f'{name}.py'))
+    weights = dict(type='Pretrained', checkpoint='epoch_100.pth', prefix='branches.cnn.teacher.')
+    options = {f'model.backbone.init_cfg.{key}': value for key, value in weights.items()}
+    cfg = load_config(config, {**options, 'model.backbone.init_cfg._delete_': True})
+    assert cfg.model.backbone.init_cfg == weights
+
+
+def test_delete_replaces_a_dict():
+    swap = [
+        'model.branches.cnn.backbone.type=mmpretrain.ConvNeXt',
+        'model.branches.cnn.backbone.arch=tiny',
+        'model.branches.cnn.backbone._delete_=True',
+        'train_dataloader.dataset.pipeline.0._delete_=True',
+        'train_dataloader.dataset.pipeline.0.type=mmpretrain.LoadImageFromFile',
+        # Nothing to delete.
+        'model.branches.cnn.backbone.init_cfg._delete_=True',
+        'model.branches.cnn.backbone.init_cfg.type=Kaiming',
+        'model.branches.vit.backbone._delete_=False',
+    ]
+    for options in (swap, swap[::-1]):
+        cfg = load(FOLDER, *options)
+        assert cfg.model.branches.cnn.backbone == dict(
+            type='mmpretrain.ConvNeXt', arch='tiny', init_cfg=dict(type='Kaiming')
+        )
+        assert cfg.train_dataloader.dataset.pipeline[0] == dict(type='mmpretrain.LoadImageFromFile')
+        assert cfg.model.branches.vit.backbone == load_config(FOLDER).model.branches.vit.backbone
+        assert '_delete_' not in cfg.pretty_text
 
 
 def test_commas_stay_in_a_text(tmp_path):
