@@ -116,6 +116,7 @@ def main() -> None:
             checkpoint=args.checkpoint,
             num_bank=len(loop.bank_dataloader.dataset),
             num_queries=len(loop.dataloader.dataset),
+            num_queries_in_bank=loop.overlap.num_queries,
             linear_epochs=None if args.no_linear else args.linear_epochs,
         )
         table = write_results(out, collect_results(metrics, args.knn), facts)

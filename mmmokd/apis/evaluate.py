@@ -234,8 +234,8 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], facts: dict[str
     Args:
         out (Path): Folder that :func:`check_out` has checked.
         results (dict[str, dict]): From :func:`collect_results`.
-        facts (dict): What was evaluated, and how, for the files: ``checkpoint``, ``num_bank`` and
-            ``num_queries`` among others.
+        facts (dict): What was evaluated, and how, for the files: ``checkpoint``, ``num_bank``,
+            ``num_queries`` and ``num_queries_in_bank`` among others.
 
     Returns:
         str: The table.
@@ -245,6 +245,11 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], facts: dict[str
         f'{table}\n\nFrozen features of {facts["checkpoint"]}: {facts["num_bank"]} labelled images '
         f'to learn from, {facts["num_queries"]} to recognise.\n'
     )
+    if facts.get('num_queries_in_bank'):
+        text += (
+            f'{facts["num_queries_in_bank"]} of the latter are among the former: none is its own '
+            'neighbor, and no probe is trained on it.\n'
+        )
     bars = {
         f'{k}-NN': {network: found['knn_top1'][k] for network, found in results.items()}
         for k in next(iter(results.values()))['knn_top1']
