@@ -7,6 +7,8 @@ Without PICTURES: the Fashion-MNIST subset in resources/. Started again, it goes
 run of other pictures, other settings or other code is kept aside and starts anew.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import re
 import subprocess
@@ -19,16 +21,7 @@ from typing import Any, NamedTuple, TextIO
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmmokd.apis import run_tool
-from mmmokd.apis.config import load_config
-from mmmokd.apis.quickstart_data import (
-    check_apart,
-    count_pictures,
-    find_pictures,
-    shrink_folder,
-    unpack_fashion_mnist,
-)
-from mmmokd.apis.quickstart_report import REPORT, RUNS, raw_pixel_baseline, write_report
+from mmmokd.apis.cli import run_tool
 from mmmokd.apis.quickstart_runs import (
     claim_run,
     drop_unusable_checkpoints,
@@ -77,10 +70,14 @@ class Task(NamedTuple):
 
     def load(self, names: str) -> Config:
         """The config of a run."""
+        from mmmokd.apis.config import load_config
+
         return load_config(self.path(names), {**self.settings, **self.places})
 
     def record(self, names: str) -> dict[str, Any]:
         """What makes a run this one."""
+        from mmmokd.apis.config import load_config
+
         config = hash_text(repr(load_config(self.path(names)).to_dict()))
         return dict(config=config, code=hash_code(), pictures=self.pictures, **self.settings)
 
@@ -139,6 +136,8 @@ def output_folder(pictures: Path | None, seed: int) -> Path:
 
 def fashion_mnist(args: argparse.Namespace) -> Task:
     """Unpack the repository's pictures."""
+    from mmmokd.apis.quickstart_data import unpack_fashion_mnist
+
     data = OUT / 'data' / 'fashion_mnist'
     unpack_fashion_mnist(FASHION_MNIST, data)
     settings = {'randomness.seed': args.seed}
@@ -151,6 +150,8 @@ def fashion_mnist(args: argparse.Namespace) -> Task:
 
 def own_pictures(args: argparse.Namespace, paths: list[Path], data: Path) -> Task:
     """Copy a folder, small."""
+    from mmmokd.apis.quickstart_data import count_pictures, shrink_folder
+
     labelled = shrink_folder(paths, args.pictures, data, args.seed)
     count, held_out = count_pictures(data / 'train'), count_pictures(data / 'test')
     if count < MIN_PICTURES:
@@ -213,6 +214,9 @@ def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.quickstart_data import check_apart, find_pictures
+    from mmmokd.apis.quickstart_report import REPORT, RUNS, raw_pixel_baseline, write_report
+
     start = time.time()
     out = args.out or output_folder(args.pictures, args.seed)
     if args.pictures is not None:  # before anything is written

@@ -6,19 +6,16 @@
 On several GPUs: tools/dist_test.sh.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import json
 import os
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 
 from mmmokd.apis.cli import run_tool, tool_parser
-from mmmokd.apis.config import load_config, require_keys, set_dataloader_defaults, set_work_dir
-from mmmokd.apis.runtime import build_runner, close_process_group
-from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
-from mmmokd.weights import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,6 +30,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    from mmmokd.apis.config import require_keys, set_dataloader_defaults, set_work_dir
+    from mmmokd.weights import read_checkpoint
+
     require_keys(cfg, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'), 'testing')
     read_checkpoint(args.checkpoint)
     cfg.launcher = args.launcher
@@ -43,6 +43,12 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
+    from mmengine.dist import is_main_process
+
+    from mmmokd.apis.config import load_config
+    from mmmokd.apis.runtime import build_runner, close_process_group
+    from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
     runner = build_runner(cfg)

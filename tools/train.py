@@ -6,24 +6,14 @@
 Takes this package's configs and any other of mmpretrain. On several GPUs: tools/dist_train.sh.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import os
 
 from mmengine.config import Config
 
-from mmmokd.apis.checkpoint import check_resumable, find_resume_checkpoint
 from mmmokd.apis.cli import run_tool, tool_parser
-from mmmokd.apis.config import (
-    enable_amp,
-    load_config,
-    require_keys,
-    set_dataloader_defaults,
-    set_work_dir,
-)
-from mmmokd.apis.runtime import build_runner, close_process_group
-from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
-from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
-from mmmokd.weights import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,6 +38,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    from mmmokd.apis.config import (
+        enable_amp,
+        require_keys,
+        set_dataloader_defaults,
+        set_work_dir,
+    )
+
     require_keys(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), 'training')
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir)
@@ -64,6 +61,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def merge_checkpoint(cfg: Config, resume: str | None) -> None:
     """Set, and check, what the run starts from."""
+    from mmmokd.apis.checkpoint import check_resumable, find_resume_checkpoint
+    from mmmokd.weights import read_checkpoint
+
     if resume == 'auto' or (resume is None and cfg.get('resume') and not cfg.get('load_from')):
         found = find_resume_checkpoint(cfg.work_dir)
         print(
@@ -81,6 +81,11 @@ def merge_checkpoint(cfg: Config, resume: str | None) -> None:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.config import load_config
+    from mmmokd.apis.runtime import build_runner, close_process_group
+    from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+    from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
+
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
     runner = build_runner(cfg)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How a command begins and ends."""
+"""How a command begins and ends. Light to import: a command reads its arguments first."""
 
 import argparse
 import json
@@ -16,15 +16,13 @@ from typing import Any, NoReturn
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from mmmokd.weights.files import ALLOW_CODE
+from mmmokd.utils.environment import ALLOW_CODE, TRACEBACK, WEIGHTS_ONLY
 
-from .config import CommaText
-from .user_errors import explain_error
+from .config_tree import CommaText
 
 # mmengine's parser drops every blank: those inside of a text stand as another character meanwhile.
 BLANK = '\0'
 NEEDLESS_BLANK = re.compile(r'(?<=[,(\[]) +| +(?=[,)\]])')
-WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # of PyTorch
 
 # Of mmcv without ops, which pretraining does not need: no news to who starts a command. Here, before
 # any import of mmcv.
@@ -146,7 +144,7 @@ def _keep_traceback() -> str:
         if isinstance(handler, logging.FileHandler):
             handler.emit(logging.LogRecord('', logging.ERROR, '', 0, '', None, sys.exc_info()))
             return f'traceback: {handler.baseFilename}'
-    return 'MMMOKD_TRACEBACK=1 shows the traceback'
+    return f'{TRACEBACK}=1 shows the traceback'
 
 
 def _tell_launcher(message: str) -> None:
@@ -174,7 +172,9 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except Exception as error:
-        message = None if os.environ.get('MMMOKD_TRACEBACK') else explain_error(error)
+        from .user_errors import explain_error
+
+        message = None if os.environ.get(TRACEBACK) else explain_error(error)
         if message is None:
             raise
         rank = f' (process {os.environ["RANK"]})' if 'RANK' in os.environ else ''

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from mmmokd.weights.files import missing_file_message
 
 from .config_keys import BY_NAME, describe_place, known_keys, nearest
-from .config_tree import get_node
+from .config_tree import CommaText, get_node
 from .runtime import DATALOADERS, MMENGINE_HOOKS
 
 # What a Runner reads from its config besides its own arguments.
@@ -98,19 +98,6 @@ def _check_options(cfg: Config, options: dict[str, Any]) -> None:
             if nested:
                 hint = f' Did you mean {" or ".join(f"{name}.{key}" for name in nested)}?'
             raise ValueError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
-
-
-class CommaText(list):
-    """A list that was written as ``a,b``; it may be a text with commas, as a folder's name.
-
-    Args:
-        values (Sequence): The list.
-        text (str): As written.
-    """
-
-    def __init__(self, values: Sequence, text: str) -> None:
-        super().__init__(values)
-        self.text = text
 
 
 def _plain_value(cfg: Config, key: str, value: Any) -> Any:

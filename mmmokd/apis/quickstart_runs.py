@@ -14,7 +14,6 @@ from typing import Any, TextIO
 from mmengine.config import Config
 
 import mmmokd
-from mmmokd.visualization import read_scalars
 
 RECORD = 'quickstart.json'  # in a folder that the quick start makes: what it is made of
 
@@ -147,6 +146,8 @@ def drop_unusable_checkpoints(folder: Path, cfg: Config, validate: bool) -> None
         cfg (Config): Its config, for the epochs that are validated.
         validate (bool): Whether it validates.
     """
+    from mmmokd.visualization import read_scalars  # here: the command reads its arguments first
+
     checkpoints = {int(file.stem[6:]): file for file in folder.glob('epoch_*.pth')}
     logged = any(folder.glob('*/vis_data/scalars.json'))
     curves = read_scalars(folder).val.values() if logged else ()

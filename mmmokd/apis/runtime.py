@@ -13,6 +13,8 @@ from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init__.py)
+
 from .config_tree import iter_dicts, type_name
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

@@ -15,7 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import get_torch_safe_globals
 
-ALLOW_CODE = 'MMMOKD_ALLOW_CODE_FROM_CHECKPOINT'
+from mmmokd.utils.environment import ALLOW_CODE
 
 
 def _history_method(cls: type, name: str) -> Any:

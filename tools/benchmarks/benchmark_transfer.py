@@ -9,12 +9,13 @@ Every run has the same config and schedule. Writes results.md and results.json i
 was stopped goes on where it was.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import json
 from pathlib import Path
 
 from mmmokd.apis.cli import add_checkpoint_risk, run_tool
-from mmmokd.apis.compare_starts import compare_table, read_start, run_start
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,6 +40,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.compare_starts import compare_table, read_start, run_start
+
     out = (args.out or Path('work_dirs') / 'transfer' / Path(args.config).stem).resolve()
     starts = [read_start(text, args.config) for text in args.starts]
     results: dict[str, list[dict[str, float]]] = {start.name: [] for start in starts}
