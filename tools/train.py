@@ -85,11 +85,14 @@ def main() -> None:
     from mmmokd.apis.runtime import build_runner, close_process_group
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
     from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
+    from mmmokd.engine.hooks.resume_hook import ResumeHook
 
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
     runner = build_runner(cfg)
     runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
+    if not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
+        runner.register_hook(ResumeHook())
     if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
         check_enough_pictures(runner.train_dataloader)  # schedules over no iteration fail obscurely
     runner.train()

@@ -16,6 +16,7 @@ default_hooks = dict(
     prototype_freeze=dict(type='mmmokd.PrototypeFreezeHook', freeze_epochs=1),
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
     epoch_seed=dict(type='mmmokd.EpochSeedHook'),  # resumed runs draw the same drop path
+    resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
     collapse_monitor=dict(type='mmmokd.CollapseMonitorHook', interval=50),
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),

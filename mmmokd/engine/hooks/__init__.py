@@ -9,6 +9,7 @@ from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .prototype_freeze_hook import PrototypeFreezeHook
+from .resume_hook import ResumeHook
 
 __all__ = [
     'AccumulatedLRHook',
@@ -21,4 +22,5 @@ __all__ = [
     'InitialValHook',
     'NonFiniteLossHook',
     'PrototypeFreezeHook',
+    'ResumeHook',
 ]
