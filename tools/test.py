@@ -18,7 +18,8 @@ from mmmokd.apis.cli import run_tool, tool_parser
 from mmmokd.apis.config import load_config, require_keys, set_dataloader_defaults, set_work_dir
 from mmmokd.apis.runtime import build_runner, close_process_group
 from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
-from mmmokd.weights import read_checkpoint
+from mmmokd.utils.atomic import atomic_write
+from mmmokd.weights import check_target, read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,6 +36,8 @@ def parse_args() -> argparse.Namespace:
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     require_keys(cfg, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'), 'testing')
     read_checkpoint(args.checkpoint)
+    if args.out:
+        check_target(args.out, overwrite=True)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir)
     set_dataloader_defaults(cfg)
@@ -49,9 +52,8 @@ def main() -> None:
     runner.register_hook(CheckpointCheckHook())
     metrics = runner.test()
     if args.out and is_main_process():
-        out = Path(args.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(metrics, indent=2, default=float) + '\n', encoding='utf-8')
+        with atomic_write(args.out) as part:
+            part.write_text(json.dumps(metrics, indent=2, default=float) + '\n', encoding='utf-8')
     close_process_group()
 
 
