@@ -31,6 +31,8 @@ from mmmokd.apis.quickstart_runs import (
     lock,
     read_record,
 )
+from mmmokd.apis.signals import repeatable
+from mmmokd.utils.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'mokd' / 'quickstart'
@@ -186,7 +188,8 @@ def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
     drop_unusable_checkpoints(work_dir, cfg, task.labelled)
     # Whole, not as --cfg-options: what is trained is what was recorded, any folder's name included.
     config = work_dir / Path(cfg.filename).name
-    cfg.dump(config)
+    with atomic_write(config) as part:
+        part.write_text(cfg.pretty_text, encoding='utf-8')
     command = [sys.executable, '-u', ROOT / 'tools' / 'train.py', config, '--work-dir', work_dir]
     command += ['--resume', 'auto'] + ([] if task.labelled else ['--no-validate'])
     output = work_dir / 'output.txt'
@@ -201,10 +204,16 @@ def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
             pass_fds=[lock_file.fileno()],  # should it outlive this process, it still writes there
         ) as process,
     ):
-        for line in process.stdout:
-            file.write(line)
-            if shown := PROGRESS.search(line):
-                print(shown[1], flush=True)
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if shown := PROGRESS.search(line):
+                    print(shown[1], flush=True)
+        except (
+            BaseException
+        ):  # Ctrl-C reaches the training, too; what ends this process alone does not
+            process.terminate()
+            raise
     if process.returncode:
         end = '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:])
         raise ValueError(
@@ -243,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_tool(repeatable()(main))

@@ -25,6 +25,11 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from this checkpoint or, without one, from the newest in the work dir, if any',
     )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='remove what an earlier run wrote to the work dir: checkpoints, logs, its config',
+    )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU only)')
     parser.add_argument('--no-validate', action='store_true', help='leave out the validation')
     parser.add_argument(
@@ -33,6 +38,10 @@ def parse_args() -> argparse.Namespace:
         help='scale every learning rate by the batch size over that of the config',
     )
     args = parser.parse_args()
+    if args.overwrite and args.resume == 'auto':
+        parser.error(
+            '--resume goes on with the run that --overwrite would remove: give one of them'
+        )
     os.environ['LOCAL_RANK'] = str(args.local_rank)
     return args
 
@@ -82,6 +91,8 @@ def merge_checkpoint(cfg: Config, resume: str | None) -> None:
 def main() -> None:
     args = parse_args()
     from mmmokd.apis.config import load_config
+    from mmmokd.apis.interrupt import resumable
+    from mmmokd.apis.run_folder import claim_run_folder
     from mmmokd.apis.runtime import build_runner, close_process_group
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
     from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
@@ -89,13 +100,15 @@ def main() -> None:
 
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
-    runner = build_runner(cfg)
-    runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
-    if not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
-        runner.register_hook(ResumeHook())
-    if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
-        check_enough_pictures(runner.train_dataloader)  # schedules over no iteration fail obscurely
-    runner.train()
+    with claim_run_folder(cfg, args.overwrite), resumable(cfg.work_dir) as position:
+        runner = build_runner(cfg)
+        runner.register_hook(position)
+        runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
+        if not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
+            runner.register_hook(ResumeHook())
+        if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
+            check_enough_pictures(runner.train_dataloader)  # else schedules fail obscurely
+        runner.train()
     close_process_group()
 
 

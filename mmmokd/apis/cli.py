@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from mmengine.logging import MMLogger
 from mmmokd.utils.environment import ALLOW_CODE, TRACEBACK, WEIGHTS_ONLY
 
 from .config_tree import CommaText
+from .signals import end_interrupted, interruptible
 
 # mmengine's parser drops every blank: those inside of a text stand as another character meanwhile.
 BLANK = '\0'
@@ -152,7 +154,8 @@ def _tell_launcher(message: str) -> None:
     if path := os.environ.get('TORCHELASTIC_ERROR_FILE'):
         extra = dict(py_callstack=message, timestamp=int(time.time()))
         content = json.dumps(dict(message=dict(message=message, extraInfo=extra)))
-        Path(path).write_text(content, encoding='utf-8')
+        with suppress(OSError):  # a full disk, which may be what the message is about
+            Path(path).write_text(content, encoding='utf-8')
 
 
 def run_tool(main: Callable[[], None]) -> None:
@@ -160,7 +163,8 @@ def run_tool(main: Callable[[], None]) -> None:
 
     The traceback of such an error is in the run's log file, once there is one, and on the screen if
     the environment variable ``MMMOKD_TRACEBACK`` is set; torchrun gets the message for its report.
-    Every other error ends as Python has it.
+    Every other error ends as Python has it. Ctrl-C and SIGTERM end it with one message and the status
+    of the signal, 130 or 143.
     Checkpoints that a config names are never unpickled (``TORCH_FORCE_WEIGHTS_ONLY_LOAD``), which
     mmengine would fall back to, unless ``--allow-code-from-checkpoint`` asks for it.
 
@@ -169,8 +173,13 @@ def run_tool(main: Callable[[], None]) -> None:
     """
     if os.environ.get(ALLOW_CODE) != '1':
         os.environ.setdefault(WEIGHTS_ONLY, '1')
+    # Else every line that a full disk keeps from the log file would be 30 lines on the screen.
+    logging.raiseExceptions = 'MMMOKD_TRACEBACK' in os.environ
     try:
-        main()
+        with interruptible():
+            main()
+    except KeyboardInterrupt as error:
+        end_interrupted(error, _tell_launcher)
     except Exception as error:
         from .user_errors import explain_error
 

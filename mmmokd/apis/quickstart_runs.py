@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from mmengine.config import Config
 
 import mmmokd
+from mmmokd.utils.atomic import atomic_write
 
 RECORD = 'quickstart.json'  # in a folder that the quick start makes: what it is made of
 
@@ -78,9 +79,8 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
         record (dict): Anything that JSON holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f'{RECORD}.part'
-    part.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
-    part.replace(folder / RECORD)
+    with atomic_write(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
 
 
 @contextmanager
