@@ -8,8 +8,9 @@ if [ $# -lt 3 ]; then
 usage: bash tools/transfer.sh CHECKPOINT BRANCH CONFIG [GPUS] [ARGUMENT OF tools/train.py ...]
 
 CONFIG: of mmpretrain, mmdet or mmseg, one of configs/mokd/benchmarks/ or any other. GPUS: 1 by default (or
-none, if there is none). First reports which weights of the branch's teacher the model takes; trains only
-if it takes all that it needs; then tests the last checkpoint. Environment variables:
+none, if there is none). First reports which weights of the branch's teacher the model takes, with the
+--cfg-options among the arguments; trains only if it takes all that it needs; then tests the last
+checkpoint. Environment variables:
   WORK_DIR (work_dirs/transfer/NAME_OF_CONFIG-BRANCH)  NETWORK (teacher)  PYTHON (python)
   NNODES, NODE_RANK, MASTER_ADDR, PORT: as tools/dist_train.sh has them
 USAGE
@@ -35,22 +36,27 @@ work_dir="${WORK_DIR:-work_dirs/transfer/${name%.*}-$branch}"
 export PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
-risk=() others=() start=given
+risk=() others=() start=given changes=() changing=
 for argument in "$@"; do
   case "$argument" in
     --resume* | --overwrite) start=chosen ;;
     *) others+=("$argument") ;;
   esac
   case "$argument" in
-    --allow-code-from-checkpoint) risk=("$argument") ;;
+    --cfg-options) changing=1 ;;
+    --cfg-options=*) changing=1 changes+=("${argument#*=}") ;;
+    --allow-code-from-checkpoint) changing='' risk=("$argument") ;;
     --work-dir*)
       echo 'error: name the folder to write to in the variable WORK_DIR' >&2
       exit 2
       ;;
+    --*) changing='' ;;
+    *) if [ "$changing" ]; then changes+=("$argument"); fi ;;
   esac
 done
+if [ ${#changes[@]} -gt 0 ]; then changes=(--cfg-options "${changes[@]}"); fi
 planned="$("$PYTHON" "$TOOLS/model_converters/check_transfer.py" "$checkpoint" "$branch" "$config" \
-  --network "${NETWORK:-teacher}" ${risk[@]+"${risk[@]}"})"
+  --network "${NETWORK:-teacher}" ${risk[@]+"${risk[@]}"} ${changes[@]+"${changes[@]}"})"
 options=()
 while IFS= read -r line; do options+=("$line"); done <<<"$planned"
 

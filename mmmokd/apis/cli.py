@@ -47,6 +47,8 @@ class CfgOptions(DictAction):
             key, _, text = item.partition('=')
             options[key] = self._read(text)
         setattr(namespace, self.dest, options)
+        texts = getattr(namespace, f'{self.dest}_text', None) or []
+        setattr(namespace, f'{self.dest}_text', [*texts, *values])
 
     def _read(self, text: str) -> Any:
         text = text.strip('\'" ')
@@ -102,6 +104,25 @@ def add_checkpoint_risk(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the values that override those of a config.
+
+    They come as ``cfg_options``, a dict or None; where they were given, as written, in
+    ``cfg_options_text``, too.
+
+    Args:
+        parser (argparse.ArgumentParser): Of a command that reads a config.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        metavar='KEY=VALUE',
+        help='override values of the config, for example train_cfg.max_epochs=10 '
+        'train_dataloader.batch_size=8; lists as key="[a,b]" or key=a,b',
+    )
+
+
 def tool_parser(description: str) -> argparse.ArgumentParser:
     """The parser of a command that runs a config, with the arguments that all of them have.
 
@@ -115,14 +136,7 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
     parser = ToolParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder to write to (default: work_dirs/NAME_OF_CONFIG)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptions,
-        metavar='KEY=VALUE',
-        help='override values of the config, for example train_cfg.max_epochs=10 '
-        'train_dataloader.batch_size=8; lists as key="[a,b]" or key=a,b',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],

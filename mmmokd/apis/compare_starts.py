@@ -35,12 +35,14 @@ class Start(NamedTuple):
     report: list[str]
 
 
-def read_start(text: str, config: str | Path) -> Start:
+def read_start(text: str, config: str | Path, changes: dict[str, Any] | None = None) -> Start:
     """Read ``NAME=CHECKPOINT:BRANCH``, ``NAME=CHECKPOINT:BRANCH:student`` or ``NAME=random``.
 
     Args:
         text (str): The start.
         config (str | Path): The downstream config, whose model must take the weights.
+        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
+            Defaults to None.
 
     Returns:
         Start: Its name and the options that bring it about.
@@ -58,8 +60,8 @@ def read_start(text: str, config: str | Path) -> Start:
             f'NAME={RANDOM} is expected'
         )
     if what == RANDOM:
-        return Start(name, random_start(config), ['random weights'])
-    report, options = plan_transfer(':'.join(parts[:-1]), parts[-1], config, network)
+        return Start(name, random_start(config, changes), ['random weights'])
+    report, options = plan_transfer(':'.join(parts[:-1]), parts[-1], config, network, changes)
     return Start(name, options, report)
 
 

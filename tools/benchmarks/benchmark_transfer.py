@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mmmokd.apis.cli import add_checkpoint_risk, run_tool
+from mmmokd.apis.cli import add_cfg_options, add_checkpoint_risk, run_tool
 from mmmokd.apis.signals import repeatable
 
 
@@ -32,9 +32,8 @@ def parse_args() -> argparse.Namespace:
         '--out', type=Path, help='folder to write to (default: work_dirs/transfer/NAME_OF_CONFIG)'
     )
     parser.add_argument('--measures', nargs='+', default=(), help='measures to show (default: all)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run'
-    )
+    add_cfg_options(parser)
+    parser.set_defaults(cfg_options_text=[])
     add_checkpoint_risk(parser)
     return parser.parse_args()
 
@@ -47,7 +46,7 @@ def main() -> None:
 
     out = (args.out or Path('work_dirs') / 'transfer' / Path(args.config).stem).resolve()
     check_folder(out)
-    starts = [read_start(text, args.config) for text in args.starts]
+    starts = [read_start(text, args.config, args.cfg_options) for text in args.starts]
     results: dict[str, list[dict[str, float]]] = {start.name: [] for start in starts}
     if len(results) < len(starts):
         raise ValueError(f'two starts have one name: {[start.name for start in starts]}')
@@ -56,7 +55,7 @@ def main() -> None:
     for seed in args.seeds:
         for start in starts:
             work_dir = out / f'{start.name}_seed{seed}'
-            measures = run_start(start, args.config, work_dir, seed, args.cfg_options)
+            measures = run_start(start, args.config, work_dir, seed, args.cfg_options_text)
             results[start.name].append(measures)
             print(f'{start.name}, seed {seed}: {measures}', flush=True)
     table = compare_table(results, args.measures)
