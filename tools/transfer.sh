@@ -16,6 +16,8 @@ checkpoint. Environment variables:
 USAGE
   exit 2
 fi
+# What to type again, for the message of a run that is interrupted.
+export MMMOKD_RERUN="$(printf '%q ' bash "$0" "$@")"
 checkpoint="$1" branch="$2" config="$3"
 shift 3
 gpus=1
@@ -34,8 +36,12 @@ work_dir="${WORK_DIR:-work_dirs/transfer/${name%.*}-$branch}"
 export PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
-risk=() changes=() changing=
+risk=() others=() start=given changes=() changing=
 for argument in "$@"; do
+  case "$argument" in
+    --resume* | --overwrite) start=chosen ;;
+    *) others+=("$argument") ;;
+  esac
   case "$argument" in
     --cfg-options) changing=1 ;;
     --cfg-options=*) changing=1 changes+=("${argument#*=}") ;;
@@ -60,6 +66,19 @@ run() { # run TOOL ARGUMENT...: train.py or test.py, in one process or several
   if [ "$gpus" -gt 1 ]; then bash "$TOOLS/_launch.sh" "$1" "$gpus" "${@:2}"; else "$PYTHON" "$TOOLS/$1" "${@:2}"; fi
 }
 
+# The same call again goes on where it was, or tests again what it has; no other one is mixed with it.
+record="$work_dir/.transfer_call"
+call="$(cksum <"${checkpoint/#\~/$HOME}") $branch ${NETWORK:-teacher} $config ${others[*]-}"
+if [ "$start" = given ] && [ -f "$work_dir/last_checkpoint" ]; then
+  if [ "$(cat "$record" 2>/dev/null)" != "$call" ]; then
+    echo "error: $work_dir holds another training: name another folder in the variable WORK_DIR," \
+      'go on with that training by --resume, or remove it and start anew by --overwrite' >&2
+    exit 2
+  fi
+  set -- "$@" --resume
+fi
+# Where this cannot be written, train.py says so.
+{ mkdir -p "$work_dir" && printf '%s\n' "$call" >"$record"; } 2>/dev/null || true
 run train.py "$config" --work-dir "$work_dir" "$@" --cfg-options "${options[@]}"
 trained="$(cat "$work_dir/last_checkpoint")"
 echo "== testing $trained"

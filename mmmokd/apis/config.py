@@ -18,7 +18,7 @@ from mmmokd.weights.files import missing_file_message
 from .config_check import check_config
 from .config_keys import nearest
 from .config_names import runner_keys
-from .config_tree import get_node, iter_dicts
+from .config_tree import CommaText, get_node, iter_dicts
 from .runtime import DATALOADERS
 
 DELETE = '._delete_'
@@ -140,19 +140,6 @@ def _places_of(cfg: Config, name: str) -> list[str]:
     ]
     alike = [place for place in places if place.rpartition('.')[2] in name]
     return (alike or places)[:3]
-
-
-class CommaText(list):
-    """A list that was written as ``a,b``; it may be a text with commas, as a folder's name.
-
-    Args:
-        values (Sequence): The list.
-        text (str): As written.
-    """
-
-    def __init__(self, values: Sequence, text: str) -> None:
-        super().__init__(values)
-        self.text = text
 
 
 def _plain_value(cfg: Config, key: str, value: Any) -> Any:

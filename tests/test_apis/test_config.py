@@ -181,7 +181,11 @@ def test_commas_stay_in_a_text(tmp_path):
     assert cfg.train_dataloader.dataset.data_root == cfg.load_from == str(folder)
     assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
     assert cfg.custom_imports.imports == ['mmmokd', 'mmmokd.models']
-    cfg = load(FOLDER, 'train_dataloader.dataset.data_root=/gone,away', 'train_dataloader.dataset.extensions=[1,(2,a)]')
+    cfg = load(
+        FOLDER,
+        'train_dataloader.dataset.data_root=/gone,away',
+        'train_dataloader.dataset.extensions=[1,(2,a)]',
+    )
     assert cfg.train_dataloader.dataset.data_root == '/gone,away'
     assert cfg.train_dataloader.dataset.extensions == [1, (2, 'a')]
 

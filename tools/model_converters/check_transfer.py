@@ -8,11 +8,12 @@ The report of keys goes to stderr; on stdout come the values for --cfg-options, 
 CONFIG start from the branch. Ends with an error if a weight of the model's part is not matched.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import sys
 
 from mmmokd.apis.cli import add_cfg_options, add_checkpoint_risk, run_tool
-from mmmokd.apis.transfer import plan_transfer
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,6 +36,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.transfer import plan_transfer
+
     report, options = plan_transfer(
         args.checkpoint, args.branch, args.config, args.network, args.cfg_options
     )

@@ -1,12 +1,17 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
+import logging
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.state_dict import name_some
+from mmmokd.weights.loaded import is_pretrained, loaded_names, pretrained_entries
 
 from .adapter import BackboneFeatures, adapt_features
 
@@ -84,9 +89,11 @@ class BranchNetwork(BaseModule):
 def _load_all(backbone: dict) -> dict:
     """A backbone's config, in which pretrained weights must be complete if there are any."""
     init_cfg = backbone.get('init_cfg')
-    if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
-        backbone = dict(backbone, init_cfg=dict(init_cfg, strict=init_cfg.get('strict', True)))
-    return backbone
+    if not pretrained_entries(init_cfg):
+        return backbone
+    entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+    strict = [{'strict': True, **each} if is_pretrained(each) else each for each in entries]
+    return dict(backbone, init_cfg=strict[0] if len(strict) == 1 else strict)
 
 
 class Branch(BaseModule):
@@ -157,14 +164,30 @@ class Branch(BaseModule):
     def init_weights(self) -> None:
         if self.is_init:
             return
-        self.student.init_weights()
-        self.reset_teacher()
-        self._is_init = True
+        self.teacher.is_init = True  # as a copy, made below
+        super().init_weights()
+        loaded = loaded_names(self.teacher)
+        only_teacher = sorted(loaded - loaded_names(self.student))
+        if only_teacher:
+            print_log(
+                f'weights were loaded into the teacher of a branch, but not into its student, which '
+                f'starts from others: {name_some(only_teacher)}',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self.reset_teacher(but=loaded)
 
     @torch.no_grad()
-    def reset_teacher(self) -> None:
-        """Make the teacher a copy of the student again, parameters and buffers."""
-        self.teacher.load_state_dict(self.student.state_dict())
+    def reset_teacher(self, but: Collection[str] = ()) -> None:
+        """Make the teacher a copy of the student again, parameters and buffers.
+
+        Args:
+            but (Collection[str]): Names of what to leave as it is. Defaults to (), nothing.
+        """
+        student = self.student.state_dict()
+        for name, value in self.teacher.state_dict().items():
+            if name not in but:
+                value.copy_(student[name])
 
     def forward_student(self, global_views: list[Tensor], local_views: list[Tensor]):
         """Run the student over all views, those of one size in one pass.

@@ -3,6 +3,7 @@ from mmengine.model import BaseModel, ModuleDict
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.weights.loaded import watch_plain_modules
 
 from ..branches import Branch
 
@@ -58,6 +59,7 @@ class MOKD(BaseModel):
             }
         )
         self._check_branches_agree()
+        watch_plain_modules(self)
 
     @staticmethod
     def _others(name: str, names) -> tuple[str, ...]:
