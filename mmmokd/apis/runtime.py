@@ -18,6 +18,7 @@ from mmmokd.engine.hooks.checkpoint_hook import save_whole_checkpoints
 from mmmokd.utils.data_workers import end_workers_with_parent
 
 from .config_tree import iter_dicts, type_name
+from .feature_maps import check_feature_maps
 from .run_folder import check_folder
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -198,6 +199,7 @@ def build_runner(cfg: Config) -> Runner:
     drop_absent_hooks(cfg)
     for _, part in iter_dicts(cfg.get('model') or {}):
         refuse_ignored_prefix('a part of the model', part, cfg.get('default_scope', 'mmpretrain'))
+    check_feature_maps(cfg)
     check_folder(cfg.work_dir)
     notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
