@@ -17,6 +17,8 @@ default_hooks = dict(
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
     epoch_seed=dict(type='mmmokd.EpochSeedHook'),  # resumed runs draw the same drop path
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
+    # Before the first step: backbones take the views' sizes, batch norms the smallest batch.
+    input_check=dict(type='mmmokd.InputCheckHook'),
     collapse_monitor=dict(type='mmmokd.CollapseMonitorHook', interval=50),
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),
 )

@@ -274,7 +274,7 @@ def changed(kind, part, **settings):
     [
         ({}, {}, r'branches must be a non-empty dict .*, but got \[\]'),
         ({'res.net': branch_cfg('cnn')}, {}, r"names without a dot, but got \['res.net'\]"),
-        (('cnn',), dict(num_global_views=0), 'num_global_views must be at least 1, but got 0'),
+        (('cnn',), dict(num_global_views=0), 'num_global_views of MOKD .* at least 1, but got 0'),
         (
             dict(cnn=branch_cfg('cnn'), vit=changed('vit', 'search_head', out_channels=12)),
             {}, 'projector and search head need the same out_channels .* 10 and 12',
