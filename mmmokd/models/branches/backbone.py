@@ -15,7 +15,8 @@ FOR_MAPS = dict(gap_before_final_norm=False, out_type='raw')
 READABLE_OUT_TYPES = ('raw', 'featmap')
 # What lets models of timm take images of several sizes. It changes nothing for images of the size
 # that a model is made for. No transformer of mmpretrain asks for it but those with windows.
-FOR_SIZES = dict(dynamic_img_size=True, dynamic_img_pad=True, strict_img_size=False)
+FOR_SIZES = dict(dynamic_img_size=True, dynamic_img_pad=True)
+STRICT = 'strict_img_size'  # of timm's Swin, another name for the contrary of dynamic_img_size
 PAD_SMALL_MAP = 'pad_small_map'
 UNEXPECTED = 'unexpected keyword argument'
 
@@ -27,8 +28,8 @@ def build_backbone(cfg: dict) -> nn.Module:
 
     - ``gap_before_final_norm=False`` and ``out_type='raw'`` of mmpretrain's backbones, whose defaults
       give pooled features only.
-    - ``dynamic_img_size=True``, ``dynamic_img_pad=True`` and ``strict_img_size=False`` of timm's
-      transformers, without which they take images of one size alone.
+    - ``dynamic_img_size=True`` and ``dynamic_img_pad=True`` of timm's transformers, without which
+      they take images of one size alone.
     - Where a map is smaller than a window, the windows of mmpretrain's Swin and DaViT are padded, as
       with ``pad_small_map=True``. Other maps pass as without it, so that the function of pretrained
       weights stays what it was.
@@ -124,7 +125,11 @@ def _build_timm(cfg: dict) -> tuple[nn.Module, dict]:
     Which class a name stands for is timm's secret until it is built, so refused arguments are left
     out one after the other; they are refused before any weight is made.
     """
-    chosen = {key: value for key, value in FOR_SIZES.items() if key not in cfg}
+    chosen = {
+        key: value
+        for key, value in FOR_SIZES.items()
+        if key not in cfg and not (key == 'dynamic_img_size' and STRICT in cfg)
+    }
     state = torch.get_rng_state()
     while True:
         try:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .adapter import BackboneFeatures
-from .backbone import FOR_SIZES, PAD_SMALL_MAP, describe_backbone
+from .backbone import FOR_SIZES, PAD_SMALL_MAP, STRICT, describe_backbone
 
 # Sides that are tried for the message when views of some size cannot pass: near it, in pixels.
 STEPS = (14, 16, 32)
@@ -174,7 +174,7 @@ def _explain(
         f'branch {name}: the backbone {describe_backbone(cfg)} cannot take images of '
         f'{_by(size)}: {_one_line(error)}.'
     )
-    wanted = dict(FOR_SIZES, **{PAD_SMALL_MAP: True})
+    wanted = dict(FOR_SIZES, **{STRICT: False, PAD_SMALL_MAP: True})
     off = [f'{k}={v}' for k, v in wanted.items() if k in cfg and bool(cfg[k]) != v]
     if off:
         return f'{message} Set {" and ".join(off)} in model.branches.{name}.backbone'
