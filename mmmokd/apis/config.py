@@ -252,9 +252,10 @@ def set_dataloader_defaults(cfg: Config) -> None:
             continue
         for key, value in defaults.items():
             loader.setdefault(key, value)
-        # PyTorch refuses workers that persist where there are none.
+        # PyTorch refuses workers that persist or fetch ahead where there are none.
         if not loader.get('num_workers', 0):
             loader['persistent_workers'] = False
+            loader.pop('prefetch_factor', None)
 
 
 def enable_amp(cfg: Config) -> None:
