@@ -16,9 +16,9 @@ from mmengine.utils import import_modules_from_strings
 from mmmokd.weights.files import missing_file_message
 
 from .config_check import check_config
-from .config_keys import nearest
+from .config_keys import OWN_CONSTRUCTOR, nearest
 from .config_names import runner_keys
-from .config_tree import get_node, iter_dicts
+from .config_tree import get_node, iter_dicts, type_name
 from .runtime import DATALOADERS
 
 DELETE = '._delete_'
@@ -49,9 +49,11 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
     cfg = _read_config(path)
     options = {key: _plain_value(cfg, key, value) for key, value in (options or {}).items()}
-    _merge_options(cfg, options)
+    _fill_optimizers(cfg)
+    origins = _spread_optimizer(cfg, options)
+    _merge_options(cfg, {place: options[key] for place, key in origins.items()})
     _drop_deletions(cfg._cfg_dict)
-    check_config(cfg, options)
+    check_config(cfg, origins)
     return cfg
 
 
@@ -80,6 +82,45 @@ def _reason(error: Exception) -> str:
     lines = [frame for frame in frames if libraries.isdisjoint(Path(frame.filename).parents)]
     where = f' ({lines[-1].filename}, line {lines[-1].lineno})' if lines else ''
     return f'{type(error).__name__}: {error}{where}'
+
+
+def _branches_of_optimizers(cfg: Config) -> list[str] | None:
+    """Names of the branches that have optimizers of their own; None where there is one optimizer."""
+    wrapper, model = cfg.get('optim_wrapper'), cfg.get('model')
+    if not isinstance(wrapper, dict) or type_name(wrapper.get('constructor')) != OWN_CONSTRUCTOR:
+        return None
+    branches = model.get('branches') if isinstance(model, dict) else None
+    return list(dict.fromkeys([*(wrapper.get('branches') or {}), *(branches or {})]))
+
+
+def _fill_optimizers(cfg: Config) -> None:
+    """Write the default of all branches' optimizers, if there is one, into each of them."""
+    names = _branches_of_optimizers(cfg)
+    if names and cfg.optim_wrapper.get('optimizer'):
+        from mmmokd.engine import with_default_optimizer
+
+        wrapper = cfg.optim_wrapper
+        branches, default = wrapper.get('branches') or {}, wrapper.pop('optimizer')
+        wrapper.branches = ConfigDict(with_default_optimizer(branches, default, names))
+
+
+def _spread_optimizer(cfg: Config, options: dict[str, Any]) -> dict[str, str]:
+    """Let ``optim_wrapper.optimizer`` among the options stand for that of every branch.
+
+    Returns:
+        dict[str, str]: The option that each place to be set comes from, by place; what is said of a
+        single branch is last, and counts.
+    """
+    names = _branches_of_optimizers(cfg) or []
+    common = 'optim_wrapper.optimizer'
+    spread = {
+        f'optim_wrapper.branches.{name}.optimizer{key.removeprefix(common)}': key
+        for key in options
+        if key == common or key.startswith(f'{common}.')
+        for name in names
+    }
+    rest = {key: key for key in options if key not in spread.values()}
+    return {**spread, **rest}
 
 
 def _merge_options(cfg: Config, options: dict[str, Any]) -> None:

@@ -181,7 +181,11 @@ def test_commas_stay_in_a_text(tmp_path):
     assert cfg.train_dataloader.dataset.data_root == cfg.load_from == str(folder)
     assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
     assert cfg.custom_imports.imports == ['mmmokd', 'mmmokd.models']
-    cfg = load(FOLDER, 'train_dataloader.dataset.data_root=/gone,away', 'train_dataloader.dataset.extensions=[1,(2,a)]')
+    cfg = load(
+        FOLDER,
+        'train_dataloader.dataset.data_root=/gone,away',
+        'train_dataloader.dataset.extensions=[1,(2,a)]',
+    )
     assert cfg.train_dataloader.dataset.data_root == '/gone,away'
     assert cfg.train_dataloader.dataset.extensions == [1, (2, 'a')]
 
@@ -206,4 +210,5 @@ def test_blanks_stay_in_a_text(tmp_path):
 
 @pytest.mark.parametrize('text', ['~nobodys-name,x', f'{"a" * 300},b'])
 def test_list_that_can_be_no_file(text):
-    assert load(FOLDER, f'load_from={text}').load_from == text.split(',')
+    cfg = load(FOLDER, f'train_dataloader.dataset.extensions={text}')
+    assert cfg.train_dataloader.dataset.extensions == text.split(',')
