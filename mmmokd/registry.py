@@ -17,6 +17,8 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISBACKENDS as MMENGINE_VISBACKENDS
 from mmengine.registry import Registry
 
+from .config_paths import register_configs
+
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope='mmmokd', locations=['mmmokd.datasets']
 )
@@ -50,6 +52,9 @@ VISBACKENDS = Registry(
     scope='mmmokd',
     locations=['mmmokd.visualization'],
 )
+
+# Whoever imports the package, or a type of it, can name its configs.
+register_configs()
 
 __all__ = [
     'DATASETS',

@@ -2,6 +2,7 @@
 """What the tools do to a config, the same in each."""
 
 import importlib
+import logging
 import os
 import traceback
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from typing import Any
 import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
+from mmmokd.config_paths import PACKAGE, PREFIX, bases_are_found, find_config, named_config
 from mmmokd.weights.files import missing_file_message
 
 from .config_check import check_config
@@ -42,9 +45,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ValueError: If the file is of another kind, needs a library that is not installed, or an
             option overrides what neither the config nor a Runner has.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
+    path = _find(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
     cfg = _read_config(path)
@@ -57,10 +58,25 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     return cfg
 
 
+def _find(path: str | Path) -> Path:
+    """The file of a config, which may be one of this package."""
+    if str(path).startswith(PREFIX):
+        return named_config(str(path))
+    path = Path(path)
+    if path.is_file():
+        return path
+    found = None if path.is_dir() else find_config(path)
+    if found is None:
+        raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
+    print_log(f'config {path} is not there; taken is {found}', 'current', logging.WARNING)
+    return found
+
+
 def _read_config(path: Path) -> Config:
     """Read a config; refuse one of a library that is not there, or for whom mmcv lacks its ops."""
     try:
-        cfg = Config.fromfile(path)
+        with bases_are_found():
+            cfg = Config.fromfile(path)
         if cfg.get('default_scope') == 'mmdet':
             importlib.import_module('mmcv.ops')
     except ModuleNotFoundError as error:
@@ -78,7 +94,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__  # of custom_imports, with less of the search path
     frames = traceback.extract_tb(error.__traceback__)
-    libraries = {MMENGINE, Path(__file__).parent}
+    libraries = {MMENGINE, PACKAGE, Path(os.__file__).parent}
     lines = [frame for frame in frames if libraries.isdisjoint(Path(frame.filename).parents)]
     where = f' ({lines[-1].filename}, line {lines[-1].lineno})' if lines else ''
     return f'{type(error).__name__}: {error}{where}'
@@ -101,7 +117,11 @@ def _fill_optimizers(cfg: Config) -> None:
 
         wrapper = cfg.optim_wrapper
         branches, default = wrapper.get('branches') or {}, wrapper.pop('optimizer')
-        wrapper.branches = ConfigDict(with_default_optimizer(branches, default, names))
+        try:
+            filled = with_default_optimizer(branches, default, names)
+        except ValueError as error:
+            raise ValueError(f'config {cfg.filename}: {error}') from error
+        wrapper.branches = ConfigDict(filled)
 
 
 def _spread_optimizer(cfg: Config, options: dict[str, Any]) -> dict[str, str]:
