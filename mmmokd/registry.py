@@ -19,6 +19,8 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISBACKENDS as MMENGINE_VISBACKENDS
 from mmengine.registry import Registry
 
+from .config_paths import register_configs
+
 SCOPE = 'mmmokd'
 
 
@@ -60,6 +62,9 @@ PARAM_SCHEDULERS = _child('parameter scheduler', MMENGINE_PARAM_SCHEDULERS, 'mmm
 LOOPS = _child('loop', MMENGINE_LOOPS, 'mmmokd.evaluation')
 METRICS = _child('metric', MMENGINE_METRICS, 'mmmokd.evaluation')
 VISBACKENDS = _child('vis_backend', MMENGINE_VISBACKENDS, 'mmmokd.visualization')
+
+# Whoever imports the package, or a type of it, can name its configs.
+register_configs()
 
 __all__ = [
     'DATASETS',
