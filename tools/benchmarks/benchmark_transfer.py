@@ -16,7 +16,7 @@ from pathlib import Path
 from mmmokd.apis.cli import add_checkpoint_risk, run_tool
 from mmmokd.apis.compare_starts import compare_table, read_start, run_start
 from mmmokd.apis.run_folder import check_folder
-from mmmokd.apis.signals import repeatable
+from mmmokd.apis.signals import this_command, where
 from mmmokd.utils.atomic import atomic_write
 
 
@@ -65,4 +65,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(repeatable()(main))
+    with where(lambda: f'; go on with: {this_command(resume=False)}'):
+        run_tool(main)
