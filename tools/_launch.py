@@ -6,6 +6,7 @@
 torchrun's own report, of 30 lines, would stand below that message. For tools/_launch.sh.
 """
 
+import logging
 import sys
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -15,7 +16,16 @@ from torch.distributed.run import parse_args, run
 INTERRUPTED = (130, 143)  # exit status after Ctrl-C, after SIGTERM
 
 
+# Their warnings tell which process gets which signal as a run is stopped.
+WORDY = (
+    'torch.distributed.elastic.agent.server.api',
+    'torch.distributed.elastic.multiprocessing.api',
+)
+
+
 def main() -> None:
+    for name in WORDY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         run(parse_args(sys.argv[1:]))
     except SignalException as error:  # the processes have it, too; the first of them tells of it
