@@ -6,6 +6,7 @@
 torchrun's own report, of 30 lines, would stand below that message. For tools/_launch.sh.
 """
 
+import os
 import sys
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -13,8 +14,12 @@ from torch.distributed.run import parse_args, run
 
 
 def main() -> None:
+    args = parse_args(sys.argv[1:])
+    if args.nproc_per_node != '1' and 'OMP_NUM_THREADS' not in os.environ:
+        # As torchrun itself would, with ten lines about it. On CPUs the tools then choose better.
+        os.environ.update(OMP_NUM_THREADS='1', MMMOKD_LAUNCHER_CHOSE_THREADS='1')
     try:
-        run(parse_args(sys.argv[1:]))
+        run(args)
     except ChildFailedError as error:
         # Of processes that ended by themselves, and not because another one did.
         said = [

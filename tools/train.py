@@ -82,16 +82,25 @@ def merge_checkpoint(cfg: Config, resume: str | None) -> None:
 def main() -> None:
     args = parse_args()
     from mmmokd.apis.config import load_config
-    from mmmokd.apis.runtime import build_runner, close_process_group
+    from mmmokd.apis.runtime import (
+        build_runner,
+        close_process_group,
+        describe_run,
+        describe_training,
+        use_cpus,
+    )
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
     from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
 
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
+    workers = use_cpus(cfg, training=True)
     runner = build_runner(cfg)
+    runner.logger.info(describe_run(cfg, workers))
     runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
     if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
         check_enough_pictures(runner.train_dataloader)  # schedules over no iteration fail obscurely
+    runner.logger.info(describe_training(runner))
     runner.train()
     close_process_group()
 

@@ -5,17 +5,19 @@ import logging
 import os
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import get_world_size, is_distributed
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init__.py)
 
 from .config_tree import iter_dicts, type_name
+from .cpu import describe_threads, set_threads
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
@@ -176,6 +178,62 @@ def refuse_ignored_prefix(key: str, part: dict, scope: str) -> None:
             'init_cfg and would start from random weights: use mmmokd.VisionTransformer, or '
             'export the branch by tools/model_converters/export_branch.py --to mmseg'
         )
+
+
+def use_cpus(cfg: Config, training: bool) -> int:
+    """Choose how many threads this process computes with, for a command whose process is its own.
+
+    Args:
+        cfg (Config): A full config; see :func:`~mmmokd.apis.cpu.set_threads`.
+        training (bool): Whether it trains and validates, or tests.
+
+    Returns:
+        int: How many data workers of this process work at a time.
+    """
+    loaders = ('train_dataloader', 'val_dataloader') if training else ('test_dataloader',)
+    workers = max((cfg.get(name) or {}).get('num_workers', 0) for name in loaders)
+    set_threads(workers, on_gpu=get_device() != 'cpu')
+    return workers
+
+
+def describe_run(cfg: Config, workers: int) -> str:
+    """The first line that a run shows.
+
+    Args:
+        cfg (Config): Its config, with ``work_dir``.
+        workers (int): Data workers of this process.
+
+    Returns:
+        str: Config, device, threads and folder.
+    """
+    name = Path(cfg.filename).name if cfg.filename else 'a config without a file'
+    device = get_device()
+    if device == 'cuda':
+        device = torch.cuda.get_device_name()
+    processes = f'{get_world_size()} processes, each ' if is_distributed() else ''
+    threads = describe_threads(workers)
+    return f'{name}: {processes}on {device}, {threads}; writes to {cfg.work_dir}'
+
+
+def describe_training(runner: Runner) -> str:
+    """What a run is to do; builds what it trains on.
+
+    Args:
+        runner (Runner): Of a config with a training loop.
+
+    Returns:
+        str: Images, iterations and epochs, as far as they are known beforehand.
+    """
+    loader, loop = runner.train_dataloader, runner.train_loop
+    if isinstance(loop, IterBasedTrainLoop):
+        length = f'{loop.max_iters} iterations'
+    else:
+        length = f'{loop.max_epochs} epochs of {len(loader)} iterations'
+    try:
+        length = f'{len(loader.dataset)} images, {length}'
+    except TypeError:  # a stream
+        pass
+    return f'trains on {length} of {(loader.batch_size or 1) * get_world_size()} images'
 
 
 def build_runner(cfg: Config) -> Runner:

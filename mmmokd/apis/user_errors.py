@@ -31,6 +31,17 @@ PACKAGE = Path(mmmokd.__file__).resolve().parent
 # may as well be of a GPU or of other processes, unless a line of theirs raised it.
 DATA_ERRORS = (OSError, AssertionError)
 DATASET_MODULES = ('mmpretrain.datasets', 'mmdet.datasets', 'mmseg.datasets')
+# What only some configs need, and how to get it.
+OPTIONAL = {
+    'mlflow': 'bash tools/setup_env.sh loggers, or pip install mlflow',
+    'mmdet': 'bash tools/setup_env.sh det',
+    'mmseg': 'bash tools/setup_env.sh seg',
+    'pycocotools': 'bash tools/setup_env.sh det, or pip install pycocotools',
+    'tensorboard': 'pip install tensorboard',
+    'timm': 'bash tools/setup_env.sh optional, or pip install timm',
+    'transformers': "pip install 'transformers>=4.53,<5'",
+    'wandb': 'bash tools/setup_env.sh loggers, or pip install wandb',
+}
 IN_WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+\.\n')
 FRAME = re.compile(r'^ +File "(.+)", line \d+, in .*(?:\n {4}(.+))?', re.MULTILINE)
 BUILDERS = (build_from_cfg.__code__, build_scheduler_from_cfg.__code__)
@@ -83,6 +94,8 @@ def explain_error(error: BaseException) -> str | None:
     Returns:
         str, optional: One message; None if the error may be a fault to be traced.
     """
+    if isinstance(error, ImportError):
+        return _explain_import(error)
     if is_user_error(error):
         text = str(error)
         wrapped = IN_WORKER.match(text)
@@ -91,6 +104,16 @@ def explain_error(error: BaseException) -> str | None:
         return _explain_build(error)
     except Exception:  # what fails here must not hide the error itself
         return None
+
+
+def _explain_import(error: ImportError) -> str | None:
+    """A package that only some configs need, and that is not installed or broken."""
+    text = str(error)
+    names = [(error.name or '').partition('.')[0], *re.findall(r'[\w-]+', text)]
+    for name in names:
+        if name in OPTIONAL:
+            return f'the config needs {name}, which cannot be imported ({text}): {OPTIONAL[name]}'
+    return None
 
 
 def _explain_build(error: BaseException) -> str | None:
