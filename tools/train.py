@@ -86,7 +86,7 @@ def main() -> None:
         build_runner,
         close_process_group,
         describe_run,
-        describe_training,
+        prepare_training,
         use_cpus,
     )
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
@@ -100,7 +100,7 @@ def main() -> None:
     runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
     if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
         check_enough_pictures(runner.train_dataloader)  # schedules over no iteration fail obscurely
-    runner.logger.info(describe_training(runner))
+    prepare_training(runner)
     runner.train()
     close_process_group()
 

@@ -18,6 +18,7 @@ from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init
 
 from .config_tree import iter_dicts, type_name
 from .cpu import describe_threads, set_threads
+from .shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
@@ -215,25 +216,30 @@ def describe_run(cfg: Config, workers: int) -> str:
     return f'{name}: {processes}on {device}, {threads}; writes to {cfg.work_dir}'
 
 
-def describe_training(runner: Runner) -> str:
-    """What a run is to do; builds what it trains on.
+def prepare_training(runner: Runner) -> None:
+    """Build what a run trains on, fit it into shared memory, and log what is to come.
 
     Args:
-        runner (Runner): Of a config with a training loop.
-
-    Returns:
-        str: Images, iterations and epochs, as far as they are known beforehand.
+        runner (Runner): Of a config with a training loop, before ``train()``.
     """
+    loader = runner.train_dataloader
+    if notice := fit_shared_memory(loader, free_shared_memory()):
+        runner.logger.warning(notice)
+    runner.logger.info(_describe_length(runner))
+
+
+def _describe_length(runner: Runner) -> str:
+    """Images, iterations and epochs, as far as they are known beforehand."""
     loader, loop = runner.train_dataloader, runner.train_loop
-    if isinstance(loop, IterBasedTrainLoop):
-        length = f'{loop.max_iters} iterations'
-    else:
-        length = f'{loop.max_epochs} epochs of {len(loader)} iterations'
+    batch = batch_size_of(loader) * get_world_size()
     try:
-        length = f'{len(loader.dataset)} images, {length}'
+        images = f'trains on {len(loader.dataset)} images in batches of {batch}'
     except TypeError:  # a stream
-        pass
-    return f'trains on {length} of {(loader.batch_size or 1) * get_world_size()} images'
+        images = f'trains in batches of {batch}'
+    if isinstance(loop, IterBasedTrainLoop):
+        return f'{images}: {loop.max_iters} iterations'
+    iterations = f'{len(loader)} iteration{"s"[: len(loader) != 1]} an epoch'
+    return f'{images}: {iterations}, {loop.max_epochs} epoch{"s"[: loop.max_epochs != 1]}'
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -17,6 +17,7 @@ from mmmokd.utils import RunStoppedError
 
 from .config_keys import describe_place, keys_of_type, known_keys, nearest
 from .config_tree import iter_dicts, type_name
+from .shared_memory import explain_exhausted
 
 # What this package raises, with a message for people, where what it was given is wrong.
 USER_ERRORS = (
@@ -96,6 +97,8 @@ def explain_error(error: BaseException) -> str | None:
     """
     if isinstance(error, ImportError):
         return _explain_import(error)
+    if message := explain_exhausted(error):
+        return message
     if is_user_error(error):
         text = str(error)
         wrapped = IN_WORKER.match(text)
@@ -108,6 +111,8 @@ def explain_error(error: BaseException) -> str | None:
 
 def _explain_import(error: ImportError) -> str | None:
     """A package that only some configs need, and that is not installed or broken."""
+    while isinstance(error.__context__, ImportError):  # a library says it in its own words
+        error = error.__context__
     text = str(error)
     names = [(error.name or '').partition('.')[0], *re.findall(r'[\w-]+', text)]
     for name in names:
