@@ -8,13 +8,18 @@ torchrun's own report, of 30 lines, would stand below that message. For tools/_l
 
 import sys
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
+
+INTERRUPTED = (130, 143)  # exit status after Ctrl-C, after SIGTERM
 
 
 def main() -> None:
     try:
         run(parse_args(sys.argv[1:]))
+    except SignalException as error:  # the processes have it, too; the first of them tells of it
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         # Of processes that ended by themselves, and not because another one did.
         said = [
@@ -25,7 +30,8 @@ def main() -> None:
         if not said:
             raise
         print(said[0], file=sys.stderr)
-        sys.exit(2)
+        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        sys.exit(first.exitcode if first.exitcode in INTERRUPTED else 2)
 
 
 if __name__ == '__main__':

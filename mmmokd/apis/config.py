@@ -2,33 +2,27 @@
 """What the tools do to a config, the same in each."""
 
 import importlib
-import inspect
 import os
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+import mmengine
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from mmmokd.weights.files import missing_file_message
 
-from .config_keys import BY_NAME, describe_place, known_keys, nearest
-from .config_tree import get_node
-from .runtime import DATALOADERS, MMENGINE_HOOKS
+from .config_check import check_config
+from .config_keys import nearest
+from .config_names import runner_keys
+from .config_tree import CommaText, get_node, iter_dicts
+from .runtime import DATALOADERS
 
-# What a Runner reads from its config besides its own arguments.
-RUNNER_KEYS = (
-    'activation_checkpointing',
-    'compile',
-    'custom_imports',
-    'efficient_conv_bn_eval',
-    'find_unused_parameters',
-    'model_wrapper_cfg',
-    'runner_type',
-    'sync_bn',
-)
+DELETE = '._delete_'
+MMENGINE = Path(mmengine.__file__).parent
 SUFFIXES = ('.py', '.yml', '.yaml', '.json')
 
 
@@ -55,15 +49,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
     cfg = _read_config(path)
     options = {key: _plain_value(cfg, key, value) for key, value in (options or {}).items()}
-    _check_options(cfg, options)
-    new = {key: path for key in options if (path := _first_new(cfg, key))}
-    try:
-        cfg.merge_from_dict(options)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f'--cfg-options do not fit {path}: {error}') from error
-    # After the merge, for one option may change the `type` that another is an argument of.
-    for key, place in new.items():
-        _check_new(cfg, key, place)
+    _merge_options(cfg, options)
+    _drop_deletions(cfg._cfg_dict)
+    check_config(cfg, options)
     return cfg
 
 
@@ -78,37 +66,80 @@ def _read_config(path: Path) -> Config:
             f'config {path} needs a library that is not installed: {error}. For mmdet, mmseg and '
             "mmcv's compiled operators: bash tools/setup_env.sh det seg"
         ) from error
+    except Exception as error:  # the file is a program of its user: it may raise anything
+        raise ValueError(f'config {path} cannot be read: {_reason(error)}') from error
     return cfg
 
 
+def _reason(error: Exception) -> str:
+    """What went wrong as a file was read, and in which line of a config."""
+    if isinstance(error, ImportError) and error.__cause__ is not None:
+        error = error.__cause__  # of custom_imports, with less of the search path
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = {MMENGINE, Path(__file__).parent}
+    lines = [frame for frame in frames if libraries.isdisjoint(Path(frame.filename).parents)]
+    where = f' ({lines[-1].filename}, line {lines[-1].lineno})' if lines else ''
+    return f'{type(error).__name__}: {error}{where}'
+
+
+def _merge_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Override values of a config, as mmengine does; also elements of lists."""
+    _check_options(cfg, options)
+    rest = _set_elements(cfg, _take_deletions(cfg, options))
+    try:
+        cfg.merge_from_dict(rest)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f'--cfg-options do not fit {cfg.filename}: {error}') from error
+    if any(key.partition('.')[0] == 'custom_imports' for key in options) and cfg.custom_imports:
+        _import_custom(cfg)
+
+
+def _import_custom(cfg: Config) -> None:
+    """Import what options name: mmengine imports only what the file names."""
+    try:
+        import_modules_from_strings(**cfg.custom_imports)
+    except (ImportError, TypeError) as error:
+        raise ValueError(f'--cfg-options custom_imports: {error}') from error
+
+
 def _check_options(cfg: Config, options: dict[str, Any]) -> None:
-    """Refuse an option that nothing would read, as a mistyped one."""
+    """Refuse an option that nothing would read: a mistyped one, or a variable of the file."""
     if 'runner_type' in cfg:
         return
-    known = {*cfg, *inspect.signature(Runner.__init__).parameters, *RUNNER_KEYS}
+    known = runner_keys()
     for key in options:
         first = key.partition('.')[0]
-        if first not in known:
-            nested = [
-                name for name, value in cfg.items() if isinstance(value, dict) and first in value
-            ]
-            hint = nearest(first, known)
-            if nested:
-                hint = f' Did you mean {" or ".join(f"{name}.{key}" for name in nested)}?'
-            raise ValueError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
+        if first in known:
+            continue
+        if first in cfg:
+            places = _places_of(cfg, first)
+            hint = f' Set {" or ".join(places)} instead.' if places else ''
+            raise ValueError(
+                f'--cfg-options {key}: {first} is a variable of {cfg.filename}, which has been read '
+                f'by then: to change it here has no effect.{hint}'
+            )
+        nested = [name for name, value in cfg.items() if isinstance(value, dict) and first in value]
+        hint = nearest(first, {*known, *cfg})
+        if nested:
+            hint = f' Did you mean {" or ".join(f"{name}.{key}" for name in nested)}?'
+        raise ValueError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
 
 
-class CommaText(list):
-    """A list that was written as ``a,b``; it may be a text with commas, as a folder's name.
-
-    Args:
-        values (Sequence): The list.
-        text (str): As written.
-    """
-
-    def __init__(self, values: Sequence, text: str) -> None:
-        super().__init__(values)
-        self.text = text
+def _places_of(cfg: Config, name: str) -> list[str]:
+    """Where the value of a variable stands in the rest of a config: at most three places."""
+    value = cfg[name]
+    if not isinstance(value, str | int | float | dict) or isinstance(value, bool):
+        return []
+    known = runner_keys()
+    places = [
+        '.'.join((*path, str(key)))
+        for path, node in iter_dicts(cfg._cfg_dict)
+        if path and path[0] in known
+        for key, other in node.items()
+        if type(other) is type(value) and other == value
+    ]
+    alike = [place for place in places if place.rpartition('.')[2] in name]
+    return (alike or places)[:3]
 
 
 def _plain_value(cfg: Config, key: str, value: Any) -> Any:
@@ -123,36 +154,51 @@ def _plain_value(cfg: Config, key: str, value: Any) -> Any:
     return value.text if is_text or is_there else list(value)
 
 
-def _first_new(cfg: Config, key: str) -> list[str] | None:
-    """The place of what an option adds to a dict of the config, if it adds anything."""
-    parts = key.split('.')
-    for depth in range(1, len(parts)):
+def _take_deletions(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
+    """Empty each dict that ``KEY._delete_=True`` names; give back the other options.
+
+    mmengine's own merge leaves ``_delete_`` where there was nothing to delete, and in lists.
+    """
+    places = [key.removesuffix(DELETE) for key in options if key.endswith(DELETE)]
+    for place in places:
+        if not isinstance(options[place + DELETE], bool):
+            raise ValueError(
+                f'--cfg-options {place}{DELETE} should be True, the others fill the dict'
+            )
+        if not options[place + DELETE]:
+            continue
+        *parent, name = place.split('.')
         try:
-            parent = get_node(cfg, parts[:depth])
+            node = get_node(cfg, parent)
         except LookupError:
-            return None
-        if isinstance(parent, dict) and parts[depth] not in parent:
-            return parts[: depth + 1]
-    return None
+            continue
+        if isinstance(node, dict):
+            node[name] = ConfigDict()
+        elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node[int(name)] = ConfigDict()
+    return {key: value for key, value in options.items() if not key.endswith(DELETE)}
 
 
-def _check_new(cfg: Config, key: str, place: list[str]) -> None:
-    """Refuse an addition to a dict that nothing would read, or that would end in a TypeError."""
-    *parent, name = place
-    node, added = get_node(cfg, parent), get_node(cfg, place)
-    others = {other: entry for other, entry in node.items() if other != name}
-    needed = BY_NAME.get(tuple(parent))
-    if needed and any(isinstance(entry, dict) and needed in entry for entry in others.values()):
-        known = set(MMENGINE_HOOKS) if parent == ['default_hooks'] else set()
-        fits = name in known or (isinstance(added, dict) and needed in added)
-    else:
-        known = known_keys(cfg, parent)
-        fits = known is None or name in known
-    if not fits:
-        raise ValueError(
-            f'--cfg-options {key}: {describe_place(parent, node)} takes no {name}.'
-            + nearest(name, {*known, *others})
-        )
+def _set_elements(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
+    """Set each element of a list that an option names; give back the other options."""
+    rest = {}
+    for key, value in options.items():
+        *parent, name = key.split('.')
+        try:
+            node = get_node(cfg, parent)
+        except LookupError:
+            node = None
+        if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node[int(name)] = value
+        else:
+            rest[key] = value
+    return rest
+
+
+def _drop_deletions(node: Any) -> None:
+    """Take out each ``_delete_`` that found nothing to delete, which mmengine leaves."""
+    for _, found in iter_dicts(node):
+        found.pop('_delete_', None)
 
 
 def require_keys(cfg: Config, keys: Sequence[str], purpose: str) -> None:

@@ -13,7 +13,12 @@ from mmengine.dist import is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init__.py)
+from mmmokd.engine.hooks.checkpoint_hook import save_whole_checkpoints
+from mmmokd.utils.data_workers import end_workers_with_parent
+
 from .config_tree import iter_dicts, type_name
+from .run_folder import check_folder
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
@@ -187,16 +192,19 @@ def build_runner(cfg: Config) -> Runner:
         Runner: Ready to ``train()`` or ``test()``. Call :func:`close_process_group` afterwards.
 
     Raises:
-        ValueError: If the processes that the launcher stands for are not there, or the model would
-            pass over the pretrained weights that the config names.
+        ValueError: If the processes that the launcher stands for are not there, the model would pass
+            over the pretrained weights that the config names, or the work dir cannot be written to.
     """
     drop_absent_hooks(cfg)
     for _, part in iter_dicts(cfg.get('model') or {}):
         refuse_ignored_prefix('a part of the model', part, cfg.get('default_scope', 'mmpretrain'))
+    check_folder(cfg.work_dir)
     notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
         init_cpu_process_group(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    save_whole_checkpoints(runner)
+    end_workers_with_parent(runner)
     for notice in notices:
         runner.logger.log(logging.WARNING, notice)
     return runner

@@ -17,7 +17,11 @@ from .runtime import refuse_ignored_prefix
 
 
 def plan_transfer(
-    checkpoint: str | Path, branch: str | None, config: str | Path, network: str = 'teacher'
+    checkpoint: str | Path,
+    branch: str | None,
+    config: str | Path,
+    network: str = 'teacher',
+    changes: dict[str, Any] | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
     """Find where a branch's weights go in the model of a config, and try them there.
 
@@ -30,6 +34,8 @@ def plan_transfer(
         branch (str, optional): Name of the branch; None for the only one.
         config (str | Path): A config of mmpretrain, mmdet or mmseg.
         network (str): ``'teacher'`` or ``'student'``. Defaults to 'teacher'.
+        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
+            Defaults to None.
 
     Returns:
         tuple[list[str], dict[str, Any]]: The report of keys, a line each, and the options, by
@@ -40,7 +46,7 @@ def plan_transfer(
         ValueError: If the branch is not there, the config has no backbone, or a part of its model
             does not fit.
     """
-    cfg = load_config(config)
+    cfg = load_config(config, changes)
     file = read_weights(checkpoint)
     prefix = backbone_prefix(choose_branch(file, branch), network)
     weights = select_weights(file, prefix)
@@ -60,16 +66,19 @@ def plan_transfer(
     return report, options
 
 
-def random_start(config: str | Path) -> dict[str, Any]:
+def random_start(config: str | Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The options that make a config start from random weights.
 
     Args:
         config (str | Path): A config of mmpretrain, mmdet or mmseg.
+        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
+            Defaults to None.
 
     Returns:
         dict[str, Any]: Options by dotted key.
     """
-    return {f'{key}.init_cfg': None for key, _ in _pretrained_parts(load_config(config))}
+    cfg = load_config(config, changes)
+    return {f'{key}.init_cfg': None for key, _ in _pretrained_parts(cfg)}
 
 
 def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:

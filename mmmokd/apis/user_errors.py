@@ -1,6 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Which errors are mistakes of who started a command, and what is said of them."""
 
+import errno
+import io
 import re
 import sys
 import traceback
@@ -14,6 +16,7 @@ from mmengine.runner import runner as mmengine_runner
 
 import mmmokd
 from mmmokd.utils import RunStoppedError
+from mmmokd.utils.atomic import explain_os_error
 
 from .config_keys import describe_place, keys_of_type, known_keys, nearest
 from .config_tree import iter_dicts, type_name
@@ -27,6 +30,8 @@ USER_ERRORS = (
     RunStoppedError,
 )
 PACKAGE = Path(mmmokd.__file__).resolve().parent
+# Of a disk, whoever writes to it.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 # What datasets of other libraries raise where their files are not as they should be. A RuntimeError
 # may as well be of a GPU or of other processes, unless a line of theirs raised it.
 DATA_ERRORS = (OSError, AssertionError)
@@ -75,7 +80,8 @@ def explain_error(error: BaseException) -> str | None:
 
     Besides :func:`is_user_error`, these are mistakes in the config that come to light as an object
     is built from it: an argument that a class does not take or lacks, a type that is not
-    registered, data that a dataset of another library does not find.
+    registered, data that a dataset of another library does not find. So is a full disk, or one that
+    is mounted to be read only, whoever writes to it.
 
     Args:
         error (BaseException): As caught.
@@ -88,9 +94,20 @@ def explain_error(error: BaseException) -> str | None:
         wrapped = IN_WORKER.match(text)
         return text.rpartition(f'{type(error).__name__}: ')[2].rstrip() if wrapped else text
     try:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return explain_os_error(error, error.filename or _file_in_use(error))
         return _explain_build(error)
     except Exception:  # what fails here must not hide the error itself
         return None
+
+
+def _file_in_use(error: OSError) -> str | None:
+    """The file that was being written to, of which an error names only what it opens."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, io.IOBase) and isinstance(getattr(value, 'name', None), str):
+                return value.name
+    return None
 
 
 def _explain_build(error: BaseException) -> str | None:

@@ -92,14 +92,15 @@ def name_pattern(template: str) -> re.Pattern:
     """What the names that a template stands for look like.
 
     Args:
-        template (str): A name with ``{n}`` for a number, ``{leaf}`` for 'weight' or 'bias', and
-            ``{rest}`` for any end of a name.
+        template (str): A name with ``{n}`` and ``{s}`` for numbers, ``{leaf}`` for 'weight' or
+            'bias', and ``{rest}`` for any end of a name.
 
     Returns:
         re.Pattern: To be matched in full; its groups are the template's fields.
     """
     pattern = re.escape(template)
-    for field, values in (('n', r'\d+'), ('leaf', 'weight|bias'), ('rest', '.+')):
+    fields = (('s', r'\d+'), ('n', r'\d+'), ('leaf', 'weight|bias'), ('rest', '.+'))
+    for field, values in fields:
         pattern = pattern.replace(rf'\{{{field}\}}', f'(?P<{field}>{values})')
     return re.compile(pattern)
 

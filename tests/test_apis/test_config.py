@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import pytest
+from transfer_testing import need
 
 from mmmokd.apis import load_config
 from mmmokd.apis.cli import tool_parser
@@ -76,7 +77,6 @@ def test_mistyped_option_is_refused(option, place, meant):
         # New entries by name.
         ['default_hooks.runtime_info=None', 'default_hooks.ema_teacher=None'],
         ['default_hooks.mine.type=EarlyStoppingHook', 'default_hooks.mine.monitor=loss'],
-        ['model.branches.cnn2.cross_weight=1', 'model.branches.cnn2.backbone.type=ResNet'],
         # An argument of the type that another option chooses.
         [
             'visualizer.vis_backends.0.type=WandbVisBackend',
@@ -85,7 +85,6 @@ def test_mistyped_option_is_refused(option, place, meant):
         # Dicts that are handed on as they are; what nothing is known of.
         ['model.branches.cnn.backbone.norm_cfg.requires_grad=False', 'custom_hooks=[]'],
         ['model.branches.cnn.backbone.init_cfg.type=Pretrained', 'compile=True'],
-        ['train_dataloader.dataset.type=SomebodysFolder', 'train_dataloader.dataset.depth=2'],
     ],
 )
 def test_new_option_that_is_right_is_taken(options):
@@ -127,6 +126,48 @@ def test_options_of_the_documentation_are_taken(config, options):
     assert_taken(load(config, *options), options)
 
 
+@pytest.mark.parametrize(
+    'name',
+    [
+        'resnet50_8xb128-linear-coslr-100e_in1k',
+        'vit-small-p16_8xb128-coslr-200e_in1k',
+        'mask-rcnn_r50_fpn_1x_coco',
+        'upernet_r50_4xb4-20k_voc12aug-512x512',
+        'cnn_1xb20-coslr-50e_fashion-mnist-1pct',
+    ],
+)
+def test_transfer_replaces_the_init_cfg_of_a_benchmark(name):
+    if name.startswith('mask'):
+        need('mmdet', 'mmcv.ops')
+    config = next(BENCHMARKS.rglob(f'{name}.py'))
+    weights = dict(type='Pretrained', checkpoint='epoch_100.pth', prefix='branches.cnn.teacher.')
+    options = {f'model.backbone.init_cfg.{key}': value for key, value in weights.items()}
+    cfg = load_config(config, {**options, 'model.backbone.init_cfg._delete_': True})
+    assert cfg.model.backbone.init_cfg == weights
+
+
+def test_delete_replaces_a_dict():
+    swap = [
+        'model.branches.cnn.backbone.type=mmpretrain.ConvNeXt',
+        'model.branches.cnn.backbone.arch=tiny',
+        'model.branches.cnn.backbone._delete_=True',
+        'train_dataloader.dataset.pipeline.0._delete_=True',
+        'train_dataloader.dataset.pipeline.0.type=mmpretrain.LoadImageFromFile',
+        # Nothing to delete.
+        'model.branches.cnn.backbone.init_cfg._delete_=True',
+        'model.branches.cnn.backbone.init_cfg.type=Kaiming',
+        'model.branches.vit.backbone._delete_=False',
+    ]
+    for options in (swap, swap[::-1]):
+        cfg = load(FOLDER, *options)
+        assert cfg.model.branches.cnn.backbone == dict(
+            type='mmpretrain.ConvNeXt', arch='tiny', init_cfg=dict(type='Kaiming')
+        )
+        assert cfg.train_dataloader.dataset.pipeline[0] == dict(type='mmpretrain.LoadImageFromFile')
+        assert cfg.model.branches.vit.backbone == load_config(FOLDER).model.branches.vit.backbone
+        assert '_delete_' not in cfg.pretty_text
+
+
 def test_commas_stay_in_a_text(tmp_path):
     folder = tmp_path / 'a, b [c'
     folder.mkdir()
@@ -140,9 +181,13 @@ def test_commas_stay_in_a_text(tmp_path):
     assert cfg.train_dataloader.dataset.data_root == cfg.load_from == str(folder)
     assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
     assert cfg.custom_imports.imports == ['mmmokd', 'mmmokd.models']
-    cfg = load(FOLDER, 'train_dataloader.dataset.data_root=/gone,away', 'resume=[1,(2,a)]')
+    cfg = load(
+        FOLDER,
+        'train_dataloader.dataset.data_root=/gone,away',
+        'train_dataloader.dataset.extensions=[1,(2,a)]',
+    )
     assert cfg.train_dataloader.dataset.data_root == '/gone,away'
-    assert cfg.resume == [1, (2, 'a')]
+    assert cfg.train_dataloader.dataset.extensions == [1, (2, 'a')]
 
 
 def test_blanks_stay_in_a_text(tmp_path):
@@ -152,14 +197,14 @@ def test_blanks_stay_in_a_text(tmp_path):
         f'train_dataloader.dataset.data_root={folder}',
         f"load_from='{folder} (old) x.pth'",
         'train_dataloader.dataset.extensions=.jpg, .png',
-        'custom_imports.imports=[a b, ( "c d", 1 ), e]',
+        'test_dataloader=[a b, ( "c d", 1 ), e]',
         'randomness.seed= 7 ',
         'experiment_name=1 2',
     )
     assert cfg.train_dataloader.dataset.data_root == str(folder)
     assert cfg.load_from == f'{folder} (old) x.pth'
     assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
-    assert cfg.custom_imports.imports == ['a b', ('c d', 1), 'e']
+    assert cfg.test_dataloader == ['a b', ('c d', 1), 'e']
     assert cfg.randomness.seed == 7 and cfg.experiment_name == '1 2'
 
 

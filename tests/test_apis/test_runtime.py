@@ -149,7 +149,7 @@ def test_dataloader_defaults_are_for_mmpretrain_alone(scope):
 
 
 def test_work_dir(tmp_path):
-    (tmp_path / 'name.py').write_text('a = 1')
+    (tmp_path / 'name.py').write_text('_a = 1')
     cfg = load_config(tmp_path / 'name.py')
     set_work_dir(cfg, None)
     assert cfg.work_dir == 'work_dirs/name'
@@ -161,7 +161,7 @@ def test_work_dir(tmp_path):
 
 def test_load_config(tmp_path):
     file = tmp_path / 'byol_resnet50.py'
-    file.write_text('train_cfg = dict(max_epochs=1)\nnumber = 1\n')
+    file.write_text('train_cfg = dict(max_epochs=1)\n')
     assert load_config(file, {'train_cfg.max_epochs': 2, 'resume': True}).train_cfg.max_epochs == 2
     with pytest.raises(FileNotFoundError, match=f'Did you mean {file}'):
         load_config(tmp_path / 'byol_resnet-50.py')
@@ -170,7 +170,7 @@ def test_load_config(tmp_path):
     with pytest.raises(ValueError, match='has no train_cgf. Did you mean train_cfg'):
         load_config(file, {'train_cgf.max_epochs': 2})
     with pytest.raises(ValueError, match='--cfg-options do not fit'):
-        load_config(file, {'number.deeper': 2})
+        load_config(file, {'train_cfg.max_epochs.deeper': 2})
     (tmp_path / 'notes.txt').touch()
     with pytest.raises(ValueError, match='should end in'):
         load_config(tmp_path / 'notes.txt')

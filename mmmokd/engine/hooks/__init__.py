@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .accumulated_lr_hook import AccumulatedLRHook
 from .checkpoint_check_hook import CheckpointCheckHook
+from .checkpoint_hook import CheckpointHook
 from .collapse_monitor_hook import CollapseMonitorHook
 from .data_health_hook import DataHealthHook
 from .ema_teacher_hook import EMATeacherHook
@@ -9,10 +10,12 @@ from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .prototype_freeze_hook import PrototypeFreezeHook
+from .resume_hook import ResumeHook
 
 __all__ = [
     'AccumulatedLRHook',
     'CheckpointCheckHook',
+    'CheckpointHook',
     'CollapseMonitorHook',
     'DataHealthHook',
     'EMATeacherHook',
@@ -21,4 +24,5 @@ __all__ = [
     'InitialValHook',
     'NonFiniteLossHook',
     'PrototypeFreezeHook',
+    'ResumeHook',
 ]

@@ -1,0 +1,139 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""One check of a whole config, before anything is built from it."""
+
+from collections.abc import Iterable, Iterator
+
+from mmengine.config import Config
+
+from .config_keys import (
+    arguments_at,
+    describe_place,
+    entries_by_name,
+    is_built_as_it_is,
+    names_of_entries,
+    nearest,
+    registry_of,
+    role_of,
+    scope_at,
+    types_at,
+)
+from .config_names import runner_keys, unread_names
+from .config_tree import iter_dicts
+from .config_types import Arguments, registered_names
+from .config_values import wrong_value
+
+# A class that stands around these may add arguments to them.
+COMPLETED = ('bbox_head', 'mask_head', 'rpn_head', 'roi_head', 'data_preprocessor', 'batch_sampler')
+# Where the class around a dict may take keys out of it, only a name that is this near is mistyped.
+NEAR = 0.8
+
+
+def check_config(cfg: Config, options: Iterable[str] = ()) -> None:
+    """Refuse what nothing would read, and what would end in an error once it is built.
+
+    Every dict is compared with what reads it, or is built from it: keys, required keys, types that
+    are not registered, and values, as far as these can be told.
+
+    Args:
+        cfg (Config): The config, options merged.
+        options (Iterable[str]): Dotted keys that were given on the command line, for the message.
+            Defaults to ().
+
+    Raises:
+        ValueError: If there is a fault; names its place, where it comes from and the nearest name.
+    """
+    options = [key.split('.') for key in options]
+    for path, message in _faults(cfg):
+        raise ValueError(f'{_origin(cfg, path, options)}: {message}')
+
+
+def _origin(cfg: Config, path: tuple[str, ...], options: list[list[str]]) -> str:
+    """The option that a fault comes from, else the file."""
+    for key in options:
+        shared = min(len(key), len(path))
+        if key[:shared] == [*path[:shared]]:
+            return f'--cfg-options {".".join(key)}'
+    return f'config {cfg.filename}'
+
+
+def _faults(cfg: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    known = runner_keys()
+    for name in sorted(unread_names(cfg)):
+        hint = nearest(name, known) or ' (Begin the name of a variable of your own with _.)'
+        yield (name,), f'nothing reads {name}.{hint}'
+    if 'runner_type' in cfg:
+        return
+    for key in cfg:
+        if key in known and (wrong := wrong_value((), cfg, key, None, ())):
+            yield (key,), f'{key} {wrong}'
+    for path, node in iter_dicts(cfg._cfg_dict):
+        if path and path[0] in known:
+            yield from _faults_at(cfg, path, node)
+
+
+def _faults_at(
+    cfg: Config, path: tuple[str, ...], node: dict
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    place = describe_place(path, node)
+    if needed := entries_by_name(cfg, path):
+        yield from _faults_of_entries(path, node, needed)
+        return
+    if 'type' in node and (unknown := _unknown_type(cfg, path, node)):
+        yield (*path, 'type'), f'{place}: {unknown}'
+        return
+    found = arguments_at(cfg, path)
+    if found.names is not None:
+        sure = 'type' not in node or bool(registry_of(path))
+        for key in node:
+            hint = '' if key in found.names else nearest(key, found.names, 0.6 if sure else NEAR)
+            if key not in found.names and (sure or hint):
+                yield (*path, str(key)), f'{place} takes no {key}.{hint}'
+    if missing := [] if _may_lack(path, node) else sorted(found.required - {*node}):
+        yield path, f'{place} lacks what it needs: {", ".join(map(repr, missing))}.'
+    yield from _wrong_values(cfg, path, node, found)
+
+
+def _faults_of_entries(
+    path: tuple[str, ...], node: dict, needed: str
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    good = {name for name, entry in node.items() if isinstance(entry, dict) and needed in entry}
+    right = good | names_of_entries(path)
+    for name, entry in node.items():
+        if entry is None or name in good:
+            continue
+        place = '.'.join(path)
+        if name in right or not (hint := nearest(name, right)):
+            yield (*path, name), f'{place}.{name} lacks what it needs: {needed!r}.'
+        else:
+            yield (*path, name), f'{place} takes no {name}.{hint}'
+
+
+def _may_lack(path: tuple[str, ...], node: dict) -> bool:
+    """Whether required arguments may come from elsewhere than the dict."""
+    return 'type' in node and (not registry_of(path) or role_of(path) in COMPLETED)
+
+
+def _unknown_type(cfg: Config, path: tuple[str, ...], node: dict) -> str | None:
+    if not is_built_as_it_is(path):
+        return None
+    targets, sure = types_at(cfg, path)
+    if targets or not sure:
+        return None
+    registry = registry_of(path)
+    prefix, _, name = str(node['type']).rpartition('.')
+    names = registered_names(prefix or scope_at(cfg, path), registry)
+    hint = nearest(name, names, 0.6 if registry else NEAR)
+    if not registry and not hint:
+        return None
+    hint = hint or ' Is its module in custom_imports, and is what it needs installed?'
+    return f'no {(registry or ("class",))[0]} is registered as {node["type"]!r}.{hint}'
+
+
+def _wrong_values(
+    cfg: Config, path: tuple[str, ...], node: dict, found: Arguments
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    targets = types_at(cfg, path).targets if 'type' in node else []
+    for key in node:
+        wrong = wrong_value(path, node, key, found.annotations.get(key), targets)
+        if wrong:
+            yield (*path, str(key)), f'{describe_place(path, node)}: {key} {wrong}'
