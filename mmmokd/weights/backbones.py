@@ -12,8 +12,19 @@ from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 from .branches import describe_backbone
 from .vit_names import rename_vit, resize_pos_embed, vit_library
 
-_SCALES = re.compile(r'.*(\.gamma[12]\.weight|\.ls[12]\.gamma)')
-_GATES = re.compile(r'.*\.(w12|w3)\.\w+')
+# What mmpretrain's ViT has on request, by its names and, of a model that has no place for it, DINOv2's.
+_OPTIONS = (
+    (
+        re.compile(r'.*(\.gamma[12]\.weight|\.ls[12]\.gamma)'),
+        'layer scales',
+        'layer_scale_init_value=1e-5',
+    ),
+    (
+        re.compile(r'.*\.w12\.weight'),
+        'gated layers',
+        "layer_cfgs=dict(ffn_type='swiglu_fused')",
+    ),
+)
 # Parts of a transformer that its other weights were trained with: features are wrong without them.
 _NEEDED_PARTS = {
     'rope_embed': 'a rotary position embedding (DINOv3), which no ViT with absolute positions has',
@@ -83,12 +94,12 @@ def load_backbone(
         if strange:
             raise ValueError(
                 f'{source} has {len(strange)} weights that {type(module).__name__} has no place '
-                f'for: {name_some(strange)}{_hint(strange)}'
+                f'for: {name_some(strange)}'
             )
     except ValueError as error:
         raise ValueError(
             f'{error}. The weights are of {describe_backbone(weights)}, the model that they should '
-            f'go to is {describe_backbone(own)}{_hint_lacking(own, weights)}'
+            f'go to is {describe_backbone(own)}{_hint(own, weights)}'
         ) from error
     return unexpected
 
@@ -128,18 +139,16 @@ def _check_needed_parts(
             )
 
 
-def _hint(strange: list[str]) -> str:
-    if any(map(_GATES.fullmatch, strange)):
-        return ": give the backbone layer_cfgs=dict(ffn_type='swiglu_fused')"
-    if any(map(_SCALES.fullmatch, strange)):
-        return ', its layer scales: give the backbone layer_scale_init_value=1e-5'
-    return ''
-
-
-def _hint_lacking(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    if any(map(_SCALES.fullmatch, own)) and not any(map(_SCALES.fullmatch, weights)):
-        return ' with layer scales: leave layer_scale_init_value out'
-    return ''
+def _hint(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Which argument of a ViT makes it fit."""
+    hints = []
+    for pattern, what, argument in _OPTIONS:
+        ours, theirs = (any(map(pattern.fullmatch, keys)) for keys in (own, weights))
+        if theirs and not ours:
+            hints.append(f'the weights have {what}: give the backbone {argument}')
+        elif ours and not theirs:
+            hints.append(f'only the model has {what}: leave {argument} out')
+    return ''.join(f'; {hint}' for hint in hints)
 
 
 def adapt_weights(

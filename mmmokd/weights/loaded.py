@@ -210,6 +210,14 @@ def _initialize(module: nn.Module, method: Callable, *args: Any, **kwargs: Any) 
     module.init_cfg = None if take_over else loads[0]
     try:
         result = method(module, *args, **kwargs)
+    except (AssertionError, AttributeError, IndexError, KeyError) as error:
+        if take_over or not reads_checkpoint_itself(type(module)):
+            raise
+        raise ValueError(
+            f'{type(module).__name__} reads {loads[0].get("checkpoint")} by itself, and finds nothing '
+            f'there that it knows ({type(error).__name__}: {error}). With a prefix, it takes its own '
+            'weights from below that name'
+        ) from error
     finally:
         module.init_cfg = init_cfg
     if first_time:
