@@ -344,7 +344,9 @@ def stock_config(folder, schedules=STOCK, **kwargs):
     """A run with mmengine's optimizer and schedules."""
     cfg = config(folder, **{'max_epochs': 6, **kwargs})
     cfg.model = dict(type='mmmokd.Line')
-    cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
+    # Groups of their own make mmengine keep one more, which it logs.
+    paramwise_cfg = dict(bias_lr_mult=2.0)
+    cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1), paramwise_cfg=paramwise_cfg)
     cfg.param_scheduler = schedules
     for name in ('ema_teacher', 'head_schedule', 'prototype_freeze'):
         cfg.default_hooks.pop(name)
@@ -357,8 +359,8 @@ class Rates(Hook):
         self.seen = []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        (group,) = runner.optim_wrapper.param_groups
-        self.seen.append((runner.iter, group['lr'], int(runner.model.average.steps)))
+        rates = [group['lr'] for group in runner.optim_wrapper.param_groups]
+        self.seen.append((runner.iter, rates, int(runner.model.average.steps)))
         (ema,) = (hook for hook in runner.hooks if hasattr(hook, 'ema_model'))
         assert ema.ema_model.steps == runner.iter
 
