@@ -154,14 +154,7 @@ def describe_resume(
         )
     said += describe_rates(runner, old, new, scales_accumulation)
     said += describe_config(changes)
-    done, length, unit = position.iter, new.max_iters, 'iterations'
-    if new.by_epoch:
-        done, length, unit = position.epoch, new.max_epochs, 'epochs'
-    if done >= length:
-        said.append(
-            f'Nothing is left to train: {done} {unit} are done, and the run has {length}. To train '
-            f'for longer, raise train_cfg.{"max_epochs" if new.by_epoch else "max_iters"}.'
-        )
+    said += describe_length(old, new, position)
     return said
 
 
@@ -209,6 +202,37 @@ def describe_rates(runner, old: RunCounts, new: RunCounts, scales_accumulation: 
         ratio = f' (x {now / before:g})' if before else ''
         return [f'auto_scale_lr is on: learning rates follow the batch linearly{ratio}; {images}.']
     return [f'auto_scale_lr is off: learning rates stay those of the config; {images}.']
+
+
+def describe_length(old: RunCounts, new: RunCounts, position: Position) -> list[str]:
+    """What is to be known of the length of the run.
+
+    Args:
+        old (RunCounts): Of the checkpoint.
+        new (RunCounts): Of the run.
+        position (Position): Where the run goes on.
+
+    Returns:
+        list[str]: Sentences if the run is at its end or, in an iteration-based one, if it has as many
+        iterations as before with other numbers of images.
+    """
+    said = []
+    before, now = old.iteration_images, new.iteration_images
+    if not new.by_epoch and old.max_iters == new.max_iters and before and before != now:
+        said.append(
+            f'The run still has {new.max_iters} iterations, and these are {new.max_iters * now} '
+            f'images now, {new.max_iters * before} before; its schedules follow. For as many images '
+            f'as before: train_cfg.max_iters={round(new.max_iters * before / now)}.'
+        )
+    done, length, unit = position.iter, new.max_iters, 'iterations'
+    if new.by_epoch:
+        done, length, unit = position.epoch, new.max_epochs, 'epochs'
+    if done >= length:
+        said.append(
+            f'Nothing is left to train: {done} {unit} are done, and the run has {length}. To train '
+            f'for longer, raise train_cfg.{"max_epochs" if new.by_epoch else "max_iters"}.'
+        )
+    return said
 
 
 def describe_config(changes: Changes | None) -> list[str]:

@@ -255,6 +255,7 @@ def test_iterations(tmp_path):
         )
         assert values['teacher_moved']
     assert 'after as many images, at iteration 6 of 12 (12 in the checkpoint)' in log
+    assert '48 images now, 24 before' in log and 'train_cfg.max_iters=6' in log
     names = {file.name for file in folder.glob('*.pth')}
     assert names == {'iter_8.pth', 'iter_10.pth', 'iter_12.pth'}
     assert read_checkpoint(folder / 'iter_8.pth')['meta'][RECORD]['batch_size'] == 4
