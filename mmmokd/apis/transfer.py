@@ -13,7 +13,6 @@ from mmmokd.weights import backbone_prefix, read_weights, select_weights
 
 from .config import load_config
 from .export_branch import choose_branch, key_report
-from .runtime import refuse_ignored_prefix
 
 
 def plan_transfer(
@@ -53,7 +52,6 @@ def plan_transfer(
     scope = cfg.get('default_scope') or 'mmpretrain'
     report, options = [], {}
     for key, part in _pretrained_parts(cfg):
-        refuse_ignored_prefix(key, dict(part, init_cfg=dict(prefix=prefix)), scope)
         with DefaultScope.overwrite_default_scope(scope):
             module = MODELS.build(dict(part, init_cfg=None))
         report.append(f'{key} of {config}:')
