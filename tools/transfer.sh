@@ -58,7 +58,9 @@ if [ ${#changes[@]} -gt 0 ]; then changes=(--cfg-options "${changes[@]}"); fi
 planned="$("$PYTHON" "$TOOLS/model_converters/check_transfer.py" "$checkpoint" "$branch" "$config" \
   --network "${NETWORK:-teacher}" ${risk[@]+"${risk[@]}"} ${changes[@]+"${changes[@]}"})"
 options=()
-while IFS= read -r line; do options+=("$line"); done <<<"$planned"
+while IFS= read -r line; do
+  case "$line" in model.*=*) options+=("$line") ;; esac # libraries print lines of their own
+done <<<"$planned"
 
 run() { # run TOOL ARGUMENT...: train.py or test.py, in one process or several
   if [ "$gpus" -gt 1 ]; then bash "$TOOLS/_launch.sh" "$1" "$gpus" "${@:2}"; else "$PYTHON" "$TOOLS/$1" "${@:2}"; fi

@@ -18,6 +18,8 @@ default_hooks = dict(
     epoch_seed=dict(type='mmmokd.EpochSeedHook'),  # resumed runs draw the same drop path
     resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
+    # Before the first step: backbones take the views' sizes, batch norms the smallest batch.
+    input_check=dict(type='mmmokd.InputCheckHook'),
     collapse_monitor=dict(type='mmmokd.CollapseMonitorHook', interval=50),
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),
 )

@@ -5,20 +5,23 @@ import logging
 import os
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import get_world_size, is_distributed
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init__.py)
 from mmmokd.engine.hooks.checkpoint_hook import save_whole_checkpoints
 from mmmokd.utils.data_workers import end_workers_with_parent
 
 from .config_tree import iter_dicts, type_name
+from .cpu import describe_threads, set_threads
 from .run_folder import check_folder
+from .shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
@@ -156,6 +159,67 @@ def drop_absent_hooks(cfg: Config) -> None:
     for name in [name for name, hook in hooks.items() if hook is None]:
         if name not in MMENGINE_HOOKS:
             hooks.pop(name)
+
+
+def use_cpus(cfg: Config, training: bool) -> int:
+    """Choose how many threads this process computes with, for a command whose process is its own.
+
+    Args:
+        cfg (Config): A full config; see :func:`~mmmokd.apis.cpu.set_threads`.
+        training (bool): Whether it trains and validates, or tests.
+
+    Returns:
+        int: How many data workers of this process work at a time.
+    """
+    loaders = ('train_dataloader', 'val_dataloader') if training else ('test_dataloader',)
+    workers = max((cfg.get(name) or {}).get('num_workers', 0) for name in loaders)
+    set_threads(workers, on_gpu=get_device() != 'cpu')
+    return workers
+
+
+def describe_run(cfg: Config, workers: int) -> str:
+    """The first line that a run shows.
+
+    Args:
+        cfg (Config): Its config, with ``work_dir``.
+        workers (int): Data workers of this process.
+
+    Returns:
+        str: Config, device, threads and folder.
+    """
+    name = Path(cfg.filename).name if cfg.filename else 'a config without a file'
+    device = get_device()
+    if device == 'cuda':
+        device = torch.cuda.get_device_name()
+    processes = f'{get_world_size()} processes, each ' if is_distributed() else ''
+    threads = describe_threads(workers)
+    return f'{name}: {processes}on {device}, {threads}; writes to {cfg.work_dir}'
+
+
+def prepare_training(runner: Runner) -> None:
+    """Build what a run trains on, fit it into shared memory, and log what is to come.
+
+    Args:
+        runner (Runner): Of a config with a training loop, before ``train()``.
+    """
+    loader = runner.train_dataloader
+    if notice := fit_shared_memory(loader, free_shared_memory()):
+        runner.logger.warning(notice)
+    runner.logger.info(_describe_length(runner))
+
+
+def _describe_length(runner: Runner) -> str:
+    """Images, iterations and epochs, as far as they are known beforehand."""
+    loader, loop = runner.train_dataloader, runner.train_loop
+    batch = batch_size_of(loader) * get_world_size()
+    try:
+        images = f'trains on {len(loader.dataset)} images in batches of {batch}'
+    except TypeError:  # a stream
+        images = f'trains in batches of {batch}'
+    if isinstance(loop, IterBasedTrainLoop):
+        return f'{images}: {loop.max_iters} iterations'
+    iterations = f'{len(loader)} iteration{"s"[: len(loader) != 1]} an epoch'
+    return f'{images}: {iterations}, {loop.max_epochs} epoch{"s"[: loop.max_epochs != 1]}'
 
 
 def build_runner(cfg: Config) -> Runner:

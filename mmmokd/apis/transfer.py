@@ -10,6 +10,7 @@ from mmengine.registry import DefaultScope
 
 from mmmokd.registry import MODELS
 from mmmokd.weights import backbone_prefix, read_weights, select_weights
+from mmmokd.weights.loaded import pretrained_entries
 
 from .config import load_config
 from .export_branch import choose_branch, key_report
@@ -88,8 +89,7 @@ def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:
     stack = [('model', model)]
     while stack:
         key, node = stack.pop()
-        init_cfg = node.get('init_cfg')
-        pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
+        pretrained = bool(pretrained_entries(node.get('init_cfg')))
         if pretrained and key != 'model.backbone':
             yield key, node
         stack += [(f'{key}.{k}', v) for k, v in node.items() if isinstance(v, dict)]

@@ -131,11 +131,15 @@ def test_amp_flag(monkeypatch):
 
 
 def test_dataloader_defaults_leave_what_is_set():
-    cfg = config(val_dataloader=dict(num_workers=0, persistent_workers=True), test_dataloader=None)
+    cfg = config(
+        val_dataloader=dict(num_workers=0, persistent_workers=True, prefetch_factor=2),
+        test_dataloader=None,
+    )
     set_dataloader_defaults(cfg)
     assert cfg.train_dataloader.persistent_workers is True
     assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
     assert cfg.val_dataloader.persistent_workers is False
+    assert 'prefetch_factor' not in cfg.val_dataloader
     assert cfg.test_dataloader is None
 
 

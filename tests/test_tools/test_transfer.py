@@ -72,7 +72,7 @@ def test_every_pretrained_part_is_planned(mokd, tmp_path):
     path.write_text(
         "default_scope = 'mmpretrain'\n"
         "model = dict(backbone=dict(type='ResNet', depth=18),\n"
-        "    neck=dict(type='ResNet', depth=18, init_cfg=dict(type='Pretrained', checkpoint='x')),\n"
+        "    neck=dict(type='ResNet', depth=18, init_cfg=[dict(type='Pretrained', checkpoint='x')]),\n"
         "    head=dict(type='ClsHead', init_cfg=dict(type='Normal')))"
     )
     report, options = plan_transfer(mokd[0], 'cnn', path, network='student')
