@@ -82,7 +82,9 @@ def _backbone_outputs(backbone: dict[str, Any]) -> Any:
         module.eval()  # returns None for some
         with torch.no_grad(), torch.device('meta'):
             return module(torch.empty(1, channels, SIZE, SIZE))
-    except Exception:  # an operation without an implementation for it, or whatever a class may raise
+    except (
+        Exception
+    ):  # an operation without an implementation for it, or whatever a class may raise
         return None
 
 

@@ -161,29 +161,6 @@ def drop_absent_hooks(cfg: Config) -> None:
             hooks.pop(name)
 
 
-def refuse_ignored_prefix(key: str, part: dict, scope: str) -> None:
-    """Refuse pretrained weights that a model is known to pass over in silence.
-
-    Args:
-        key (str): Where the part stands in the config, for the message.
-        part (dict): Config of a part of a model.
-        scope (str): The config's default scope.
-
-    Raises:
-        ValueError: If it is the ViT of mmseg and is to load the weights below a prefix.
-    """
-    kind = str(part.get('type'))
-    own = kind == 'mmseg.VisionTransformer' or (scope == 'mmseg' and kind == 'VisionTransformer')
-    init_cfg = part.get('init_cfg')
-    prefix = init_cfg.get('prefix') if isinstance(init_cfg, dict) else None
-    if own and prefix:
-        raise ValueError(
-            f"{key} is mmseg's VisionTransformer, which passes over the prefix {prefix!r} of its "
-            'init_cfg and would start from random weights: use mmmokd.VisionTransformer, or '
-            'export the branch by tools/model_converters/export_branch.py --to mmseg'
-        )
-
-
 def use_cpus(cfg: Config, training: bool) -> int:
     """Choose how many threads this process computes with, for a command whose process is its own.
 
@@ -256,12 +233,10 @@ def build_runner(cfg: Config) -> Runner:
         Runner: Ready to ``train()`` or ``test()``. Call :func:`close_process_group` afterwards.
 
     Raises:
-        ValueError: If the processes that the launcher stands for are not there, the model would pass
-            over the pretrained weights that the config names, or the work dir cannot be written to.
+        ValueError: If the processes that the launcher stands for are not there, or the work dir
+            cannot be written to.
     """
     drop_absent_hooks(cfg)
-    for _, part in iter_dicts(cfg.get('model') or {}):
-        refuse_ignored_prefix('a part of the model', part, cfg.get('default_scope', 'mmpretrain'))
     check_folder(cfg.work_dir)
     notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():

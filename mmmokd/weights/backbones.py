@@ -12,7 +12,7 @@ from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 from .branches import describe_backbone
 from .vit_names import rename_vit, resize_pos_embed, vit_library
 
-# What mmpretrain's ViT has on request, by its names and, of a model that has no place for it, DINOv2's.
+# What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
 _OPTIONS = (
     (
         re.compile(r'.*(\.gamma[12]\.weight|\.ls[12]\.gamma)'),
@@ -24,6 +24,7 @@ _OPTIONS = (
         'gated layers',
         "layer_cfgs=dict(ffn_type='swiglu_fused')",
     ),
+    (re.compile(r'patch_embed\.projection\.bias'), 'a bias of patches', 'patch_bias=True'),
 )
 # Parts of a transformer that its other weights were trained with: features are wrong without them.
 _NEEDED_PARTS = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 
-from .branches import load_backbone
+from .backbones import load_backbone
 from .export_target import Target
 from .source import Source
 
