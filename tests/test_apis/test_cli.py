@@ -229,3 +229,15 @@ def test_library_that_cannot_be_imported_is_no_hindrance(monkeypatch):
     monkeypatch.setattr(Registry, 'import_from_location', fail)
     cfg = Config(dict(model=dict(backbone=dict(type='SomeNet', depth=18))))
     assert known_keys(cfg, ('model', 'backbone')) is None
+
+
+def test_full_disk_is_one_message_whoever_writes(tmp_path):
+    def write():
+        with open(tmp_path / 'log', 'w') as file:
+            raise OSError(28, 'No space left on device')
+        file.close()
+
+    assert explain_error(raised(write)) == f'cannot write {tmp_path}/log: No space left on device'
+    error = OSError(30, 'Read-only file system', 'out.json')
+    assert explain_error(error) == 'cannot write out.json: Read-only file system'
+    assert explain_error(OSError(5, 'Input/output error')) is None
