@@ -40,7 +40,8 @@ WARNINGS = (
     (UserWarning, 'faster_coco_eval is not installed', r'mmdet\.evaluation'),
     (UserWarning, 'The draw is False', r'mmseg\.engine\.hooks'),
     (UserWarning, 'Default ``avg_non_ignore`` is False', r'mmseg\.models\.losses'),
-    # The first line of a run says how many workers and CPUs there are.
+    # The first line of a run says how many threads, workers and CPUs there are.
+    (UserWarning, 'Setting (OMP|MKL)_NUM_THREADS environment variable', r'mmengine\.utils'),
     (UserWarning, 'This DataLoader will create', r'torch\.utils\.data\.dataloader'),
 )
 
