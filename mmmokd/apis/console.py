@@ -35,6 +35,8 @@ BACKGROUND = re.compile(
 WARNINGS = (
     # mmcv without operators, which pretraining does not need.
     (UserWarning, 'Fail to import ``MultiScaleDeformableAttention``', 'mmcv'),
+    # Nothing writes to the images that mmpretrain's MNIST reads.
+    (UserWarning, 'The given NumPy array is not writable', r'mmpretrain\.datasets\.mnist'),
     # Of mmdet and mmseg: of a metric that a config would have to name, and would miss; of a hook that
     # does nothing unless asked to; of a default.
     (UserWarning, 'faster_coco_eval is not installed', r'mmdet\.evaluation'),
