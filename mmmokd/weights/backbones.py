@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 
 from .branches import describe_backbone
-from .vit_names import rename_vit, resize_pos_embed, vit_library
+from .vit_names import VIT_NAMES, rename_vit, resize_pos_embed, vit_library
 
 # What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
 _OPTIONS = (
@@ -171,9 +171,11 @@ def adapt_weights(
     adapted = rename_vit(weights, theirs, ours)
     for key in ('pos_embed', 'encoder.pos_embedding'):
         found, wanted = adapted.get(key), own.get(key)
-        if found is not None and 'cls_token' in adapted and ours != 'torchvision':
-            if 'cls_token' not in own:  # and so no position of it
-                adapted[key] = found = found[:, 1:]
-        if found is not None and wanted is not None and found.shape[1] != wanted.shape[1]:
+        if found is None or wanted is None:
+            continue
+        class_token = VIT_NAMES[ours]['class_token']
+        if class_token in adapted and class_token not in own:  # nor has it the position of one
+            adapted[key] = found = found[:, 1:]
+        if found.shape[1] != wanted.shape[1]:
             adapted[key] = resize_pos_embed(found, wanted.shape[1], source)
     return adapted
