@@ -34,7 +34,7 @@ visualizer = dict(
     ],
 )
 log_processor = dict(window_size=10, by_epoch=True)  # losses in the log: mean of 10 iterations
-log_level = 'INFO'
+log_level = 'INFO'  # 'DEBUG' shows on the console what is in the log file alone
 
 env_cfg = dict(
     cudnn_benchmark=True,  # views come in two sizes only

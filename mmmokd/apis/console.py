@@ -25,6 +25,7 @@ BACKGROUND = re.compile(
     r'|"FileClient" will be deprecated'
     r'|"HardDiskBackend" is the alias'
     r'|Line NMS is not compiled'
+    r'|The prefix is not set in metric class'
     r'|Exp name: '
     r'|Checkpoints will be saved to '
     r'|Distributed training is not used, all SyncBatchNorm'
@@ -34,6 +35,11 @@ BACKGROUND = re.compile(
 WARNINGS = (
     # mmcv without operators, which pretraining does not need.
     (UserWarning, 'Fail to import ``MultiScaleDeformableAttention``', 'mmcv'),
+    # Of mmdet and mmseg: of a metric that a config would have to name, and would miss; of a hook that
+    # does nothing unless asked to; of a default.
+    (UserWarning, 'faster_coco_eval is not installed', r'mmdet\.evaluation'),
+    (UserWarning, 'The draw is False', r'mmseg\.engine\.hooks'),
+    (UserWarning, 'Default ``avg_non_ignore`` is False', r'mmseg\.models\.losses'),
     # The first line of a run says how many workers and CPUs there are.
     (UserWarning, 'This DataLoader will create', r'torch\.utils\.data\.dataloader'),
 )

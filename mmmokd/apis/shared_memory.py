@@ -87,11 +87,13 @@ def fit_shared_memory(loader: DataLoader, free: int | None) -> str | None:
     else:
         loader.prefetch_factor = 1 if room > 0 else None
         loader.num_workers = max(0, room)
-    ahead_now = loader.prefetch_factor or 0
+    if loader.num_workers:
+        now = f'{loader.num_workers} with {loader.prefetch_factor}'
+    else:
+        now = 'none, images are read by the process that trains, which takes longer'
     return (
-        f'{FOLDER} has {free / MB:.0f} MB free, too few for {workers} data workers with {ahead} '
-        f'batches of {batch / MB:.1f} MB each: {loader.num_workers} workers prepare {ahead_now} '
-        f'ahead. For all of them, {ADVICE.partition(", or")[0]}'
+        f'{FOLDER} has {free / MB:.0f} MB free, too few for {workers} data workers that keep {ahead} '
+        f'batches of {batch / MB:.1f} MB ready: {now}. For all of them, {ADVICE.partition(", or")[0]}'
     )
 
 

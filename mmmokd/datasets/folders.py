@@ -43,8 +43,7 @@ def find_files(root: str) -> Found:
         Found: Links are followed, except back to a parent.
 
     Raises:
-        OSError: If a folder cannot be read.
-        ValueError: If a remote storage cannot be listed.
+        ValueError: If a folder cannot be read, or a remote storage not be listed.
     """
     if is_remote(root):
         files = list_remote(root)
@@ -55,8 +54,14 @@ def find_files(root: str) -> Found:
         real = osp.realpath(folder)
         if real in parents:
             return
-        with os.scandir(folder) as entries:
-            entries = [entry for entry in entries if not entry.name.startswith('.')]
+        try:
+            with os.scandir(folder) as entries:
+                entries = [entry for entry in entries if not entry.name.startswith('.')]
+        except OSError as error:
+            raise ValueError(
+                f'the folder {printable(folder)} cannot be read: {error.strerror}. Change its '
+                'permissions, or move it out of the folder of pictures'
+            ) from error
         if prefix and is_own_output(folder, [entry.name for entry in entries]):
             found.own.append(prefix[:-1])
             return
@@ -114,9 +119,9 @@ def split_roots(data_root: Any) -> list[str]:
     given = list(data_root) if isinstance(data_root, list | tuple) else [data_root]
     if not all(isinstance(root, str | os.PathLike) for root in given):
         raise ValueError(f'data_root must be a folder or a list of folders, but got {data_root!r}')
-    roots = [_expand(os.fspath(root)) for root in given]
+    roots = [expand_path(os.fspath(root)) for root in given]
     if len(roots) == 1 and ',' in roots[0] and not osp.exists(roots[0]):
-        parts = [_expand(part.strip()) for part in roots[0].split(',')]
+        parts = [expand_path(part.strip()) for part in roots[0].split(',')]
         # A folder may have a comma in its name, also one that is not there.
         if any(is_remote(part) or osp.isdir(part) for part in parts):
             roots = [part for part in parts if part]
@@ -127,7 +132,15 @@ def split_roots(data_root: Any) -> list[str]:
     return roots
 
 
-def _expand(path: str) -> str:
+def expand_path(path: str) -> str:
+    """A path with '~' and environment variables replaced.
+
+    Args:
+        path (str): A path, or an address; of 'file://' the path.
+
+    Returns:
+        str: What is there under its literal name stays as it is.
+    """
     if path.startswith('file://'):
         path = path[len('file://') :]
     if is_remote(path):
@@ -146,6 +159,21 @@ def _check_apart(roots: list[str]) -> None:
                     f'data_root names {printable(roots[i])} twice: it is, or is in, '
                     f'{printable(roots[j])}'
                 )
+
+
+def join_paths(folder: str, path: str) -> str:
+    """A path below a folder.
+
+    Args:
+        folder (str): A folder, or the address of one; may be ''.
+        path (str): Relative to it, or absolute; may be ''.
+
+    Returns:
+        str: The path; itself if it is absolute, and the folder if it is ''.
+    """
+    if not path or not folder or is_remote(path):
+        return path or folder
+    return f'{folder.rstrip("/")}/{path}' if is_remote(folder) else osp.join(folder, path)
 
 
 def check_folder(path: str, extensions: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from mmmokd.registry import DATASETS
 from mmmokd.utils.names import printable
 from mmmokd.utils.state_dict import name_some
 
-from .folders import Found, check_folder, find_files, split_roots
+from .folders import Found, check_folder, expand_path, find_files, join_paths, split_roots
 from .remote import is_remote
 from .transforms.files import has_plugin, how_to_read, read_file
 from .transforms.loading import LoadPicture
@@ -117,9 +117,14 @@ class PictureFolder(CustomDataset):
         """List[str]: The folders whose pictures these are."""
         if len(self._roots) < 2:
             return [self.img_prefix]
-        # What mmengine has put before the prefix is the first root.
-        prefix = osp.relpath(self.img_prefix, self._roots[0])
-        return [osp.join(root, prefix) if prefix != '.' else root for root in self._roots]
+        return [join_paths(root, self._prefix) for root in self._roots]
+
+    def _join_prefix(self) -> None:
+        # As mmengine does it, of whose file backends none may know where a remote folder is.
+        self._prefix = expand_path(self.data_prefix['img_path'])
+        self.data_prefix['img_path'] = join_paths(self.data_root, self._prefix)
+        if self.ann_file:
+            self.ann_file = join_paths(self.data_root, expand_path(self.ann_file))
 
     def set_epoch(self, epoch: int, stream: int | None = None) -> None:
         """Start new random numbers for what takes the place of unreadable pictures.
@@ -142,12 +147,10 @@ class PictureFolder(CustomDataset):
             found = self._find_samples()
         infos = []
         for folder, samples in found.items():
-            join = _join_remote if is_remote(folder) else osp.join
             for sample in samples:
                 path, *label = sample if self.with_label else (sample,)
-                # A list may name web addresses, wherever the folder is.
-                path = path if is_remote(path) else join(folder, path)
-                infos.append(dict(img_path=path, **({'gt_label': label[0]} if label else {})))
+                info = dict(img_path=join_paths(folder, path))
+                infos.append(dict(info, gt_label=label[0]) if label else info)
         return infos
 
     def _find_samples(self) -> dict[str, list]:
@@ -303,10 +306,6 @@ def _hints(paths: list[str]) -> str:
 
 def _show_folder(folder: str) -> str:
     return folder if is_remote(folder) else printable(osp.abspath(folder))
-
-
-def _join_remote(folder: str, path: str) -> str:
-    return f'{folder.rstrip("/")}/{path}'
 
 
 def _log_classes(root: str, classes: list[str]) -> None:

@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 
 from mmengine import fileio
 from PIL import Image, UnidentifiedImageError, features
@@ -60,7 +61,7 @@ def has_plugin(ending: str) -> bool:
     """
     if ending == AVIF:
         return features.check('avif')
-    return ending not in PLUGINS or importlib.util.find_spec(PLUGINS[ending][0]) is not None
+    return ending not in PLUGINS or find_spec(PLUGINS[ending][0]) is not None
 
 
 def how_to_read(ending: str) -> str | None:

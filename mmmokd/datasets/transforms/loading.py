@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmmokd.registry import TRANSFORMS
 from mmmokd.utils import BadPictureError
+from mmmokd.utils.names import printable
 
 from .files import decoding, open_image, read_file
 from .pixels import (
@@ -267,7 +268,7 @@ class LoadPicture(BaseTransform):
             return
         self._bands_seen[0] = 1
         print_log(
-            f'{path} {remark}. If your pictures are like this, say which bands you want, for '
+            f'{printable(path)} {remark}. If your pictures are like this, say which bands you want, for '
             'instance bands=(0, 1, 2) of LoadPicture in every pipeline (--cfg-options '
             'train_dataloader.dataset.pipeline.0.bands=0,1,2; the same for val_dataloader and '
             'test_dataloader, where there are such)',
@@ -292,7 +293,7 @@ class LoadPicture(BaseTransform):
         fitting = [2**bits - 1 for bits in (10, 12, 14) if used[1] < 2**bits and used[0] >= 0]
         low, high = (0, fitting[0]) if fitting else used
         print_log(
-            f'{name} has values from {used[0]} to {used[1]} only, of {possible[0]} to '
+            f'{printable(name)} has values from {used[0]} to {used[1]} only, of {possible[0]} to '
             f'{possible[1]}, and comes out nearly of one shade. If your pictures are like this, say '
             f'which values are black and white, for instance value_range=({low}, {high}) of '
             'LoadPicture in every pipeline (--cfg-options '
@@ -324,7 +325,7 @@ class LoadPicture(BaseTransform):
         return img if self.channel_order == 'bgr' else cv2.cvtColor(img, cv2.COLOR_RGB2BGR)
 
     def _handle_bad(self, results: dict, error: Exception) -> None:
-        path = str(results['img_path'])
+        path = printable(str(results['img_path']))
         reason = f'{path}: {type(error).__name__}: {error}'
         if not self.skip_bad:
             raise BadPictureError(f'Cannot read the picture {reason}') from error

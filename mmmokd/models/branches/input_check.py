@@ -16,6 +16,7 @@ from .backbone import FOR_SIZES, PAD_SMALL_MAP, STRICT, describe_backbone
 # Sides that are tried for the message when views of some size cannot pass: near it, in pixels.
 STEPS = (14, 16, 32)
 NUM_NAMED = 3
+CHANNELS = 3  # of every view that mmmokd.MultiCrop makes
 
 
 class ViewGroup(NamedTuple):
@@ -45,7 +46,7 @@ class LonelyNorm(NamedTuple):
 def check_views(
     name: str, network: nn.Module, sizes: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], tuple[int, int]]:
-    """Pass an image of zeros of each size through a branch's network, in evaluation mode.
+    """Pass an RGB image of zeros of each size through a branch's network, in evaluation mode.
 
     Weights, buffers, modes and random numbers stay as they are.
 
@@ -150,7 +151,7 @@ def _undisturbed(network: nn.Module) -> Iterator[None]:
 
 def _extract(network: nn.Module, size: tuple[int, int]) -> BackboneFeatures:
     weight = next(network.parameters())
-    return network.extract(weight.new_zeros(1, network.image_channels, *size))
+    return network.extract(weight.new_zeros(1, CHANNELS, *size))
 
 
 def _project(network: nn.Module, features: BackboneFeatures) -> tuple[Tensor, Tensor]:

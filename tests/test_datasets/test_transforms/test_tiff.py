@@ -119,7 +119,7 @@ EVERYDAY = [
     ('rgb', 3, (), 'i2', 'contig', 'none', None),
     ('rgb', 4, (0,), 'f4', 'contig', 'none', None),
     ('minisblack', 8, 7 * (0,), 'f8', 'separate', 'none', None),
-    ('minisblack', 8, 7 * (0,), 'u4', 'contig', 'packbits', None),
+    ('minisblack', 8, 7 * (0,), 'u4', 'contig', 'deflate', None),
     ('rgb', 5, (0, 0), 'u1', 'contig', 'none', None),
     ('rgb', 3, (), 'u1', 'separate', 'none', (32, 32)),
     ('minisblack', 1, (), 'i1', 'contig', 'none', None),
