@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 
 from .branches import describe_backbone
-from .vit_names import rename_vit, resize_pos_embed, vit_library
+from .vit_names import VIT_NAMES, rename_vit, resize_pos_embed, vit_library
 
 # What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
 _OPTIONS = (
@@ -35,11 +35,11 @@ _NEEDED_PARTS = {
     'dist_token': "a distillation token, as mmpretrain's DistilledVisionTransformer has it",
     'norm_pre': 'a norm before the first block: pre_norm=True',
 }
-_RESNET_ANCHORS = ('conv1.weight', 'layer1.0.conv1.weight')
-# What a file of a plain model may lack: deformable convolutions and plugins in a ResNet's blocks; of
-# a ViT a final norm, where another feature is read, and relative positions. They do not start random.
+_RESNET = re.compile(r'layer[1-4]\.0\.conv1\.weight')
+# What a file of a plain model may lack: of a ResNet, offsets of deformable convolutions and plugins;
+# of a ViT a final norm, where another feature is read, and relative positions.
 _EXTRAS = {
-    'ResNet': re.compile(r'layer\d\.\d+\.(?!conv\d\.(weight|bias)|bn\d\.|downsample\.\d\.).*'),
+    'ResNet': re.compile(r'layer\d\.\d+\.(conv\d\.conv_offset|\w+_block)\..*'),
     'ViT': re.compile(r'(ln\d|norm|fc_norm)\.(weight|bias)|.*relative_position.*'),
 }
 
@@ -55,7 +55,7 @@ def backbone_kind(weights: Mapping[str, Tensor]) -> str | None:
     """
     if vit_library(weights) is not None:
         return 'ViT'
-    return 'ResNet' if all(key in weights for key in _RESNET_ANCHORS) else None
+    return 'ResNet' if any(map(_RESNET.fullmatch, weights)) else None
 
 
 def load_backbone(
@@ -171,6 +171,11 @@ def adapt_weights(
     adapted = rename_vit(weights, theirs, ours)
     for key in ('pos_embed', 'encoder.pos_embedding'):
         found, wanted = adapted.get(key), own.get(key)
-        if found is not None and wanted is not None and found.shape[1] != wanted.shape[1]:
+        if found is None or wanted is None:
+            continue
+        class_token = VIT_NAMES[ours]['class_token']
+        if class_token in adapted and class_token not in own:  # nor has it the position of one
+            adapted[key] = found = found[:, 1:]
+        if found.shape[1] != wanted.shape[1]:
             adapted[key] = resize_pos_embed(found, wanted.shape[1], source)
     return adapted

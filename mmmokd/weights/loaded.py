@@ -21,6 +21,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mmmokd.utils.state_dict import name_some
 
@@ -61,7 +62,7 @@ _initialization: ContextVar[_Initialization | None] = ContextVar('_initializatio
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None:
+        if tensor is not None and not is_lazy(tensor):
             yield name, tensor
 
 

@@ -370,6 +370,36 @@ def test_plain_resnet_of_any_file_is_whole(tmp_path, resnets, drop, more, match)
         start(tmp_path, {**weights, **more}, RESNET)
 
 
+@pytest.mark.parametrize(
+    ('cfg', 'match'),
+    [
+        (dict(type='ResNetV1c', depth=18), r'lacks \d+ of the 132 weights of ResNetV1c: stem\.0'),
+        (dict(type='SEResNet', depth=50), 'SEResNet'),
+    ],
+)
+def test_other_stems_and_blocks_do_not_start_at_random(tmp_path, resnets, cfg, match):
+    with pytest.raises(ValueError, match=match):
+        start(tmp_path, resnets[0].state_dict(), cfg)
+
+
+def test_deformable_convolutions_start_without_offsets(tmp_path, resnets):
+    pytest.importorskip('mmcv.ops')
+    pytest.importorskip('mmdet.models')
+    theirs = build(dict(type='ResNet', depth=50))
+    randomize(theirs)
+    dcn = dict(dcn=dict(type='DCN', deform_groups=1, fallback_on_stride=False))
+    cfg = dict(type='mmdet.ResNet', depth=50, stage_with_dcn=(False, False, False, True), **dcn)
+    model = start(tmp_path, theirs.state_dict(), cfg)
+    assert torch.equal(model.layer4[0].conv2.weight, theirs.layer4[0].conv2.weight)
+    assert not model.layer4[0].conv2.conv_offset.weight.any()
+
+
+def test_vit_without_class_token(tmp_path, vits):
+    options = dict(type='VisionTransformer', with_cls_token=False, out_type='featmap')
+    model = start(tmp_path, vits[0].state_dict(), dict(VIT, **options))
+    assert torch.equal(model.pos_embed, vits[0].pos_embed[:, 1:])
+
+
 def test_what_a_plain_model_has_not_may_be_missing(tmp_path, resnets, vits):
     """Another final norm than the pretraining had, as mmpretrain's fine-tuning of MAE has it."""
     cfg = dict(VIT, type='VisionTransformer', out_type='avg_featmap', final_norm=False)
