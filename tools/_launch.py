@@ -6,6 +6,8 @@
 torchrun's own report, of 30 lines, would stand below that message. For tools/_launch.sh.
 """
 
+import logging
+import os
 import sys
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -15,9 +17,22 @@ from torch.distributed.run import parse_args, run
 INTERRUPTED = (130, 143)  # exit status after Ctrl-C, after SIGTERM
 
 
+# Their warnings tell which process gets which signal as a run is stopped.
+WORDY = (
+    'torch.distributed.elastic.agent.server.api',
+    'torch.distributed.elastic.multiprocessing.api',
+)
+
+
 def main() -> None:
+    for name in WORDY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    args = parse_args(sys.argv[1:])
+    if args.nproc_per_node != '1' and 'OMP_NUM_THREADS' not in os.environ:
+        # As torchrun itself would, with ten lines about it. On CPUs the tools then choose better.
+        os.environ.update(OMP_NUM_THREADS='1', MMMOKD_LAUNCHER_CHOSE_THREADS='1')
     try:
-        run(parse_args(sys.argv[1:]))
+        run(args)
     except SignalException as error:  # the processes have it, too; the first of them tells of it
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:

@@ -109,13 +109,15 @@ def main() -> None:
 
     from mmmokd.apis.config import load_config
     from mmmokd.apis.evaluate import check_out, collect_results, write_results
-    from mmmokd.apis.runtime import build_runner, close_process_group
+    from mmmokd.apis.runtime import build_runner, close_process_group, describe_run, use_cpus
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
 
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
     out = check_out(args.out or Path(cfg.work_dir) / 'evaluation')
+    workers = use_cpus(cfg, training=False)
     runner = build_runner(cfg)
+    runner.logger.info(describe_run(cfg, workers))
     runner.register_hook(CheckpointCheckHook())
     metrics = runner.test()
     if is_main_process():

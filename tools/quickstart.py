@@ -31,7 +31,7 @@ from mmmokd.apis.quickstart_runs import (
     lock,
     read_record,
 )
-from mmmokd.apis.signals import repeatable
+from mmmokd.apis.signals import this_command, where
 from mmmokd.utils.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -252,4 +252,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(repeatable()(main))
+    with where(lambda: f'; go on with: {this_command(resume=False)}'):
+        run_tool(main)

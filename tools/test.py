@@ -48,13 +48,15 @@ def main() -> None:
     from mmengine.dist import is_main_process
 
     from mmmokd.apis.config import load_config
-    from mmmokd.apis.runtime import build_runner, close_process_group
+    from mmmokd.apis.runtime import build_runner, close_process_group, describe_run, use_cpus
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
     from mmmokd.utils.atomic import atomic_write
 
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
+    workers = use_cpus(cfg, training=False)
     runner = build_runner(cfg)
+    runner.logger.info(describe_run(cfg, workers))
     runner.register_hook(CheckpointCheckHook())
     metrics = runner.test()
     if args.out and is_main_process():

@@ -93,21 +93,30 @@ def main() -> None:
     from mmmokd.apis.config import load_config
     from mmmokd.apis.interrupt import resumable
     from mmmokd.apis.run_folder import claim_run_folder
-    from mmmokd.apis.runtime import build_runner, close_process_group
+    from mmmokd.apis.runtime import (
+        build_runner,
+        close_process_group,
+        describe_run,
+        prepare_training,
+        use_cpus,
+    )
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
     from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
     from mmmokd.engine.hooks.resume_hook import ResumeHook
 
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
+    workers = use_cpus(cfg, training=True)
     with claim_run_folder(cfg, args.overwrite), resumable(cfg.work_dir) as position:
         runner = build_runner(cfg)
+        runner.logger.info(describe_run(cfg, workers))
         runner.register_hook(position)
         runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
         if not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
             runner.register_hook(ResumeHook())
         if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
             check_enough_pictures(runner.train_dataloader)  # else schedules fail obscurely
+        prepare_training(runner)
         runner.train()
     close_process_group()
 

@@ -18,6 +18,8 @@ default_hooks = dict(
     epoch_seed=dict(type='mmmokd.EpochSeedHook'),  # resumed runs draw the same drop path
     resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
+    # Before the first step: backbones take the views' sizes, batch norms the smallest batch.
+    input_check=dict(type='mmmokd.InputCheckHook'),
     collapse_monitor=dict(type='mmmokd.CollapseMonitorHook', interval=50),
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),
 )
@@ -32,7 +34,7 @@ visualizer = dict(
     ],
 )
 log_processor = dict(window_size=10, by_epoch=True)  # losses in the log: mean of 10 iterations
-log_level = 'INFO'
+log_level = 'INFO'  # 'DEBUG' shows on the console what is in the log file alone
 
 env_cfg = dict(
     cudnn_benchmark=True,  # views come in two sizes only

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,15 +19,13 @@ from mmengine.logging import MMLogger
 from mmmokd.utils.environment import ALLOW_CODE, TRACEBACK, WEIGHTS_ONLY
 
 from .config_tree import CommaText
+from .console import quiet_console
+from .cpu import set_wait_policy
 from .signals import end_interrupted, interruptible
 
 # mmengine's parser drops every blank: those inside of a text stand as another character meanwhile.
 BLANK = '\0'
 NEEDLESS_BLANK = re.compile(r'(?<=[,(\[]) +| +(?=[,)\]])')
-
-# Of mmcv without ops, which pretraining does not need: no news to who starts a command. Here, before
-# any import of mmcv.
-warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
 
 
 class CfgOptions(DictAction):
@@ -172,6 +169,7 @@ def _tell_launcher(message: str) -> None:
             Path(path).write_text(content, encoding='utf-8')
 
 
+@quiet_console()
 def run_tool(main: Callable[[], None]) -> None:
     """Run a command; let a mistake of its user end it with one message and status 2.
 
@@ -185,6 +183,7 @@ def run_tool(main: Callable[[], None]) -> None:
     Args:
         main (Callable): The command.
     """
+    set_wait_policy()
     if os.environ.get(ALLOW_CODE) != '1':
         os.environ.setdefault(WEIGHTS_ONLY, '1')
     # Else every line that a full disk keeps from the log file would be 30 lines on the screen.

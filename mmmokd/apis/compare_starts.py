@@ -28,11 +28,15 @@ class Start(NamedTuple):
         name (str): Its name in the table.
         options (dict[str, Any]): Values for ``--cfg-options``.
         report (list[str]): Which weights go where.
+        checkpoint (str, optional): Whose weights; None for random ones.
+        part (str): Which of them, ``'BRANCH:NETWORK'``.
     """
 
     name: str
     options: dict[str, Any]
     report: list[str]
+    checkpoint: str | None = None
+    part: str = RANDOM
 
 
 def read_start(text: str, config: str | Path, changes: dict[str, Any] | None = None) -> Start:
@@ -61,8 +65,9 @@ def read_start(text: str, config: str | Path, changes: dict[str, Any] | None = N
         )
     if what == RANDOM:
         return Start(name, random_start(config, changes), ['random weights'])
-    report, options = plan_transfer(':'.join(parts[:-1]), parts[-1], config, network, changes)
-    return Start(name, options, report)
+    checkpoint, branch = ':'.join(parts[:-1]), parts[-1]
+    report, options = plan_transfer(checkpoint, branch, config, network, changes)
+    return Start(name, options, report, checkpoint, f'{branch}:{network}')
 
 
 def run_start(
@@ -108,12 +113,11 @@ def _describe(
     start: Start, config: str | Path, seed: int, options: Sequence[str]
 ) -> dict[str, Any]:
     """What a run's result depends on."""
-    checkpoints = [
-        value for key, value in start.options.items() if key.endswith('init_cfg.checkpoint')
-    ]
-    weights = [hashlib.sha256(Path(each).read_bytes()).hexdigest() for each in checkpoints]
+    weights = None
+    if start.checkpoint is not None:
+        weights = hashlib.sha256(Path(start.checkpoint).expanduser().read_bytes()).hexdigest()
     text = hashlib.sha256(load_config(config).pretty_text.encode()).hexdigest()
-    return dict(start=start.options, weights=weights, config=text, seed=seed, options=[*options])
+    return dict(part=start.part, weights=weights, config=text, seed=seed, options=[*options])
 
 
 def _claim(work_dir: Path, run: dict[str, Any]) -> None:

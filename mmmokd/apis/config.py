@@ -2,6 +2,7 @@
 """What the tools do to a config, the same in each."""
 
 import importlib
+import logging
 import os
 import traceback
 from collections.abc import Sequence
@@ -11,14 +12,16 @@ from typing import Any
 import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
+from mmmokd.config_paths import PACKAGE, PREFIX, bases_are_found, find_config, named_config
 from mmmokd.weights.files import missing_file_message
 
 from .config_check import check_config
-from .config_keys import nearest
+from .config_keys import OWN_CONSTRUCTOR, nearest
 from .config_names import runner_keys
-from .config_tree import CommaText, get_node, iter_dicts
+from .config_tree import CommaText, get_node, iter_dicts, type_name
 from .runtime import DATALOADERS
 
 DELETE = '._delete_'
@@ -42,23 +45,38 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ValueError: If the file is of another kind, needs a library that is not installed, or an
             option overrides what neither the config nor a Runner has.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
+    path = _find(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
     cfg = _read_config(path)
     options = {key: _plain_value(cfg, key, value) for key, value in (options or {}).items()}
-    _merge_options(cfg, options)
+    _fill_optimizers(cfg)
+    origins = _spread_optimizer(cfg, options)
+    _merge_options(cfg, {place: options[key] for place, key in origins.items()})
     _drop_deletions(cfg._cfg_dict)
-    check_config(cfg, options)
+    check_config(cfg, origins)
     return cfg
+
+
+def _find(path: str | Path) -> Path:
+    """The file of a config, which may be one of this package."""
+    if str(path).startswith(PREFIX):
+        return named_config(str(path))
+    path = Path(path)
+    if path.is_file():
+        return path
+    found = None if path.is_dir() else find_config(path)
+    if found is None:
+        raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
+    print_log(f'config {path} is not there; taken is {found}', 'current', logging.WARNING)
+    return found
 
 
 def _read_config(path: Path) -> Config:
     """Read a config; refuse one of a library that is not there, or for whom mmcv lacks its ops."""
     try:
-        cfg = Config.fromfile(path)
+        with bases_are_found():
+            cfg = Config.fromfile(path)
         if cfg.get('default_scope') == 'mmdet':
             importlib.import_module('mmcv.ops')
     except ModuleNotFoundError as error:
@@ -76,10 +94,53 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__  # of custom_imports, with less of the search path
     frames = traceback.extract_tb(error.__traceback__)
-    libraries = {MMENGINE, Path(__file__).parent}
+    libraries = {MMENGINE, PACKAGE, Path(os.__file__).parent}
     lines = [frame for frame in frames if libraries.isdisjoint(Path(frame.filename).parents)]
     where = f' ({lines[-1].filename}, line {lines[-1].lineno})' if lines else ''
     return f'{type(error).__name__}: {error}{where}'
+
+
+def _branches_of_optimizers(cfg: Config) -> list[str] | None:
+    """Names of the branches that have optimizers of their own; None where there is one optimizer."""
+    wrapper, model = cfg.get('optim_wrapper'), cfg.get('model')
+    if not isinstance(wrapper, dict) or type_name(wrapper.get('constructor')) != OWN_CONSTRUCTOR:
+        return None
+    branches = model.get('branches') if isinstance(model, dict) else None
+    return list(dict.fromkeys([*(wrapper.get('branches') or {}), *(branches or {})]))
+
+
+def _fill_optimizers(cfg: Config) -> None:
+    """Write the default of all branches' optimizers, if there is one, into each of them."""
+    names = _branches_of_optimizers(cfg)
+    if names and cfg.optim_wrapper.get('optimizer'):
+        from mmmokd.engine import with_default_optimizer
+
+        wrapper = cfg.optim_wrapper
+        branches, default = wrapper.get('branches') or {}, wrapper.pop('optimizer')
+        try:
+            filled = with_default_optimizer(branches, default, names)
+        except ValueError as error:
+            raise ValueError(f'config {cfg.filename}: {error}') from error
+        wrapper.branches = ConfigDict(filled)
+
+
+def _spread_optimizer(cfg: Config, options: dict[str, Any]) -> dict[str, str]:
+    """Let ``optim_wrapper.optimizer`` among the options stand for that of every branch.
+
+    Returns:
+        dict[str, str]: The option that each place to be set comes from, by place; what is said of a
+        single branch is last, and counts.
+    """
+    names = _branches_of_optimizers(cfg) or []
+    common = 'optim_wrapper.optimizer'
+    spread = {
+        f'optim_wrapper.branches.{name}.optimizer{key.removeprefix(common)}': key
+        for key in options
+        if key == common or key.startswith(f'{common}.')
+        for name in names
+    }
+    rest = {key: key for key in options if key not in spread.values()}
+    return {**spread, **rest}
 
 
 def _merge_options(cfg: Config, options: dict[str, Any]) -> None:
@@ -252,9 +313,10 @@ def set_dataloader_defaults(cfg: Config) -> None:
             continue
         for key, value in defaults.items():
             loader.setdefault(key, value)
-        # PyTorch refuses workers that persist where there are none.
+        # PyTorch refuses workers that persist or fetch ahead where there are none.
         if not loader.get('num_workers', 0):
             loader['persistent_workers'] = False
+            loader.pop('prefetch_factor', None)
 
 
 def enable_amp(cfg: Config) -> None:

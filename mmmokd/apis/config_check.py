@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """One check of a whole config, before anything is built from it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 from mmengine.config import Config
 
@@ -18,17 +18,22 @@ from .config_keys import (
     types_at,
 )
 from .config_names import runner_keys, unread_names
-from .config_tree import iter_dicts
-from .config_types import Arguments, registered_names
+from .config_tree import iter_dicts, type_name
+from .config_types import Arguments, is_scope, registered_names
 from .config_values import wrong_value
 
 # A class that stands around these may add arguments to them.
 COMPLETED = ('bbox_head', 'mask_head', 'rpn_head', 'roi_head', 'data_preprocessor', 'batch_sampler')
 # Where the class around a dict may take keys out of it, only a name that is this near is mistyped.
-NEAR = 0.8
+NEAR = 0.88
+OWN_SCOPE = 'mmmokd'
+HINTS = {
+    ('optim_wrapper', 'paramwise_cfg'): ' Give a part of a branch its lr and weight_decay by '
+    'optim_wrapper.branches.NAME.parts.',
+}
 
 
-def check_config(cfg: Config, options: Iterable[str] = ()) -> None:
+def check_config(cfg: Config, options: Mapping[str, str] | None = None) -> None:
     """Refuse what nothing would read, and what would end in an error once it is built.
 
     Every dict is compared with what reads it, or is built from it: keys, required keys, types that
@@ -36,24 +41,30 @@ def check_config(cfg: Config, options: Iterable[str] = ()) -> None:
 
     Args:
         cfg (Config): The config, options merged.
-        options (Iterable[str]): Dotted keys that were given on the command line, for the message.
-            Defaults to ().
+        options (Mapping[str, str], optional): Options of the command line by the dotted key that
+            each sets, for the message. Defaults to None.
 
     Raises:
         ValueError: If there is a fault; names its place, where it comes from and the nearest name.
     """
-    options = [key.split('.') for key in options]
     for path, message in _faults(cfg):
-        raise ValueError(f'{_origin(cfg, path, options)}: {message}')
+        origin, hint = _origin(cfg, path, options or {})
+        raise ValueError(f'{origin}: {message}{hint}')
 
 
-def _origin(cfg: Config, path: tuple[str, ...], options: list[list[str]]) -> str:
-    """The option that a fault comes from, else the file."""
-    for key in options:
+def _origin(cfg: Config, path: tuple[str, ...], options: Mapping[str, str]) -> tuple[str, str]:
+    """The option that a fault comes from, else the file; what to do about it."""
+    by_place = {tuple(place.split('.')): option for place, option in options.items()}
+    for key, option in by_place.items():
         shared = min(len(key), len(path))
-        if key[:shared] == [*path[:shared]]:
-            return f'--cfg-options {".".join(key)}'
-    return f'config {cfg.filename}'
+        if key[:shared] == path[:shared]:
+            return f'--cfg-options {option}', ''
+    if option := by_place.get((*path[:-1], 'type')):
+        start = option.removesuffix('type')
+        return f'--cfg-options {option}', (
+            f' It stands in {cfg.filename}: {start}_delete_=True leaves out what stands there.'
+        )
+    return f'config {cfg.filename}', ''
 
 
 def _faults(cfg: Config) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -63,6 +74,13 @@ def _faults(cfg: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield (name,), f'nothing reads {name}.{hint}'
     if 'runner_type' in cfg:
         return
+    scope = cfg.get('default_scope')
+    if isinstance(scope, str) and not is_scope(scope):
+        yield (
+            ('default_scope',),
+            f'no library is installed, and no registry made, for default_scope {scope!r}.'
+            + nearest(scope, ('mmengine', 'mmpretrain', 'mmdet', 'mmseg')),
+        )
     for key in cfg:
         if key in known and (wrong := wrong_value((), cfg, key, None, ())):
             yield (key,), f'{key} {wrong}'
@@ -87,6 +105,7 @@ def _faults_at(
         for key in node:
             hint = '' if key in found.names else nearest(key, found.names, 0.6 if sure else NEAR)
             if key not in found.names and (sure or hint):
+                hint = HINTS.get((*path, key), hint)
                 yield (*path, str(key)), f'{place} takes no {key}.{hint}'
     if missing := [] if _may_lack(path, node) else sorted(found.required - {*node}):
         yield path, f'{place} lacks what it needs: {", ".join(map(repr, missing))}.'
@@ -122,7 +141,10 @@ def _unknown_type(cfg: Config, path: tuple[str, ...], node: dict) -> str | None:
     registry = registry_of(path)
     prefix, _, name = str(node['type']).rpartition('.')
     names = registered_names(prefix or scope_at(cfg, path), registry)
-    hint = nearest(name, names, 0.6 if registry else NEAR)
+    own = {f'{OWN_SCOPE}.{own}' for own in registered_names(OWN_SCOPE, registry)}
+    hint = nearest(name, names, 0.6 if registry else NEAR) or nearest(
+        f'{OWN_SCOPE}.{name}', own, NEAR
+    )
     if not registry and not hint:
         return None
     hint = hint or ' Is its module in custom_imports, and is what it needs installed?'
@@ -136,4 +158,6 @@ def _wrong_values(
     for key in node:
         wrong = wrong_value(path, node, key, found.annotations.get(key), targets)
         if wrong:
-            yield (*path, str(key)), f'{describe_place(path, node)}: {key} {wrong}'
+            kind = type_name(node.get('type'))
+            place = '.'.join((*path, str(key))) + (f' ({kind})' if kind else '')
+            yield (*path, str(key)), f'{place} {wrong}'

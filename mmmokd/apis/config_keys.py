@@ -19,6 +19,7 @@ from mmengine.runner import (
 )
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.distributed import init_process_group
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.utils.data import DataLoader
 
 from .config_tree import get_node, type_name
@@ -29,6 +30,7 @@ from .config_types import (
     arguments_of,
     common_arguments,
     find_types,
+    registered_names,
 )
 from .runtime import DATALOADERS, MMENGINE_HOOKS
 
@@ -59,6 +61,7 @@ REGISTRIES = {
     'pipeline': ('transform',),
     'sampler': ('data sampler', 'sampler'),
     'batch_sampler': ('data sampler', 'sampler'),
+    'optim_wrapper': ('optim_wrapper', 'optimizer_wrapper'),
     'optimizer': ('optimizer',),
     'param_scheduler': ('parameter scheduler',),
     'default_hooks': ('hook',),
@@ -71,6 +74,7 @@ REGISTRIES = {
     'visualizer': ('visualizer',),
     'vis_backends': ('vis_backend',),
 }
+MODEL = ('model',)
 MODEL_PARTS = (
     'model',
     'backbone',
@@ -100,6 +104,7 @@ BY_NAME = {
 BY_OWN_NAME = ('default_hooks', 'param_scheduler')
 OWN_CONSTRUCTOR = 'BranchOptimWrapperConstructor'
 OWN_MODEL = 'MOKD'
+PARTS = ('backbone', 'projector', 'search_head')
 HEADS = ('sm', 'st', 'cm', 'ct')
 
 
@@ -163,6 +168,8 @@ def arguments_at(cfg: Config, path: Sequence[str]) -> Arguments:
     path, node = tuple(path), get_node(cfg, path)
     if not isinstance(node, dict) or not path:
         return UNKNOWN
+    if path[-1] == 'data_preprocessor' and 'type' not in node:
+        return _of_preprocessors(cfg, path)
     if path in FIXED:
         return Arguments(frozenset(FIXED[path]))
     found = _of_runner(path, node) or _of_own(cfg, path)
@@ -233,6 +240,15 @@ def role_of(path: Sequence[str]) -> str:
     return names[-1]
 
 
+def _of_preprocessors(cfg: Config, path: tuple[str, ...]) -> Arguments:
+    """What any preprocessor of data takes: its type is up to the model."""
+    scope = scope_at(cfg, path)
+    names = [name for name in registered_names(scope, MODEL) if name.endswith('DataPreprocessor')]
+    targets = [each for name in names for each in find_types(name, scope, MODEL).targets]
+    known = [arguments_of(each).names or () for each in targets]
+    return Arguments(frozenset({*ANY_TYPE}.union(*known))) if known else UNKNOWN
+
+
 def registry_of(path: Sequence[str]) -> tuple[str, ...]:
     """Which registries the type of a dict is looked up in.
 
@@ -244,7 +260,7 @@ def registry_of(path: Sequence[str]) -> tuple[str, ...]:
     """
     role = role_of(path)
     if path[0] == 'model':
-        return ('model',) if role in MODEL_PARTS else ()
+        return MODEL if role in MODEL_PARTS else ()
     return REGISTRIES.get(role, ())
 
 
@@ -275,6 +291,9 @@ def _of_runner(path: tuple[str, ...], node: dict) -> Arguments | None:
         return loader.with_names(LOADER_KEYS)._replace(required=frozenset({'dataset', 'sampler'}))
     if path == ('optim_wrapper',):
         return _of_optim_wrapper(node)
+    if path == ('optim_wrapper', 'clip_grad'):
+        found = _union((clip_grad_norm_, clip_grad_value_)).without({'parameters'})
+        return found._replace(required=frozenset()).with_names({'type', 'per_parameter'})
     callables = {
         ('randomness',): (Runner.set_randomness,),
         ('env_cfg', 'mp_cfg'): (set_multi_processing,),
@@ -319,9 +338,10 @@ def _of_optim_wrapper(node: dict) -> Arguments | None:
     # Also those of mixed precision, which --amp turns on later.
     found = _union((OptimWrapper.__init__, AmpOptimWrapper.__init__)).without({'self'})
     found = found._replace(required=frozenset())
-    known = found.with_names({*ANY_TYPE, 'constructor', 'paramwise_cfg'})
+    known = found.with_names({*ANY_TYPE, 'constructor'})
     if constructor == OWN_CONSTRUCTOR:
         return known.with_names({'branches'})
+    known = known.with_names({'paramwise_cfg'})
     return known if constructor in ('', 'DefaultOptimWrapperConstructor') else None
 
 
@@ -337,6 +357,8 @@ def _of_own(cfg: Config, path: tuple[str, ...]) -> Arguments | None:
     if own and path[:2] == ('optim_wrapper', 'branches'):
         if len(path) == 3:
             return Arguments(frozenset({'optimizer', 'parts'}))
+        if len(path) == 4 and path[3] == 'parts':
+            return Arguments(frozenset(PARTS))
         if len(path) == 5 and path[3] == 'parts':
             return Arguments(frozenset({'lr', 'weight_decay', 'decay_all'}))
     return None

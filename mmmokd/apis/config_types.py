@@ -4,6 +4,7 @@
 import ast
 import functools
 import importlib
+import importlib.util
 import inspect
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -136,6 +137,22 @@ def _registries(scope: str) -> tuple[list[Registry], bool]:
     # mmengine falls back to its own registry where a scope has none of the kind.
     found += [root for root in roots if scope not in root.children]
     return list({id(each): each for each in found}.values()), sure
+
+
+def is_scope(scope: str) -> bool:
+    """Whether types can be looked up in a scope.
+
+    Args:
+        scope (str): As ``default_scope`` has it.
+
+    Returns:
+        bool: True if a library of the name has registries, or a registry was made for it.
+    """
+    made = any(scope in root.children for root in _mmengine_registries())
+    try:
+        return made or importlib.util.find_spec(f'{scope}.registry') is not None
+    except (ImportError, ValueError):
+        return False
 
 
 @functools.cache

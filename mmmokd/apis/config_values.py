@@ -9,10 +9,10 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from .config_keys import nearest, role_of
+from .config_tree import type_name
 from .runtime import DATALOADERS
 
 NUMBERS = (int, float, bool, type(None))
-LOG_LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
 INFINITY = math.inf
 
 
@@ -26,6 +26,7 @@ class Rule(NamedTuple):
         also (tuple): Values that are right besides. Defaults to (None,).
         each (bool): Whether a list may stand for the number, in which each is checked. Defaults to
             False.
+        above (bool): Whether ``low`` itself is wrong. Defaults to False.
     """
 
     low: float
@@ -33,6 +34,7 @@ class Rule(NamedTuple):
     whole: bool = False
     also: tuple = (None,)
     each: bool = False
+    above: bool = False
 
     def fits(self, value: Any) -> bool:
         """Whether a value is right.
@@ -51,11 +53,15 @@ class Rule(NamedTuple):
             return all(map(self.fits, value))
         if not isinstance(value, Real) or isinstance(value, bool):
             return False
+        if self.above and value == self.low:
+            return False
         return self.low <= value <= self.high and (not self.whole or value == int(value))
 
     def __str__(self) -> str:
         kind = 'an integer' if self.whole else 'a number'
-        if self.high == INFINITY:
+        if self.above:
+            text = f'{kind} above {self.low}'
+        elif self.high == INFINITY:
             text = f'{kind} of {self.low} or more'
         else:
             text = f'{kind} from {self.low} to {self.high}'
@@ -66,10 +72,11 @@ class Rule(NamedTuple):
 ONE = Rule(1, whole=True)
 NATURAL = Rule(0, whole=True)
 SHARE = Rule(0, 1)
-SIZE = Rule(1, each=True)
+SIZE = Rule(1, whole=True, each=True)
 NOT_NEGATIVE = Rule(0)
+POSITIVE = Rule(0, above=True, each=True)
 NEVER_OR_ONE = Rule(1, whole=True, also=(-1, None))
-# By what a dict is to the one around it, then by key. '*' is any dict that is built.
+# By what a dict is to the one around it, or by its type, then by key. '*' is any dict.
 RULES: dict[str, dict[str, Rule]] = {
     'dataloader': dict(
         batch_size=Rule(1, whole=True, also=()),
@@ -88,7 +95,7 @@ RULES: dict[str, dict[str, Rule]] = {
     'auto_scale_lr': dict(base_batch_size=Rule(1, whole=True, also=())),
     'log_processor': dict(window_size=ONE),
     'optim_wrapper': dict(accumulative_counts=ONE),
-    'clip_grad': dict(max_norm=NOT_NEGATIVE, clip_value=NOT_NEGATIVE),
+    'clip_grad': dict(max_norm=POSITIVE, clip_value=POSITIVE),
     'optimizer': dict(
         lr=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE, momentum=SHARE, eps=Rule(0, each=True)
     ),
@@ -99,9 +106,16 @@ RULES: dict[str, dict[str, Rule]] = {
         base_momentum=SHARE,
         freeze_epochs=NOT_NEGATIVE,
     ),
-    'param_scheduler': dict(begin=NOT_NEGATIVE, end=NOT_NEGATIVE, eta_min=NOT_NEGATIVE),
+    'param_scheduler': dict(
+        begin=NOT_NEGATIVE, end=NOT_NEGATIVE, eta_min=NOT_NEGATIVE, warmup=NOT_NEGATIVE
+    ),
     'branches': dict(cross_weight=Rule(0, also=())),
-    'pipeline': dict(crop_size=SIZE, size=SIZE, num=NATURAL),
+    'pipeline': dict(crop_size=SIZE, size=SIZE, scale=POSITIVE),
+    'heads': dict(
+        center_momentum=SHARE, loss_weight=NOT_NEGATIVE, warmup_teacher_temp_epochs=NOT_NEGATIVE
+    ),
+    'LoggerHook': dict(interval=Rule(1, whole=True, also=())),
+    'MOKD': dict(num_global_views=Rule(1, whole=True, also=())),
     '*': dict(
         img_size=SIZE,
         patch_size=SIZE,
@@ -113,6 +127,14 @@ RULES: dict[str, dict[str, Rule]] = {
     ),
 }
 RULES['custom_hooks'] = RULES['default_hooks']
+# By place.
+CHOICES: dict[tuple[str, ...], tuple] = {
+    ('log_level',): ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'),
+    ('launcher',): ('none', 'pytorch', 'slurm', 'mpi'),
+    ('sync_bn',): ('torch', 'mmcv', None),
+    ('env_cfg', 'mp_cfg', 'mp_start_method'): ('fork', 'spawn', 'forkserver'),
+}
+TEXTS = (('load_from',), ('work_dir',), ('default_scope',))
 SWITCHES = ('by_epoch', 'cudnn_benchmark', 'deterministic', 'diff_rank_seed', 'enable', 'resume')
 # Attributes of classes of mmpretrain, mmdet and mmseg that say what an argument may be.
 TABLES = dict(depth=('arch_settings',), arch=('arch_zoo', 'arch_settings'))
@@ -134,29 +156,34 @@ def wrong_value(
         str, optional: ``'should be an integer of 1 or more, not 0'``; None if nothing is known to
         be wrong.
     """
-    value = node[key]
-    allowed = _by_rule(path, key, value) or _by_annotation(path, annotation, value)
+    value, place = node[key], (*path, key)
+    kind = type_name(node.get('type'))
+    allowed = _by_rule(path, kind, key, value) or _by_annotation(path, annotation, value)
     if allowed is None and key in SWITCHES and not isinstance(value, bool | int | None):
         allowed = 'True or False'
-    if allowed is None and not path and key == 'log_level' and value not in LOG_LEVELS:
-        allowed = f'one of {", ".join(LOG_LEVELS)}'
+    if allowed is None and place in TEXTS and not isinstance(value, str | None):
+        allowed = 'a text'
+    if allowed is None and place in CHOICES and value not in CHOICES[place]:
+        allowed = f'one of {", ".join(map(str, CHOICES[place]))}'
     if allowed is not None:
         return f'should be {allowed}, not {value!r}'
     return _by_table(key, value, targets)
 
 
-def _by_rule(path: Sequence[str], key: str, value: Any) -> str | None:
+def _by_rule(path: Sequence[str], kind: str, key: str, value: Any) -> str | None:
     if not path:
         return None
     role = role_of(path)
     if role in (*DATALOADERS, 'bank_dataloader'):
         role = 'dataloader'
-    if len(path) > 1 and path[-2] in ('branches', 'parts') and path[-1] != 'optimizer':
+    if len(path) > 2 and path[-2] in ('branches', 'parts', 'heads'):
         role = path[-2]
-    for rules in (RULES.get(role, {}), RULES['*']):
+    for rules in (RULES.get(kind, {}), RULES.get(role, {}), RULES['*']):
         rule = rules.get(key)
         if rule and not rule.fits(value):
             return str(rule)
+        if rule:
+            break
     return None
 
 

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmmokd.utils.misc import is_epoch_based
 
 from .checkpoint import find_resume_checkpoint
-from .signals import Interrupted, as_interrupted, this_command
+from .signals import this_command, where
 
 
 class PositionHook(Hook):
@@ -45,17 +45,10 @@ def resumable(work_dir: str) -> Iterator[PositionHook]:
 
     Yields:
         PositionHook: To be registered in the Runner.
-
-    Raises:
-        Interrupted: As it came, with the message.
     """
     hook = PositionHook()
-    try:
-        with as_interrupted():
-            yield hook
-    except Interrupted as error:
-        error.where = hook.position + how_to_go_on(work_dir)
-        raise
+    with where(lambda: hook.position + how_to_go_on(work_dir)):
+        yield hook
 
 
 def how_to_go_on(work_dir: str) -> str:

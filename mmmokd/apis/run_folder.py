@@ -211,7 +211,7 @@ def _remove_run(cfg: Config, folders: list[Path], checkpoints: list[Path]) -> No
     # Beside its log a run keeps a copy of its config, by which the other copy is known.
     texts = {file.read_bytes() for log in logs for file in log.glob('vis_data/config.py')}
     configs = [file for file in folders[0].glob('*.py') if file.read_bytes() in texts]
-    configs = [file for file in configs if file.resolve() != Path(cfg.filename).resolve()]
+    configs = [file for file in configs if file.resolve() != Path(cfg.filename or '').resolve()]
     for path in [*checkpoints, folders[0] / POINTER, *configs, *logs]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,8 +19,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 COMMAND, RERUN = 'MMMOKD_COMMAND', 'MMMOKD_RERUN'
 RESUME = re.compile(r'--r(e(s(u(me?)?)?)?)?(=.*)?')  # as argparse takes it, shortened or not
 OVERWRITE = re.compile(r'--o(v(e(r(w(r(i(te?)?)?)?)?)?)?)?')
+GRACE = 5.0  # seconds that one of several processes has to end by itself
 
-_received: list[int] = []  # signals that ended what ran
+_where: list[Callable[[], str]] = []  # say how far what runs has come
+_received: list['Interrupted'] = []  # what ended what ran
+_told: list[bool] = []  # whether its user knows
+
+
+def _forget_parent() -> None:
+    """A process that is forked from this one has no news for it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -30,71 +40,105 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
-        super().__init__()
+        by = '' if number == signal.SIGINT else f' by {signal.Signals(number).name}'
+        super().__init__(f'interrupted{by}{_where[-1]() if _where else ""}')
         self.number = number
-        self.where = ''
 
-    def __str__(self) -> str:
-        by = '' if self.number == signal.SIGINT else f' by {signal.Signals(self.number).name}'
-        return f'interrupted{by}{self.where}'
+
+@contextmanager
+def where(describe: Callable[[], str]) -> Iterator[None]:
+    """Say, if the block is interrupted, how far it has come and how to go on.
+
+    Args:
+        describe (Callable): Returns the rest of the sentence that begins with "interrupted".
+    """
+    _where.append(describe)
+    try:
+        yield
+    finally:
+        _where.remove(describe)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let the signals that ask a process to end raise :class:`Interrupted`, once.
 
-    A second Ctrl-C ends the process at once; under torchrun, which sends the signal on to who has it
-    from the terminal already, it does nothing.
+    A second Ctrl-C ends the process at once; under torchrun, which may send on what the process has
+    from the terminal already, it does nothing. Of several processes the first tells of it; the
+    others have nothing to say, and end at once, whatever they wait for.
 
     Raises:
-        Interrupted: At a signal, also where the block made another error of it.
+        Interrupted: At a signal, also where the block made another error of it: PyTorch's writer of
+            files raises a KeyboardInterrupt of its own, and a connection to a process that was
+            interrupted, too, may break before this one is.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    process = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a process that was forked from this one
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        again = signal.SIG_IGN if 'TORCHELASTIC_RUN_ID' in os.environ else signal.SIG_DFL
-        signal.signal(signal.SIGINT, again)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _received.append(number)
-        raise Interrupted(number)
-
-    # One that whoever started this process had it ignore, as nohup does, stays ignored.
+    # What whoever started this process had it ignore, as nohup does, stays ignored.
     before = {number: signal.getsignal(number) for number in SIGNALS}
     before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
+    if threading.current_thread() is not threading.main_thread() or not before:
+        yield
+        return
+    stop = _stop_once(os.getpid()) if os.environ.get('RANK', '0') == '0' else signal.SIG_DFL
     for number in before:
         signal.signal(number, stop)
     try:
-        with as_interrupted():
+        with _ending_if_stuck():
             yield
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, Interrupted) or not _received:
+            raise
+        raise _received[0] from error
     finally:
         _received.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def _stop_once(process: int) -> Callable[[int, FrameType | None], None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # one that was forked from this one
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        again = signal.SIG_IGN if 'TORCHELASTIC_RUN_ID' in os.environ else signal.SIG_DFL
+        signal.signal(signal.SIGINT, again)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _received.append(Interrupted(number))
+        raise _received[0]
+
+    return stop
+
+
 @contextmanager
-def as_interrupted() -> Iterator[None]:
-    """Make an :class:`Interrupted` of whatever a library made of one.
+def _ending_if_stuck() -> Iterator[None]:
+    """End the first of several processes, too, if it waits for one of them that ended.
 
-    PyTorch's writer of files raises another KeyboardInterrupt in its place; a connection to a process
-    that was interrupted, too, may break before this one is.
-
-    Raises:
-        Interrupted: If the block raised anything after a signal came.
+    A handler of Python's runs between two of its instructions, and the call of a GPU that waits for
+    others does not come to an end.
     """
+    if os.environ.get('RANK') != '0':
+        yield
+        return
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+
+    def end_if_stuck() -> None:
+        number = os.read(receiver, 1)
+        if number:  # else the block is over
+            time.sleep(GRACE)
+            error = _received[0] if _received else Interrupted(number[0])
+            if not _told:
+                print(f'\n{error}', file=sys.stderr, flush=True)
+            os._exit(128 + error.number)
+
+    threading.Thread(target=end_if_stuck, daemon=True).start()
+    os.register_at_fork(after_in_child=_forget_parent)
+    before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     try:
         yield
-    except (KeyboardInterrupt, Exception) as error:
-        if isinstance(error, Interrupted) or not _received:
-            raise
-        raise Interrupted(_received[0]) from error
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(sender)
 
 
 def this_command(resume: bool) -> str:
@@ -107,7 +151,7 @@ def this_command(resume: bool) -> str:
         str: The command; of a script that runs the tools, the script's.
     """
     if RERUN in os.environ:
-        return os.environ[RERUN]
+        return os.environ[RERUN].strip()
     words = shlex.split(os.environ[COMMAND]) if COMMAND in os.environ else sys.orig_argv
     kept, skip = [], False
     for word in words:
@@ -127,26 +171,11 @@ def end_interrupted(error: KeyboardInterrupt, tell: Callable[[str], None]) -> No
     """
     if not isinstance(error, Interrupted):
         error = Interrupted()
-    if os.environ.get('RANK', '0') == '0':
-        print(f'\n{error}', file=sys.stderr, flush=True)
+    print(f'\n{error}', file=sys.stderr, flush=True)
+    _told.append(True)
     tell(str(error))
     code = 128 + error.number
     if 'RANK' in os.environ:  # processes that wait for one another would not end by themselves
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
-
-
-@contextmanager
-def repeatable() -> Iterator[None]:
-    """Say of a command that goes on by itself where it was how to do so.
-
-    Raises:
-        Interrupted: As it came, with the message.
-    """
-    try:
-        with as_interrupted():
-            yield
-    except Interrupted as error:
-        error.where = f'; go on with: {this_command(resume=False)}'
-        raise

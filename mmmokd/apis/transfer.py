@@ -10,11 +10,11 @@ from mmengine.registry import DefaultScope
 
 from mmmokd.registry import MODELS
 from mmmokd.weights import backbone_prefix, read_weights, select_weights
+from mmmokd.weights.loaded import pretrained_entries
 
 from .config import load_config
 from .export_branch import choose_branch, key_report
 from .feature_maps import check_feature_maps
-from .runtime import refuse_ignored_prefix
 
 
 def plan_transfer(
@@ -54,7 +54,6 @@ def plan_transfer(
     scope = cfg.get('default_scope') or 'mmpretrain'
     report, options = [], {}
     for key, part in _pretrained_parts(cfg):
-        refuse_ignored_prefix(key, dict(part, init_cfg=dict(prefix=prefix)), scope)
         with DefaultScope.overwrite_default_scope(scope):
             module = MODELS.build(dict(part, init_cfg=None))
         report.append(f'{key} of {config}:')
@@ -92,8 +91,7 @@ def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:
     stack = [('model', model)]
     while stack:
         key, node = stack.pop()
-        init_cfg = node.get('init_cfg')
-        pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
+        pretrained = bool(pretrained_entries(node.get('init_cfg')))
         if pretrained and key != 'model.backbone':
             yield key, node
         stack += [(f'{key}.{k}', v) for k, v in node.items() if isinstance(v, dict)]

@@ -20,6 +20,7 @@ from mmmokd.utils.atomic import explain_os_error
 
 from .config_keys import describe_place, keys_of_type, known_keys, nearest
 from .config_tree import iter_dicts, type_name
+from .shared_memory import explain_exhausted
 
 # What this package raises, with a message for people, where what it was given is wrong.
 USER_ERRORS = (
@@ -36,6 +37,17 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 # may as well be of a GPU or of other processes, unless a line of theirs raised it.
 DATA_ERRORS = (OSError, AssertionError)
 DATASET_MODULES = ('mmpretrain.datasets', 'mmdet.datasets', 'mmseg.datasets')
+# What only some configs need, and how to get it.
+OPTIONAL = {
+    'mlflow': 'bash tools/setup_env.sh loggers, or pip install mlflow',
+    'mmdet': 'bash tools/setup_env.sh det',
+    'mmseg': 'bash tools/setup_env.sh seg',
+    'pycocotools': 'bash tools/setup_env.sh det, or pip install pycocotools',
+    'tensorboard': 'pip install tensorboard',
+    'timm': 'bash tools/setup_env.sh optional, or pip install timm',
+    'transformers': "pip install 'transformers>=4.53,<5'",
+    'wandb': 'bash tools/setup_env.sh loggers, or pip install wandb',
+}
 IN_WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+\.\n')
 FRAME = re.compile(r'^ +File "(.+)", line \d+, in .*(?:\n {4}(.+))?', re.MULTILINE)
 BUILDERS = (build_from_cfg.__code__, build_scheduler_from_cfg.__code__)
@@ -89,6 +101,10 @@ def explain_error(error: BaseException) -> str | None:
     Returns:
         str, optional: One message; None if the error may be a fault to be traced.
     """
+    if isinstance(error, ImportError):
+        return _explain_import(error)
+    if message := explain_exhausted(error):
+        return message
     if is_user_error(error):
         text = str(error)
         wrapped = IN_WORKER.match(text)
@@ -107,6 +123,18 @@ def _file_in_use(error: OSError) -> str | None:
         for value in frame.f_locals.values():
             if isinstance(value, io.IOBase) and isinstance(getattr(value, 'name', None), str):
                 return value.name
+    return None
+
+
+def _explain_import(error: ImportError) -> str | None:
+    """A package that only some configs need, and that is not installed or broken."""
+    while isinstance(error.__context__, ImportError):  # a library says it in its own words
+        error = error.__context__
+    text = str(error)
+    names = [(error.name or '').partition('.')[0], *re.findall(r'[\w-]+', text)]
+    for name in names:
+        if name in OPTIONAL:
+            return f'the config needs {name}, which cannot be imported ({text}): {OPTIONAL[name]}'
     return None
 
 

@@ -34,7 +34,8 @@ def split_labelled(dataloader: DataLoader | dict, bank_share: float) -> tuple[di
         tuple[dict, dict]: Configs of the dataloaders of the bank and of the queries.
 
     Raises:
-        ValueError: If the share is out of range, or ``dataloader`` is no config.
+        ValueError: If the share is out of range, or leaves no queries, or ``dataloader`` is no
+            config.
     """
     if not 0 < bank_share < 1:
         raise ValueError(f'bank_share must be between 0 and 1, but got {bank_share}')
@@ -47,6 +48,12 @@ def split_labelled(dataloader: DataLoader | dict, bank_share: float) -> tuple[di
     if isinstance(dataset, dict):
         dataset = DATASETS.build(dataset)
     bank, queries = (LabelledShare(dataset, bank_share, rest=rest) for rest in (False, True))
+    if not len(queries):
+        raise ValueError(
+            f'bank_share={bank_share:g} of each class leaves none of the {len(dataset)} labelled '
+            'images to be recognised: give more of each class, another bank_share, or a '
+            'bank_dataloader of its own'
+        )
     print_log(
         f'Labelled images: {len(bank)} of {len(dataset)} ({bank_share:g} of each class) are the '
         f'bank, the other {len(queries)} are queries',

@@ -1,16 +1,20 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Data workers that end with the process they work for."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 POLL_INTERVAL = 1.0  # seconds
 

@@ -10,10 +10,22 @@ from torch import Tensor, nn
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 
 from .branches import describe_backbone
-from .vit_names import rename_vit, resize_pos_embed, vit_library
+from .vit_names import VIT_NAMES, rename_vit, resize_pos_embed, vit_library
 
-_SCALES = re.compile(r'.*(\.gamma[12]\.weight|\.ls[12]\.gamma)')
-_GATES = re.compile(r'.*\.(w12|w3)\.\w+')
+# What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
+_OPTIONS = (
+    (
+        re.compile(r'.*(\.gamma[12]\.weight|\.ls[12]\.gamma)'),
+        'layer scales',
+        'layer_scale_init_value=1e-5',
+    ),
+    (
+        re.compile(r'.*\.w12\.weight'),
+        'gated layers',
+        "layer_cfgs=dict(ffn_type='swiglu_fused')",
+    ),
+    (re.compile(r'patch_embed\.projection\.bias'), 'a bias of patches', 'patch_bias=True'),
+)
 # Parts of a transformer that its other weights were trained with: features are wrong without them.
 _NEEDED_PARTS = {
     'rope_embed': 'a rotary position embedding (DINOv3), which no ViT with absolute positions has',
@@ -23,11 +35,11 @@ _NEEDED_PARTS = {
     'dist_token': "a distillation token, as mmpretrain's DistilledVisionTransformer has it",
     'norm_pre': 'a norm before the first block: pre_norm=True',
 }
-_RESNET_ANCHORS = ('conv1.weight', 'layer1.0.conv1.weight')
-# What a file of a plain model may lack: deformable convolutions and plugins in a ResNet's blocks; of
-# a ViT a final norm, where another feature is read, and relative positions. They do not start random.
+_RESNET = re.compile(r'layer[1-4]\.0\.conv1\.weight')
+# What a file of a plain model may lack: of a ResNet, offsets of deformable convolutions and plugins;
+# of a ViT a final norm, where another feature is read, and relative positions.
 _EXTRAS = {
-    'ResNet': re.compile(r'layer\d\.\d+\.(?!conv\d\.(weight|bias)|bn\d\.|downsample\.\d\.).*'),
+    'ResNet': re.compile(r'layer\d\.\d+\.(conv\d\.conv_offset|\w+_block)\..*'),
     'ViT': re.compile(r'(ln\d|norm|fc_norm)\.(weight|bias)|.*relative_position.*'),
 }
 
@@ -43,7 +55,7 @@ def backbone_kind(weights: Mapping[str, Tensor]) -> str | None:
     """
     if vit_library(weights) is not None:
         return 'ViT'
-    return 'ResNet' if all(key in weights for key in _RESNET_ANCHORS) else None
+    return 'ResNet' if any(map(_RESNET.fullmatch, weights)) else None
 
 
 def load_backbone(
@@ -83,12 +95,12 @@ def load_backbone(
         if strange:
             raise ValueError(
                 f'{source} has {len(strange)} weights that {type(module).__name__} has no place '
-                f'for: {name_some(strange)}{_hint(strange)}'
+                f'for: {name_some(strange)}'
             )
     except ValueError as error:
         raise ValueError(
             f'{error}. The weights are of {describe_backbone(weights)}, the model that they should '
-            f'go to is {describe_backbone(own)}{_hint_lacking(own, weights)}'
+            f'go to is {describe_backbone(own)}{_hint(own, weights)}'
         ) from error
     return unexpected
 
@@ -128,18 +140,16 @@ def _check_needed_parts(
             )
 
 
-def _hint(strange: list[str]) -> str:
-    if any(map(_GATES.fullmatch, strange)):
-        return ": give the backbone layer_cfgs=dict(ffn_type='swiglu_fused')"
-    if any(map(_SCALES.fullmatch, strange)):
-        return ', its layer scales: give the backbone layer_scale_init_value=1e-5'
-    return ''
-
-
-def _hint_lacking(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    if any(map(_SCALES.fullmatch, own)) and not any(map(_SCALES.fullmatch, weights)):
-        return ' with layer scales: leave layer_scale_init_value out'
-    return ''
+def _hint(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Which argument of a ViT makes it fit."""
+    hints = []
+    for pattern, what, argument in _OPTIONS:
+        ours, theirs = (any(map(pattern.fullmatch, keys)) for keys in (own, weights))
+        if theirs and not ours:
+            hints.append(f'the weights have {what}: give the backbone {argument}')
+        elif ours and not theirs:
+            hints.append(f'only the model has {what}: leave {argument} out')
+    return ''.join(f'; {hint}' for hint in hints)
 
 
 def adapt_weights(
@@ -161,6 +171,11 @@ def adapt_weights(
     adapted = rename_vit(weights, theirs, ours)
     for key in ('pos_embed', 'encoder.pos_embedding'):
         found, wanted = adapted.get(key), own.get(key)
-        if found is not None and wanted is not None and found.shape[1] != wanted.shape[1]:
+        if found is None or wanted is None:
+            continue
+        class_token = VIT_NAMES[ours]['class_token']
+        if class_token in adapted and class_token not in own:  # nor has it the position of one
+            adapted[key] = found = found[:, 1:]
+        if found.shape[1] != wanted.shape[1]:
             adapted[key] = resize_pos_embed(found, wanted.shape[1], source)
     return adapted

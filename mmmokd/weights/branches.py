@@ -173,6 +173,8 @@ def select_weights(file: WeightFile, prefix: str) -> dict[str, Tensor]:
         chosen = {k[len(begin) :]: v for k, v in file.weights.items() if k.startswith(begin)}
         if chosen:
             return chosen
+    if prefix == 'state_dict.':  # not the averages beside it, which would be taken without a prefix
+        return {k: v for k, v in file.weights.items() if k.partition('.')[0] not in AVERAGES}
     raise ValueError(f'{file.path} has no weights below {prefix!r}. {describe_contents(file)}')
 
 

@@ -21,6 +21,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mmmokd.utils.state_dict import name_some
 
@@ -61,7 +62,7 @@ _initialization: ContextVar[_Initialization | None] = ContextVar('_initializatio
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None:
+        if tensor is not None and not is_lazy(tensor):
             yield name, tensor
 
 
@@ -210,6 +211,14 @@ def _initialize(module: nn.Module, method: Callable, *args: Any, **kwargs: Any) 
     module.init_cfg = None if take_over else loads[0]
     try:
         result = method(module, *args, **kwargs)
+    except (AssertionError, AttributeError, IndexError, KeyError) as error:
+        if take_over or not reads_checkpoint_itself(type(module)):
+            raise
+        raise ValueError(
+            f'{type(module).__name__} reads {loads[0].get("checkpoint")} by itself, and finds nothing '
+            f'there that it knows ({type(error).__name__}: {error}). With a prefix, it takes its own '
+            'weights from below that name'
+        ) from error
     finally:
         module.init_cfg = init_cfg
     if first_time:

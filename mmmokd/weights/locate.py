@@ -86,10 +86,10 @@ def find_backbone(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], sour
         counts.update(key[:end] for end in ends if key[end:] in wanted)
     most = max(counts.values(), default=0)
     prefixes = [prefix for prefix, count in counts.items() if count == most]
-    if not prefixes or '' in prefixes:
-        return Found(dict(weights), '', [])
-    best = min(map(_rank, prefixes))
+    best = min(map(_rank, prefixes), default=0)
     chosen = [prefix for prefix in prefixes if _rank(prefix) == best]
+    if not chosen or '' in chosen:
+        return Found(dict(weights), '', [])
     if len(chosen) > 1:
         raise ValueError(
             f'{source} has the weights of several models: give one of the prefixes '
@@ -97,7 +97,7 @@ def find_backbone(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], sour
         )
     [prefix] = chosen
     found = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-    return Found(found, prefix, [other for other in prefixes if other != prefix])
+    return Found(found, prefix, [other or 'state_dict' for other in prefixes if other != prefix])
 
 
 def _rank(prefix: str) -> int:

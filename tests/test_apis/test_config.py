@@ -210,4 +210,5 @@ def test_blanks_stay_in_a_text(tmp_path):
 
 @pytest.mark.parametrize('text', ['~nobodys-name,x', f'{"a" * 300},b'])
 def test_list_that_can_be_no_file(text):
-    assert load(FOLDER, f'load_from={text}').load_from == text.split(',')
+    cfg = load(FOLDER, f'train_dataloader.dataset.extensions={text}')
+    assert cfg.train_dataloader.dataset.extensions == text.split(',')

@@ -1,6 +1,9 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import json
+import os
+import re
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmmokd.apis import read_checkpoint
+from mmmokd.apis.run_folder import claim_run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, 'tools/train.py')
@@ -163,6 +168,54 @@ def test_killed_run_resumes_to_the_same_weights(run, cpu_env, whole_run, tiny_co
         assert torch.equal(resumed['state_dict'][key], value), key
 
 
+def test_interrupted_run_says_how_to_go_on(run, cpu_env, tiny_config, tmp_path):
+    command = train_command(tiny_config, tmp_path, '--overwrite')
+    command += ['train_dataloader.num_workers=2', 'train_cfg.max_epochs=60']
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=cpu_env, start_new_session=True, **pipes)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if '[2][1/4]' in line:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            break
+    lines += process.communicate(timeout=60)[0].splitlines(keepends=True)
+    text = ''.join(lines)
+    assert process.returncode == 130, text
+    assert 'Traceback' not in text
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    said = re.search(
+        r'^interrupted after epoch \d+(?:, iteration [1-4] of 4)?, newest checkpoint '
+        rf'{tmp_path}/epoch_\d+.pth; resume with: (.*)\n\Z', text, re.MULTILINE,
+    )  # fmt: skip
+    assert said, text
+    assert not list(tmp_path.glob('.*.part'))
+
+    done = run(*shlex.split(said[1]))
+    assert done.returncode == 0, done.stdout
+    assert f'resuming from {tmp_path / "epoch_"}' in done.stdout
+    assert (tmp_path / 'epoch_60.pth').exists()
+
+
+def test_run_is_not_written_over(train_here, whole_run, tiny_config):
+    before = sorted(whole_run.iterdir())
+    status, printed = train_here(tiny_config, '--work-dir', whole_run)
+    assert status == 2 and printed.count('\n') <= 3
+    assert f'{whole_run} holds checkpoints of an earlier run (epoch_' in printed
+    assert '--resume' in printed and '--work-dir' in printed and '--overwrite' in printed
+    assert sorted(whole_run.iterdir()) == before
+    status, printed = train_here(tiny_config, '--resume', '--overwrite')
+    assert status == 2 and '--resume goes on with the run that --overwrite would rem' in printed
+
+
+def test_folder_in_use_is_refused(train_here, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmmokd.apis.run_folder.LOCK_TIMEOUT', 0.0)
+    with claim_run_folder(Config(dict(work_dir=str(tmp_path)))):
+        status, printed = train_here(tiny_config, '--work-dir', tmp_path)
+    assert status == 2 and f'another run writes to {tmp_path} (process {os.getpid()} ' in printed
+
+
 def test_checkpoint_of_another_model_is_refused(run, whole_run, tiny_config, tmp_path):
     weights = read_checkpoint(whole_run / f'epoch_{EPOCHS}.pth')['state_dict']
     lacking = {key: value for key, value in weights.items() if 'classifier' not in key}
@@ -173,3 +226,17 @@ def test_checkpoint_of_another_model_is_refused(run, whole_run, tiny_config, tmp
     assert 'the checkpoint lacks 4 of the 10 weights of ImageClassifier' in done.stdout
     log = next(tmp_path.glob('*/*.log'))
     assert f'traceback: {log}' in done.stdout and 'Traceback' in log.read_text()
+
+
+def test_resume_with_another_batch_size(run, whole_run, tiny_config, tmp_path):
+    """The tool adds the hook; mmengine's schedule is that of a run with four images from the start."""
+    command = (*TRAIN, tiny_config, '--work-dir', tmp_path, '--resume', whole_run / 'epoch_2.pth')
+    options = ('train_cfg.max_epochs=3', 'train_dataloader.batch_size=4')
+    done = run(*command, '--no-validate', '--cfg-options', *options)
+    assert done.returncode == 0, done.stdout
+    assert 'batch size 2 -> 4, iterations per epoch 4 -> 2, epochs 40 -> 3.' in done.stdout
+    assert 'goes on after epoch 2, at iteration 4 of 6 (8 in the checkpoint)' in done.stdout
+    assert 'auto_scale_lr is off: learning rates stay those of the config' in done.stdout
+    rates = [float(rate) for rate in re.findall(r'Epoch\(train\) \[3\].* lr: (\S+)', done.stdout)]
+    assert rates == pytest.approx([0.01 * (1 - step / 199) for step in (4, 5)], rel=1e-4)
+    assert read_checkpoint(tmp_path / 'epoch_3.pth')['meta']['iter'] == 6

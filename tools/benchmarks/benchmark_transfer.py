@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 from mmmokd.apis.cli import add_cfg_options, add_checkpoint_risk, run_tool
-from mmmokd.apis.signals import repeatable
+from mmmokd.apis.signals import this_command, where
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,4 +67,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(repeatable()(main))
+    with where(lambda: f'; go on with: {this_command(resume=False)}'):
+        run_tool(main)

@@ -8,6 +8,7 @@ from .ema_teacher_hook import EMATeacherHook
 from .epoch_seed_hook import EpochSeedHook
 from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
+from .input_check_hook import InputCheckHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .prototype_freeze_hook import PrototypeFreezeHook
 from .resume_hook import ResumeHook
@@ -22,6 +23,7 @@ __all__ = [
     'EpochSeedHook',
     'HeadScheduleHook',
     'InitialValHook',
+    'InputCheckHook',
     'NonFiniteLossHook',
     'PrototypeFreezeHook',
     'ResumeHook',

@@ -5,6 +5,7 @@ from torch import nn
 from mmmokd.registry import HOOKS
 from mmmokd.utils.misc import get_ori_model
 from mmmokd.utils.state_dict import load_state_dict_strict, strip_module_prefix
+from mmmokd.weights.loaded import refuse_foreign
 
 
 @HOOKS.register_module()
@@ -41,6 +42,7 @@ class CheckpointCheckHook(Hook):
     @staticmethod
     def _check_partial(model: nn.Module, state_dict: dict) -> None:
         weights = strip_module_prefix(state_dict)
+        refuse_foreign(model, weights)
         own = model.state_dict()
         if not any(key in weights and weights[key].shape == own[key].shape for key in own):
             raise ValueError(

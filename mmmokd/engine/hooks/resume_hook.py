@@ -24,6 +24,7 @@ from ..resume import (
     read_old_config,
     sets_rates,
 )
+from .accumulated_lr_hook import AccumulatedLRHook
 
 
 @HOOKS.register_module()
@@ -83,7 +84,8 @@ class ResumeHook(Hook):
             follow_config(runner, checkpoint, position)
         if moved:
             convert_counters(runner, checkpoint, position)
-        for text in describe_resume(runner, old, new, meta['iter'], position, changes):
+        scales = any(isinstance(hook, AccumulatedLRHook) for hook in runner.hooks)
+        for text in describe_resume(runner, old, new, meta['iter'], position, changes, scales):
             runner.logger.warning(text)
         meta['epoch'], meta['iter'] = position.epoch, position.iter
 

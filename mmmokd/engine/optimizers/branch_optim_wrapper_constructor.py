@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
 import logging
+from collections.abc import Iterable, Mapping
 
 from mmengine.device import is_cuda_available, is_musa_available, is_npu_available
 from mmengine.logging import print_log
@@ -31,8 +32,9 @@ class BranchOptimWrapperConstructor:
     Args:
         optim_wrapper_cfg (dict): Config of the wrappers: what mmengine's ``OptimWrapper`` or
             ``AmpOptimWrapper`` takes (``type``, ``accumulative_counts``, ``clip_grad``,
-            ``loss_scale``, ``dtype``), common to all branches, and ``branches``, a dict with, for
-            each branch, ``optimizer`` and optionally ``parts``: a dict from a part to ``lr``,
+            ``loss_scale``, ``dtype``), common to all branches; ``optimizer``, the default of every
+            branch (see :func:`with_default_optimizer`); and ``branches``, a dict with, for each
+            branch, ``optimizer`` and optionally ``parts``: a dict from a part to ``lr``,
             ``weight_decay`` and ``decay_all`` (whether its biases and 1-d parameters are decayed
             too, default False). ``clip_grad=dict(max_norm=3.0, per_parameter=True)`` clips each
             parameter by its own norm.
@@ -56,18 +58,21 @@ class BranchOptimWrapperConstructor:
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         cfg = copy.deepcopy(dict(optim_wrapper_cfg))
-        self.branches = {name: dict(branch) for name, branch in cfg.pop('branches', {}).items()}
         if paramwise_cfg:
             raise ValueError(
                 'BranchOptimWrapperConstructor takes no paramwise_cfg: give a part of a branch its '
                 'lr and weight_decay by optim_wrapper.branches.NAME.parts'
             )
+        self.default = cfg.pop('optimizer', None)
+        self.branches = {name: dict(branch) for name, branch in cfg.pop('branches', {}).items()}
         for name, branch in self.branches.items():
-            if 'optimizer' not in branch or set(branch) - _PER_BRANCH:
+            lacks = 'optimizer' not in branch and not self.default
+            if lacks or set(branch) - _PER_BRANCH:
                 raise ValueError(
                     f'optim_wrapper.branches.{name} needs `optimizer` and may have `parts`, but has '
                     f'{sorted(branch)}; what is common to all branches stands beside `branches`'
                 )
+        _check_clip_grad(cfg.get('clip_grad') or {})
         self.wrapper_cfg = self._for_this_device(cfg)
 
     @staticmethod
@@ -98,20 +103,25 @@ class BranchOptimWrapperConstructor:
             BranchOptimWrapperDict: One optimizer wrapper a branch.
         """
         branches = get_ori_model(model).branches
-        if set(branches) != set(self.branches):
+        settings = with_default_optimizer(self.branches, self.default, branches)
+        if set(branches) != set(settings):
             raise ValueError(
                 f'the model has the branches {sorted(branches)}, but optim_wrapper.branches has '
-                f'{sorted(self.branches)}'
+                f'{sorted(settings)}'
             )
         return BranchOptimWrapperDict(
-            **{name: self._build(name, branch.student) for name, branch in branches.items()}
+            **{
+                name: self._build(name, branch.student, **settings[name])
+                for name, branch in branches.items()
+            }
         )
 
-    def _build(self, name: str, student: nn.Module) -> OptimWrapper:
-        optimizer_cfg = dict(self.branches[name]['optimizer'])
-        parts = {part: dict(cfg) for part, cfg in self.branches[name].get('parts', {}).items()}
-        groups = branch_param_groups(student, parts, optimizer_cfg.get('weight_decay', 0.0))
-        optimizer = OPTIMIZERS.build(dict(optimizer_cfg, params=groups))
+    def _build(
+        self, name: str, student: nn.Module, optimizer: dict, parts: dict | None = None
+    ) -> OptimWrapper:
+        parts = {part: dict(cfg) for part, cfg in (parts or {}).items()}
+        groups = branch_param_groups(student, parts, optimizer.get('weight_decay', 0.0))
+        optimizer = OPTIMIZERS.build(dict(optimizer, params=groups))
 
         cfg = copy.deepcopy(self.wrapper_cfg)
         clip_grad = dict(cfg.pop('clip_grad', None) or {})
@@ -126,6 +136,51 @@ class BranchOptimWrapperConstructor:
             if per_parameter:
                 wrapper.clip_func = clip_grad_norm_per_parameter_
         return wrapper
+
+
+def with_default_optimizer(
+    branches: Mapping[str, Mapping], default: Mapping | None, names: Iterable[str]
+) -> dict[str, dict]:
+    """Complete each branch's optimizer by the default of all branches.
+
+    Args:
+        branches (Mapping[str, Mapping]): ``optim_wrapper.branches``: settings by branch.
+        default (Mapping, optional): ``optim_wrapper.optimizer``. What a branch sets itself goes
+            before it; None for no default.
+        names (Iterable[str]): Names of all branches: one without settings has the default's.
+
+    Returns:
+        dict[str, dict]: Settings by branch, each with ``optimizer``.
+
+    Raises:
+        ValueError: If every branch sets a key of the default itself: it would have no effect.
+    """
+    settings = {name: dict(branch) for name, branch in branches.items()}
+    if not default:
+        return settings
+    for name in names:
+        settings.setdefault(name, {})
+    own = [{*(branch.get('optimizer') or {})} for branch in settings.values()]
+    for key in default:
+        if own and all(key in keys for keys in own):
+            raise ValueError(
+                f'optim_wrapper.optimizer.{key} has no effect: every branch has its own. Set '
+                + ' and '.join(
+                    f'optim_wrapper.branches.{name}.optimizer.{key}' for name in settings
+                )
+            )
+    for branch in settings.values():
+        branch['optimizer'] = {**default, **(branch.get('optimizer') or {})}
+    return settings
+
+
+def _check_clip_grad(clip_grad: Mapping) -> None:
+    """Refuse settings of clipping that would not clip, or not as they say."""
+    if clip_grad.get('per_parameter') and 'max_norm' not in clip_grad:
+        raise ValueError(
+            'optim_wrapper.clip_grad: per_parameter=True needs max_norm, the largest norm of a '
+            f'parameter, but got {dict(clip_grad)}'
+        )
 
 
 def branch_param_groups(

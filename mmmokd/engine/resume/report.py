@@ -119,6 +119,7 @@ def describe_resume(
     iteration: int,
     position: Position,
     changes: Changes | None,
+    scales_accumulation: bool = True,
 ) -> list[str]:
     """What is not as in the run that wrote the checkpoint, and what becomes of it.
 
@@ -129,6 +130,7 @@ def describe_resume(
         iteration (int): Iterations completed, in the checkpoint.
         position (Position): Where the run goes on.
         changes (list, optional): In the config; None if not known.
+        scales_accumulation (bool): See :func:`describe_rates`. Defaults to True.
 
     Returns:
         list[str]: Sentences; none where all is as it was.
@@ -150,16 +152,9 @@ def describe_resume(
             f'The run goes on {where if new.by_epoch else "after as many images"}, at iteration '
             f'{position.iter} of {new.max_iters} ({iteration} in the checkpoint).'
         )
-    said += describe_rates(runner, old, new)
+    said += describe_rates(runner, old, new, scales_accumulation)
     said += describe_config(changes)
-    done, length, unit = position.iter, new.max_iters, 'iterations'
-    if new.by_epoch:
-        done, length, unit = position.epoch, new.max_epochs, 'epochs'
-    if done >= length:
-        said.append(
-            f'Nothing is left to train: {done} {unit} are done, and the run has {length}. To train '
-            f'for longer, raise train_cfg.{"max_epochs" if new.by_epoch else "max_iters"}.'
-        )
+    said += describe_length(old, new, position)
     return said
 
 
@@ -182,13 +177,14 @@ def describe_counts(old: RunCounts, new: RunCounts) -> list[str]:
     ]
 
 
-def describe_rates(runner, old: RunCounts, new: RunCounts) -> list[str]:
+def describe_rates(runner, old: RunCounts, new: RunCounts, scales_accumulation: bool) -> list[str]:
     """What becomes of learning rates with another number of images a step.
 
     Args:
         runner (Runner): The runner.
         old (RunCounts): Of the checkpoint.
         new (RunCounts): Of the run.
+        scales_accumulation (bool): Whether ``auto_scale_lr`` counts accumulated batches, too.
 
     Returns:
         list[str]: A sentence; none if the number is the same.
@@ -196,13 +192,47 @@ def describe_rates(runner, old: RunCounts, new: RunCounts) -> list[str]:
     before, now = old.step_images, new.step_images
     names = ('batch_size', 'processes', 'accumulative_counts')
     pairs = [(getattr(old, name), getattr(new, name)) for name in names]
-    if before == now or all(None in pair or pair[0] == pair[1] for pair in pairs):
+    if (before and before == now) or all(None in pair or pair[0] == pair[1] for pair in pairs):
         return []
     images = f'{now} images a step, {before or "another number"} in the checkpoint'
     if (runner.auto_scale_lr or {}).get('enable'):
+        # mmengine's own scaling does not know of accumulation, see AccumulatedLRHook.
+        if not scales_accumulation:
+            before, now = old.iteration_images, new.iteration_images
         ratio = f' (x {now / before:g})' if before else ''
         return [f'auto_scale_lr is on: learning rates follow the batch linearly{ratio}; {images}.']
     return [f'auto_scale_lr is off: learning rates stay those of the config; {images}.']
+
+
+def describe_length(old: RunCounts, new: RunCounts, position: Position) -> list[str]:
+    """What is to be known of the length of the run.
+
+    Args:
+        old (RunCounts): Of the checkpoint.
+        new (RunCounts): Of the run.
+        position (Position): Where the run goes on.
+
+    Returns:
+        list[str]: Sentences if the run is at its end or, in an iteration-based one, if it has as many
+        iterations as before with other numbers of images.
+    """
+    said = []
+    before, now = old.iteration_images, new.iteration_images
+    if not new.by_epoch and old.max_iters == new.max_iters and before and before != now:
+        said.append(
+            f'The run still has {new.max_iters} iterations, and these are {new.max_iters * now} '
+            f'images now, {new.max_iters * before} before; its schedules follow. For as many images '
+            f'as before: train_cfg.max_iters={round(new.max_iters * before / now)}.'
+        )
+    done, length, unit = position.iter, new.max_iters, 'iterations'
+    if new.by_epoch:
+        done, length, unit = position.epoch, new.max_epochs, 'epochs'
+    if done >= length:
+        said.append(
+            f'Nothing is left to train: {done} {unit} are done, and the run has {length}. To train '
+            f'for longer, raise train_cfg.{"max_epochs" if new.by_epoch else "max_iters"}.'
+        )
+    return said
 
 
 def describe_config(changes: Changes | None) -> list[str]:

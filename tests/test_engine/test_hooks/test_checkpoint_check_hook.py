@@ -39,11 +39,13 @@ def test_missing_weights(runner_cfg, tmp_path):
 
 def test_weights_of_other_branches(runner_cfg, tmp_path):
     path, _ = save(tmp_path, branches=('cnn',))
-    with pytest.raises(
-        ValueError, match='the checkpoint lacks .* of MOKD: branches.vit.*branches.cnn'
-    ):
+    for partial in (False, True):
+        with pytest.raises(ValueError, match='with the branches cnn, .* for this MOKD .* vit'):
+            load(runner_cfg, path, partial=partial)
+    torch.save({'state_dict': {'other': torch.zeros(1)}}, path)
+    with pytest.raises(ValueError, match='the checkpoint lacks .* of MOKD: branches.vit.*other'):
         load(runner_cfg, path)
-    with pytest.raises(ValueError, match='not one of the .* weights .* example branches.cnn.*vit'):
+    with pytest.raises(ValueError, match='not one of the 1 weights .* example other and .*vit'):
         load(runner_cfg, path, partial=True)
 
 
