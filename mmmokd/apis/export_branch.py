@@ -26,7 +26,7 @@ from mmmokd.weights import (
 from mmmokd.weights.config_text import read_config_text
 from mmmokd.weights.export_target import FILE, Target, check_out, model_name
 from mmmokd.weights.same_features import check_same_features
-from mmmokd.weights.source import Pixels, make_source
+from mmmokd.weights.source import Pixels, Source, make_source
 from mmmokd.weights.targets import build_target
 
 from .config import load_config
@@ -86,12 +86,7 @@ def export_branch(
     else:
         cfg = backbone_config(file, branch, config)
         source = make_source(weights, cfg, img_size)._replace(pixels=pixels)
-        target = build_target(library, source)
-        try:
-            report = key_report(target.model, target.convert(weights), name, target.name)
-            check_same_features(source, weights, target)
-        except ValueError as error:
-            raise ValueError(f'{error}. --to {library} takes {EXPORT_TAKES[library]}') from error
+        target, report = _load_into(library, source, weights, name)
     if target.write is not None:
         target.write(target.model, out)
     else:
@@ -99,6 +94,19 @@ def export_branch(
         _write_weights(target, library, out, dict(meta, network=network), overwrite)
     report += [f'wrote {out}', 'use it by', *_usage(target, out).splitlines()]
     return report + _describe_pixels(pixels)
+
+
+def _load_into(
+    library: str, source: Source, weights: dict[str, Tensor], name: str
+) -> tuple[Target, list[str]]:
+    """The library's model with a branch's weights, and the report of keys."""
+    target = build_target(library, source)
+    try:
+        report = key_report(target.model, target.convert(weights), name, target.name)
+        check_same_features(source, weights, target)
+    except ValueError as error:
+        raise ValueError(f'{error}. --to {library} takes {EXPORT_TAKES[library]}') from error
+    return target, report
 
 
 def _write_weights(
