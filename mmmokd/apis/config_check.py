@@ -70,7 +70,10 @@ def _origin(cfg: Config, path: tuple[str, ...], options: Mapping[str, str]) -> t
 def _faults(cfg: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     known = runner_keys()
     for name in sorted(unread_names(cfg)):
-        hint = nearest(name, known) or ' (Begin the name of a variable of your own with _.)'
+        hint = nearest(name, known, 0.75) or (
+            ' What a base has read from a variable is set where it went; the name of a variable of '
+            'your own begins with _.'
+        )
         yield (name,), f'nothing reads {name}.{hint}'
     if 'runner_type' in cfg:
         return
