@@ -69,10 +69,12 @@ class BuildPy(build_py):
             add_mim_extension(Path(self.build_lib) / 'mmmokd', link=False)
 
 
-EXTRA_FILES = ('optional', 'loggers', 'det', 'seg', 'tests', 'docs')
+EXTRA_FILES = ('optional', 'images', 'loggers', 'det', 'seg', 'tests', 'docs')
 EXTRAS = {name: requirements(name) for name in EXTRA_FILES}
 EXTRAS['mim'] = requirements('mminstall')
-EXTRAS['all'] = sorted({item for name in ('mim', 'optional', 'loggers') for item in EXTRAS[name]})
+EXTRAS['all'] = sorted(
+    {item for name in ('mim', 'optional', 'images', 'loggers') for item in EXTRAS[name]}
+)
 
 setup(
     name='mmmokd',

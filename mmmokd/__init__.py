@@ -1,7 +1,15 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """MOKD (Multi-Mode Online Knowledge Distillation, CVPR 2023) for mmpretrain."""
 
-from . import registry, weights
+import sys
+
 from .version import __version__
 
 __all__ = ['__version__', 'registry', 'weights']
+
+# Importing mmmokd registers all of it, `Pretrained` of mmengine included. The one exception is a
+# program that says `__mmmokd_reads_arguments_first__ = True`, as the tools do: it imports
+# mmmokd.apis.cli, which is light, reads its arguments, and only then whatever takes seconds.
+# mmmokd.apis.config and .runtime, without which nothing runs, register what is registered here.
+if not getattr(sys.modules.get('__main__'), '__mmmokd_reads_arguments_first__', False):
+    from . import registry, weights

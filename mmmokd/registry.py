@@ -6,6 +6,8 @@ mmpretrain, mmdet and mmseg alike. Configs keep ``default_scope = 'mmpretrain'``
 ``type='mmmokd.MOKD'`` for what is ours.
 """
 
+from typing import Any
+
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
@@ -19,39 +21,47 @@ from mmengine.registry import Registry
 
 from .config_paths import register_configs
 
-DATASETS = Registry(
-    'dataset', parent=MMENGINE_DATASETS, scope='mmmokd', locations=['mmmokd.datasets']
+SCOPE = 'mmmokd'
+
+
+class ReloadableRegistry(Registry):
+    """A registry that takes a class again when its module is loaded again, as notebooks do.
+
+    ``importlib.reload`` and ``%autoreload`` run a module a second time, whose classes then take the
+    place of those of the first. Another class of the same name is refused as ever.
+    """
+
+    def _register_module(self, module, module_name=None, force=False) -> None:
+        names = [module_name] if isinstance(module_name, str) else module_name
+        for name in names or [module.__name__]:
+            known = self._module_dict.get(name)
+            if known is not None and _origin(known) == _origin(module):
+                del self._module_dict[name]
+        super()._register_module(module, module_name, force)
+
+
+def _origin(module: Any) -> tuple[str, str]:
+    return module.__module__, module.__qualname__
+
+
+def _child(name: str, parent: Registry, location: str) -> Registry:
+    """Our registry below one of mmengine's: the one that is there, if this module is reloaded."""
+    if SCOPE in parent.children:
+        return parent.children[SCOPE]
+    return ReloadableRegistry(name, parent=parent, scope=SCOPE, locations=[location])
+
+
+DATASETS = _child('dataset', MMENGINE_DATASETS, 'mmmokd.datasets')
+TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'mmmokd.datasets.transforms')
+MODELS = _child('model', MMENGINE_MODELS, 'mmmokd.models')
+HOOKS = _child('hook', MMENGINE_HOOKS, 'mmmokd.engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmmokd.engine'
 )
-TRANSFORMS = Registry(
-    'transform',
-    parent=MMENGINE_TRANSFORMS,
-    scope='mmmokd',
-    locations=['mmmokd.datasets.transforms'],
-)
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmmokd', locations=['mmmokd.models'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmmokd', locations=['mmmokd.engine'])
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-    scope='mmmokd',
-    locations=['mmmokd.engine'],
-)
-PARAM_SCHEDULERS = Registry(
-    'parameter scheduler',
-    parent=MMENGINE_PARAM_SCHEDULERS,
-    scope='mmmokd',
-    locations=['mmmokd.engine'],
-)
-LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmmokd', locations=['mmmokd.evaluation'])
-METRICS = Registry(
-    'metric', parent=MMENGINE_METRICS, scope='mmmokd', locations=['mmmokd.evaluation']
-)
-VISBACKENDS = Registry(
-    'vis_backend',
-    parent=MMENGINE_VISBACKENDS,
-    scope='mmmokd',
-    locations=['mmmokd.visualization'],
-)
+PARAM_SCHEDULERS = _child('parameter scheduler', MMENGINE_PARAM_SCHEDULERS, 'mmmokd.engine')
+LOOPS = _child('loop', MMENGINE_LOOPS, 'mmmokd.evaluation')
+METRICS = _child('metric', MMENGINE_METRICS, 'mmmokd.evaluation')
+VISBACKENDS = _child('vis_backend', MMENGINE_VISBACKENDS, 'mmmokd.visualization')
 
 # Whoever imports the package, or a type of it, can name its configs.
 register_configs()

@@ -2,6 +2,7 @@
 import mokd_testing
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from weights_testing import save_mokd
 
 
@@ -35,3 +36,15 @@ def mokd(tmp_path_factory):
     """The path of a MOKD checkpoint, and the model that it is of."""
     path = tmp_path_factory.mktemp('mokd') / 'epoch_1.pth'
     return path, save_mokd(path)
+
+
+@pytest.fixture
+def read_log(tmp_path_factory):
+    """The lines of the log file so far, from this process and from forked workers."""
+    log_file = tmp_path_factory.mktemp('log') / 'run.log'
+    current = MMLogger._instance_dict
+    saved = dict(current)
+    MMLogger.get_instance(str(log_file), log_file=str(log_file), log_level='INFO')
+    yield lambda: log_file.read_text().splitlines()
+    current.clear()
+    current.update(saved)

@@ -54,6 +54,13 @@ class ListedAngles(BaseDataset):
         return [dict(number=i, gt_label=label) for i, label in enumerate(labels)]
 
 
+class NamedAngles(ListedAngles):
+    """The same, each with a path: two datasets of one seed have the same images."""
+
+    def load_data_list(self):
+        return [dict(info, img_path=f'/{info["number"]}.png') for info in super().load_data_list()]
+
+
 class TwoBranches(BaseModel):
     """Teacher a sees the angle from the first epoch on, b from the second; students never."""
 

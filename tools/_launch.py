@@ -6,15 +6,35 @@
 torchrun's own report, of 30 lines, would stand below that message. For tools/_launch.sh.
 """
 
+import logging
+import os
 import sys
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
+INTERRUPTED = (130, 143)  # exit status after Ctrl-C, after SIGTERM
+
+
+# Their warnings tell which process gets which signal as a run is stopped.
+WORDY = (
+    'torch.distributed.elastic.agent.server.api',
+    'torch.distributed.elastic.multiprocessing.api',
+)
+
 
 def main() -> None:
+    for name in WORDY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    args = parse_args(sys.argv[1:])
+    if args.nproc_per_node != '1' and 'OMP_NUM_THREADS' not in os.environ:
+        # As torchrun itself would, with ten lines about it. On CPUs the tools then choose better.
+        os.environ.update(OMP_NUM_THREADS='1', MMMOKD_LAUNCHER_CHOSE_THREADS='1')
     try:
-        run(parse_args(sys.argv[1:]))
+        run(args)
+    except SignalException as error:  # the processes have it, too; the first of them tells of it
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         # Of processes that ended by themselves, and not because another one did.
         said = [
@@ -25,7 +45,8 @@ def main() -> None:
         if not said:
             raise
         print(said[0], file=sys.stderr)
-        sys.exit(2)
+        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        sys.exit(first.exitcode if first.exitcode in INTERRUPTED else 2)
 
 
 if __name__ == '__main__':

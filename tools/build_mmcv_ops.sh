@@ -75,12 +75,18 @@ build() { # build FOLDER: the wheel, in the folder or, where it fails, not at al
   trap "rm -rf '$part'" EXIT
   local env=(MMCV_WITH_OPS=1 MAX_JOBS="$jobs")
   if [ "$CUDA" = cpu ]; then env+=(FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=''); else env+=(FORCE_CUDA=1); fi
+  # Holds neither stdout, which whoever called waits for, nor the locks.
+  (while sleep 60 >/dev/null 2>&1; do say "  $(((SECONDS - start) / 60)) min"; done) >&2 8>&- 9>&- &
+  local beat=$!
+  # shellcheck disable=SC2064
+  trap "rm -rf '$part'; kill $beat 2>/dev/null || true" EXIT
   if ! env "${env[@]}" "$PYTHON" -m pip wheel --disable-pip-version-check --no-input --no-cache-dir \
     --no-build-isolation --no-deps --no-binary onedl-mmcv --wheel-dir "$part" "$MMCV" \
     >"$log" 2>&1 </dev/null; then
     tail -n 15 "$log" >&2
     die "compiling failed (all of its output: $log). A C++ compiler is needed (Debian: apt-get install g++)"
   fi
+  { kill "$beat" && wait "$beat"; } 2>/dev/null || true
   "$PYTHON" -c "
 import sys, zipfile
 names = zipfile.ZipFile(sys.argv[1]).namelist()

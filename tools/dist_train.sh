@@ -13,4 +13,6 @@ PROCESSES: per machine, one for each GPU. Environment variables:
 USAGE
   exit 2
 fi
+# What to type again, for the message of a run that is interrupted.
+export MMMOKD_COMMAND="$(printf '%q ' bash "$0" "$@")"
 exec bash "$TOOLS/_launch.sh" train.py "$2" "$1" "${@:3}"

@@ -7,20 +7,18 @@
 On several GPUs: tools/dist_evaluate.sh.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import os
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 
 from mmmokd.apis.cli import run_tool, tool_parser
-from mmmokd.apis.config import load_config, require_keys, set_dataloader_defaults, set_work_dir
-from mmmokd.apis.evaluate import KS, check_out, collect_results, set_evaluation, write_results
-from mmmokd.apis.runtime import build_runner, close_process_group
-from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
-from mmmokd.evaluation.metrics.linear_probe_metric import DEFAULT_LRS
-from mmmokd.weights import read_checkpoint
+
+KS = (10, 20, 30)
+LRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,11 +53,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--linear-lr',
         nargs='+',
-        default=[*map(str, DEFAULT_LRS)],
+        default=[*map(str, LRS)],
         metavar='LR',
         help='learning rates for a batch of 256, of which the best on a held-out share of TRAIN is '
         "taken; 'authors': 0.001 for a network with class tokens of several blocks, else 0.01 "
-        f'(default: {" ".join(f"{lr:g}" for lr in DEFAULT_LRS)})',
+        f'(default: {" ".join(f"{lr:g}" for lr in LRS)})',
     )
     parser.add_argument(
         '--data',
@@ -83,6 +81,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    from mmmokd.apis.config import require_keys, set_dataloader_defaults, set_work_dir
+    from mmmokd.apis.evaluate import set_evaluation
+    from mmmokd.weights import read_checkpoint
+
     require_keys(cfg, ('model',), 'evaluating features')
     read_checkpoint(args.checkpoint)
     cfg.launcher = args.launcher
@@ -103,10 +105,19 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
+    from mmengine.dist import is_main_process
+
+    from mmmokd.apis.config import load_config
+    from mmmokd.apis.evaluate import check_out, collect_results, write_results
+    from mmmokd.apis.runtime import build_runner, close_process_group, describe_run, use_cpus
+    from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
     out = check_out(args.out or Path(cfg.work_dir) / 'evaluation')
+    workers = use_cpus(cfg, training=False)
     runner = build_runner(cfg)
+    runner.logger.info(describe_run(cfg, workers))
     runner.register_hook(CheckpointCheckHook())
     metrics = runner.test()
     if is_main_process():
@@ -116,6 +127,7 @@ def main() -> None:
             checkpoint=args.checkpoint,
             num_bank=len(loop.bank_dataloader.dataset),
             num_queries=len(loop.dataloader.dataset),
+            num_queries_in_bank=loop.overlap.num_queries,
             linear_epochs=None if args.no_linear else args.linear_epochs,
         )
         table = write_results(out, collect_results(metrics, args.knn), facts)

@@ -7,6 +7,8 @@ Without PICTURES: the Fashion-MNIST subset in resources/. Started again, it goes
 run of other pictures, other settings or other code is kept aside and starts anew.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import re
 import subprocess
@@ -19,16 +21,7 @@ from typing import Any, NamedTuple, TextIO
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmmokd.apis import run_tool
-from mmmokd.apis.config import load_config
-from mmmokd.apis.quickstart_data import (
-    check_apart,
-    count_pictures,
-    find_pictures,
-    shrink_folder,
-    unpack_fashion_mnist,
-)
-from mmmokd.apis.quickstart_report import REPORT, RUNS, raw_pixel_baseline, write_report
+from mmmokd.apis.cli import run_tool
 from mmmokd.apis.quickstart_runs import (
     claim_run,
     drop_unusable_checkpoints,
@@ -38,6 +31,8 @@ from mmmokd.apis.quickstart_runs import (
     lock,
     read_record,
 )
+from mmmokd.apis.signals import this_command, where
+from mmmokd.utils.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'mokd' / 'quickstart'
@@ -77,10 +72,14 @@ class Task(NamedTuple):
 
     def load(self, names: str) -> Config:
         """The config of a run."""
+        from mmmokd.apis.config import load_config
+
         return load_config(self.path(names), {**self.settings, **self.places})
 
     def record(self, names: str) -> dict[str, Any]:
         """What makes a run this one."""
+        from mmmokd.apis.config import load_config
+
         config = hash_text(repr(load_config(self.path(names)).to_dict()))
         return dict(config=config, code=hash_code(), pictures=self.pictures, **self.settings)
 
@@ -139,6 +138,8 @@ def output_folder(pictures: Path | None, seed: int) -> Path:
 
 def fashion_mnist(args: argparse.Namespace) -> Task:
     """Unpack the repository's pictures."""
+    from mmmokd.apis.quickstart_data import unpack_fashion_mnist
+
     data = OUT / 'data' / 'fashion_mnist'
     unpack_fashion_mnist(FASHION_MNIST, data)
     settings = {'randomness.seed': args.seed}
@@ -151,6 +152,8 @@ def fashion_mnist(args: argparse.Namespace) -> Task:
 
 def own_pictures(args: argparse.Namespace, paths: list[Path], data: Path) -> Task:
     """Copy a folder, small."""
+    from mmmokd.apis.quickstart_data import count_pictures, shrink_folder
+
     labelled = shrink_folder(paths, args.pictures, data, args.seed)
     count, held_out = count_pictures(data / 'train'), count_pictures(data / 'test')
     if count < MIN_PICTURES:
@@ -185,7 +188,8 @@ def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
     drop_unusable_checkpoints(work_dir, cfg, task.labelled)
     # Whole, not as --cfg-options: what is trained is what was recorded, any folder's name included.
     config = work_dir / Path(cfg.filename).name
-    cfg.dump(config)
+    with atomic_write(config) as part:
+        part.write_text(cfg.pretty_text, encoding='utf-8')
     command = [sys.executable, '-u', ROOT / 'tools' / 'train.py', config, '--work-dir', work_dir]
     command += ['--resume', 'auto'] + ([] if task.labelled else ['--no-validate'])
     output = work_dir / 'output.txt'
@@ -200,10 +204,16 @@ def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
             pass_fds=[lock_file.fileno()],  # should it outlive this process, it still writes there
         ) as process,
     ):
-        for line in process.stdout:
-            file.write(line)
-            if shown := PROGRESS.search(line):
-                print(shown[1], flush=True)
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if shown := PROGRESS.search(line):
+                    print(shown[1], flush=True)
+        except (
+            BaseException
+        ):  # Ctrl-C reaches the training, too; what ends this process alone does not
+            process.terminate()
+            raise
     if process.returncode:
         end = '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:])
         raise ValueError(
@@ -213,6 +223,9 @@ def train(work_dir: Path, task: Task, lock_file: TextIO) -> None:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.quickstart_data import check_apart, find_pictures
+    from mmmokd.apis.quickstart_report import REPORT, RUNS, raw_pixel_baseline, write_report
+
     start = time.time()
     out = args.out or output_folder(args.pictures, args.seed)
     if args.pictures is not None:  # before anything is written
@@ -239,4 +252,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    with where(lambda: f'; go on with: {this_command(resume=False)}'):
+        run_tool(main)

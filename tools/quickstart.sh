@@ -10,4 +10,6 @@ set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="$(bash "$ROOT/tools/setup_env.sh")"
+# What to type again, for the message of a run that is interrupted.
+export MMMOKD_RERUN="$(printf '%q ' bash "$0" "$@")"
 exec "$PYTHON" "$ROOT/tools/quickstart.py" "$@"

@@ -63,13 +63,32 @@ make_venv() {
   "$base" -m venv "$VENV" >&2 || die "'$base -m venv $VENV' failed"
 }
 
+beat() { # every 30 s, while a step takes longer: since when, and what pip is at
+  local start=$SECONDS doing
+  while sleep 3 >/dev/null 2>&1; do
+    [ $(((SECONDS - start) % 30)) -lt 3 ] && [ $((SECONDS - start)) -ge 30 ] || continue
+    doing="$(grep -E '^ *(Collecting|Downloading|Building|Preparing|Installing) ' "$LOG" | tail -n 1 | cut -c 1-90 || true)"
+    say "  $((SECONDS - start)) s: ${doing#"${doing%%[! ]*}"}"
+  done
+}
+
+stop_beat() {
+  [ -z "$BEAT" ] || { kill "$BEAT" && wait "$BEAT"; } 2>/dev/null || true
+  BEAT=''
+}
+
 step() { # step TEXT PIP-ARGUMENTS...
-  local text="$1" start=$SECONDS
+  local text="$1" start=$SECONDS done=0
   shift
   say "$text ..."
   echo "== $text" >>"$LOG"
-  if ! "$PYTHON" -m pip install --disable-pip-version-check --no-input --progress-bar off \
-    -c "$PINS" "$@" >>"$LOG" 2>&1 </dev/null; then
+  # Holds neither stdout, which whoever called waits for, nor the lock.
+  beat >&2 9>&- &
+  BEAT=$!
+  "$PYTHON" -m pip install --disable-pip-version-check --no-input --progress-bar off \
+    -c "$PINS" "$@" >>"$LOG" 2>&1 </dev/null || done=$?
+  stop_beat
+  if [ "$done" -ne 0 ]; then
     tail -n 15 "$LOG" >&2
     die "'$text' failed (all of pip's output: $LOG). The same command can be given again: what is installed stays"
   fi
@@ -91,7 +110,8 @@ install_base() {
   mark="$(fingerprint requirements/runtime.txt requirements/mminstall.txt)"
   ! stamped base "$mark" || return 0
   rm -f "$VENV"/.stamp-*
-  step 'PyTorch (the longest part, about 3 GB)' torch torchvision setuptools wheel
+  say "about 3 GB to download and $FREE_GB GB of disk: 1 to 3 minutes on a fast line (all of pip's output: $LOG)"
+  step 'PyTorch (the longest part)' torch torchvision setuptools wheel
   step 'runtime requirements' -r "$ROOT/requirements/runtime.txt"
   # Built apart from torch, so without mmcv.ops, which pretraining does not need and which take long
   # to compile. pip's cache knows a wheel by its version alone: keep this one out of it, and take
@@ -137,10 +157,15 @@ install_ops() {
 }
 
 START=$SECONDS
+BEAT=''
+trap stop_beat EXIT
 mkdir -p "$(dirname "$VENV")"
 if command -v flock >/dev/null; then # two calls at once: the second waits, then finds all in place
   exec 9>"$VENV.lock"
-  flock 9
+  flock -n 9 || {
+    say "another call is at work on $VENV: waiting for its end"
+    flock 9
+  }
 fi
 if ! fits "$PYTHON"; then make_venv; fi
 install_base

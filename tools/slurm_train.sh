@@ -12,6 +12,8 @@ Environment variables:
 USAGE
   exit 2
 fi
+# What to type again, for the message of a run that is interrupted.
+export MMMOKD_COMMAND="$(printf '%q ' bash "$0" "$@")"
 arguments=("$3" --work-dir="$4" "${@:5}")
 read -r -a srun_args <<<"${SRUN_ARGS:-}"
 

@@ -6,19 +6,16 @@
 On several GPUs: tools/dist_test.sh.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import json
 import os
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 
 from mmmokd.apis.cli import run_tool, tool_parser
-from mmmokd.apis.config import load_config, require_keys, set_dataloader_defaults, set_work_dir
-from mmmokd.apis.runtime import build_runner, close_process_group
-from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
-from mmmokd.weights import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,8 +30,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    from mmmokd.apis.config import require_keys, set_dataloader_defaults, set_work_dir
+    from mmmokd.weights import check_target, read_checkpoint
+
     require_keys(cfg, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'), 'testing')
     read_checkpoint(args.checkpoint)
+    if args.out:
+        check_target(args.out, overwrite=True)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir)
     set_dataloader_defaults(cfg)
@@ -43,15 +45,23 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
+    from mmengine.dist import is_main_process
+
+    from mmmokd.apis.config import load_config
+    from mmmokd.apis.runtime import build_runner, close_process_group, describe_run, use_cpus
+    from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+    from mmmokd.utils.atomic import atomic_write
+
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
+    workers = use_cpus(cfg, training=False)
     runner = build_runner(cfg)
+    runner.logger.info(describe_run(cfg, workers))
     runner.register_hook(CheckpointCheckHook())
     metrics = runner.test()
     if args.out and is_main_process():
-        out = Path(args.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(metrics, indent=2, default=float) + '\n', encoding='utf-8')
+        with atomic_write(args.out) as part:
+            part.write_text(json.dumps(metrics, indent=2, default=float) + '\n', encoding='utf-8')
     close_process_group()
 
 

@@ -6,24 +6,14 @@
 Takes this package's configs and any other of mmpretrain. On several GPUs: tools/dist_train.sh.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import os
 
 from mmengine.config import Config
 
-from mmmokd.apis.checkpoint import check_resumable, find_resume_checkpoint
 from mmmokd.apis.cli import run_tool, tool_parser
-from mmmokd.apis.config import (
-    enable_amp,
-    load_config,
-    require_keys,
-    set_dataloader_defaults,
-    set_work_dir,
-)
-from mmmokd.apis.runtime import build_runner, close_process_group
-from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
-from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
-from mmmokd.weights import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,6 +25,11 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from this checkpoint or, without one, from the newest in the work dir, if any',
     )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='remove what an earlier run wrote to the work dir: checkpoints, logs, its config',
+    )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU only)')
     parser.add_argument('--no-validate', action='store_true', help='leave out the validation')
     parser.add_argument(
@@ -43,11 +38,22 @@ def parse_args() -> argparse.Namespace:
         help='scale every learning rate by the batch size over that of the config',
     )
     args = parser.parse_args()
+    if args.overwrite and args.resume == 'auto':
+        parser.error(
+            '--resume goes on with the run that --overwrite would remove: give one of them'
+        )
     os.environ['LOCAL_RANK'] = str(args.local_rank)
     return args
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
+    from mmmokd.apis.config import (
+        enable_amp,
+        require_keys,
+        set_dataloader_defaults,
+        set_work_dir,
+    )
+
     require_keys(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'), 'training')
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir)
@@ -64,6 +70,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def merge_checkpoint(cfg: Config, resume: str | None) -> None:
     """Set, and check, what the run starts from."""
+    from mmmokd.apis.checkpoint import check_resumable, find_resume_checkpoint
+    from mmmokd.weights import read_checkpoint
+
     if resume == 'auto' or (resume is None and cfg.get('resume') and not cfg.get('load_from')):
         found = find_resume_checkpoint(cfg.work_dir)
         print(
@@ -81,13 +90,34 @@ def merge_checkpoint(cfg: Config, resume: str | None) -> None:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.config import load_config
+    from mmmokd.apis.interrupt import resumable
+    from mmmokd.apis.run_folder import claim_run_folder
+    from mmmokd.apis.runtime import (
+        build_runner,
+        close_process_group,
+        describe_run,
+        prepare_training,
+        use_cpus,
+    )
+    from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+    from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
+    from mmmokd.engine.hooks.resume_hook import ResumeHook
+
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
-    runner = build_runner(cfg)
-    runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
-    if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
-        check_enough_pictures(runner.train_dataloader)  # schedules over no iteration fail obscurely
-    runner.train()
+    workers = use_cpus(cfg, training=True)
+    with claim_run_folder(cfg, args.overwrite), resumable(cfg.work_dir) as position:
+        runner = build_runner(cfg)
+        runner.logger.info(describe_run(cfg, workers))
+        runner.register_hook(position)
+        runner.register_hook(CheckpointCheckHook(partial=not cfg.get('resume')))
+        if not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
+            runner.register_hook(ResumeHook())
+        if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
+            check_enough_pictures(runner.train_dataloader)  # else schedules fail obscurely
+        prepare_training(runner)
+        runner.train()
     close_process_group()
 
 

@@ -8,13 +8,16 @@ if [ $# -lt 3 ]; then
 usage: bash tools/transfer.sh CHECKPOINT BRANCH CONFIG [GPUS] [ARGUMENT OF tools/train.py ...]
 
 CONFIG: of mmpretrain, mmdet or mmseg, one of configs/mokd/benchmarks/ or any other. GPUS: 1 by default (or
-none, if there is none). First reports which weights of the branch's teacher the model takes; trains only
-if it takes all that it needs; then tests the last checkpoint. Environment variables:
+none, if there is none). First reports which weights of the branch's teacher the model takes, with the
+--cfg-options among the arguments; trains only if it takes all that it needs; then tests the last
+checkpoint. Environment variables:
   WORK_DIR (work_dirs/transfer/NAME_OF_CONFIG-BRANCH)  NETWORK (teacher)  PYTHON (python)
   NNODES, NODE_RANK, MASTER_ADDR, PORT: as tools/dist_train.sh has them
 USAGE
   exit 2
 fi
+# What to type again, for the message of a run that is interrupted.
+export MMMOKD_RERUN="$(printf '%q ' bash "$0" "$@")"
 checkpoint="$1" branch="$2" config="$3"
 shift 3
 gpus=1
@@ -33,25 +36,49 @@ work_dir="${WORK_DIR:-work_dirs/transfer/${name%.*}-$branch}"
 export PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
-risk=()
+risk=() others=() start=given changes=() changing=
 for argument in "$@"; do
   case "$argument" in
-    --allow-code-from-checkpoint) risk=("$argument") ;;
+    --resume* | --overwrite) start=chosen ;;
+    *) others+=("$argument") ;;
+  esac
+  case "$argument" in
+    --cfg-options) changing=1 ;;
+    --cfg-options=*) changing=1 changes+=("${argument#*=}") ;;
+    --allow-code-from-checkpoint) changing='' risk=("$argument") ;;
     --work-dir*)
       echo 'error: name the folder to write to in the variable WORK_DIR' >&2
       exit 2
       ;;
+    --*) changing='' ;;
+    *) if [ "$changing" ]; then changes+=("$argument"); fi ;;
   esac
 done
+if [ ${#changes[@]} -gt 0 ]; then changes=(--cfg-options "${changes[@]}"); fi
 planned="$("$PYTHON" "$TOOLS/model_converters/check_transfer.py" "$checkpoint" "$branch" "$config" \
-  --network "${NETWORK:-teacher}" ${risk[@]+"${risk[@]}"})"
+  --network "${NETWORK:-teacher}" ${risk[@]+"${risk[@]}"} ${changes[@]+"${changes[@]}"})"
 options=()
-while IFS= read -r line; do options+=("$line"); done <<<"$planned"
+while IFS= read -r line; do
+  case "$line" in model.*=*) options+=("$line") ;; esac # libraries print lines of their own
+done <<<"$planned"
 
 run() { # run TOOL ARGUMENT...: train.py or test.py, in one process or several
   if [ "$gpus" -gt 1 ]; then bash "$TOOLS/_launch.sh" "$1" "$gpus" "${@:2}"; else "$PYTHON" "$TOOLS/$1" "${@:2}"; fi
 }
 
+# The same call again goes on where it was, or tests again what it has; no other one is mixed with it.
+record="$work_dir/.transfer_call"
+call="$(cksum <"${checkpoint/#\~/$HOME}") $branch ${NETWORK:-teacher} $config ${others[*]-}"
+if [ "$start" = given ] && [ -f "$work_dir/last_checkpoint" ]; then
+  if [ "$(cat "$record" 2>/dev/null)" != "$call" ]; then
+    echo "error: $work_dir holds another training: name another folder in the variable WORK_DIR," \
+      'go on with that training by --resume, or remove it and start anew by --overwrite' >&2
+    exit 2
+  fi
+  set -- "$@" --resume
+fi
+# Where this cannot be written, train.py says so.
+{ mkdir -p "$work_dir" && printf '%s\n' "$call" >"$record"; } 2>/dev/null || true
 run train.py "$config" --work-dir "$work_dir" "$@" --cfg-options "${options[@]}"
 trained="$(cat "$work_dir/last_checkpoint")"
 echo "== testing $trained"

@@ -7,7 +7,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),  # iterations between two lines of the log
     param_scheduler=dict(type='ParamSchedulerHook'),
     # interval: epochs between two checkpoints; max_keep_ckpts: how many are kept, -1 for all.
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    checkpoint=dict(type='mmmokd.CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # MOKD's own. They stand here by name, and not in a list, so that `custom_hooks` of a config
     # that builds on this one adds to them. NAME=None leaves one out (in this package's tools).
@@ -16,7 +16,10 @@ default_hooks = dict(
     prototype_freeze=dict(type='mmmokd.PrototypeFreezeHook', freeze_epochs=1),
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
     epoch_seed=dict(type='mmmokd.EpochSeedHook'),  # resumed runs draw the same drop path
+    resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
+    # Before the first step: backbones take the views' sizes, batch norms the smallest batch.
+    input_check=dict(type='mmmokd.InputCheckHook'),
     collapse_monitor=dict(type='mmmokd.CollapseMonitorHook', interval=50),
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),
 )
@@ -31,7 +34,7 @@ visualizer = dict(
     ],
 )
 log_processor = dict(window_size=10, by_epoch=True)  # losses in the log: mean of 10 iterations
-log_level = 'INFO'
+log_level = 'INFO'  # 'DEBUG' shows on the console what is in the log file alone
 
 env_cfg = dict(
     cudnn_benchmark=True,  # views come in two sizes only

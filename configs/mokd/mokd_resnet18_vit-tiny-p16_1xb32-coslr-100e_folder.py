@@ -28,7 +28,6 @@ crop.groups = [
 train_dataloader = dict(
     batch_size=batch_size,
     num_workers=num_workers,
-    persistent_workers=num_workers > 0,
     dataset=dict(data_root=data_root, pipeline=[load, crop, pack]),
 )
 train_cfg = dict(max_epochs=max_epochs)

@@ -1,53 +1,45 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from mmmokd.weights import (
-    check_target,
-    from_released,
-    read_checkpoint,
-    read_file,
-    save_file,
-    to_released,
-)
+"""What a Python user and the tools call, each imported as it is first asked for."""
 
-from .checkpoint import check_resumable, find_resume_checkpoint, load_checkpoint_strict
-from .cli import run_tool
-from .config import (
-    enable_amp,
-    load_config,
-    require_keys,
-    set_dataloader_defaults,
-    set_work_dir,
-)
-from .convert_released import convert_from_released, convert_to_released
-from .runtime import (
-    build_runner,
-    close_process_group,
-    init_cpu_process_group,
-    prepare_cfg_for_device,
-)
-from .user_errors import explain_error, is_user_error
+import importlib
+from typing import Any
 
-__all__ = [
-    'build_runner',
-    'check_resumable',
-    'check_target',
-    'close_process_group',
-    'convert_from_released',
-    'convert_to_released',
-    'enable_amp',
-    'explain_error',
-    'find_resume_checkpoint',
-    'from_released',
-    'init_cpu_process_group',
-    'is_user_error',
-    'load_checkpoint_strict',
-    'load_config',
-    'prepare_cfg_for_device',
-    'read_checkpoint',
-    'read_file',
-    'require_keys',
-    'run_tool',
-    'save_file',
-    'set_dataloader_defaults',
-    'set_work_dir',
-    'to_released',
-]
+PLACES = {
+    'build_runner': '.runtime',
+    'check_resumable': '.checkpoint',
+    'check_target': 'mmmokd.weights',
+    'close_process_group': '.runtime',
+    'convert_from_released': '.convert_released',
+    'convert_to_released': '.convert_released',
+    'enable_amp': '.config',
+    'explain_error': '.user_errors',
+    'find_resume_checkpoint': '.checkpoint',
+    'from_released': 'mmmokd.weights',
+    'init_cpu_process_group': '.runtime',
+    'is_user_error': '.user_errors',
+    'load_checkpoint_strict': '.checkpoint',
+    'load_config': '.config',
+    'prepare_cfg_for_device': '.runtime',
+    'read_checkpoint': 'mmmokd.weights',
+    'read_file': 'mmmokd.weights',
+    'require_keys': '.config',
+    'run_tool': '.cli',
+    'save_file': 'mmmokd.weights',
+    'set_dataloader_defaults': '.config',
+    'set_work_dir': '.config',
+    'to_released': 'mmmokd.weights',
+}
+
+__all__ = list(PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = getattr(importlib.import_module(PLACES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PLACES})

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How a command begins and ends."""
+"""How a command begins and ends. Light to import: a command reads its arguments first."""
 
 import argparse
 import json
@@ -8,27 +8,24 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from mmmokd.weights.files import ALLOW_CODE
+from mmmokd.utils.environment import ALLOW_CODE, TRACEBACK, WEIGHTS_ONLY
 
-from .config import CommaText
-from .user_errors import explain_error
+from .config_tree import CommaText
+from .console import quiet_console
+from .cpu import set_wait_policy
+from .signals import end_interrupted, interruptible
 
 # mmengine's parser drops every blank: those inside of a text stand as another character meanwhile.
 BLANK = '\0'
 NEEDLESS_BLANK = re.compile(r'(?<=[,(\[]) +| +(?=[,)\]])')
-WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'  # of PyTorch
-
-# Of mmcv without ops, which pretraining does not need: no news to who starts a command. Here, before
-# any import of mmcv.
-warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
 
 
 class CfgOptions(DictAction):
@@ -47,6 +44,8 @@ class CfgOptions(DictAction):
             key, _, text = item.partition('=')
             options[key] = self._read(text)
         setattr(namespace, self.dest, options)
+        texts = getattr(namespace, f'{self.dest}_text', None) or []
+        setattr(namespace, f'{self.dest}_text', [*texts, *values])
 
     def _read(self, text: str) -> Any:
         text = text.strip('\'" ')
@@ -102,6 +101,25 @@ def add_checkpoint_risk(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the values that override those of a config.
+
+    They come as ``cfg_options``, a dict or None; where they were given, as written, in
+    ``cfg_options_text``, too.
+
+    Args:
+        parser (argparse.ArgumentParser): Of a command that reads a config.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        metavar='KEY=VALUE',
+        help='override values of the config, for example train_cfg.max_epochs=10 '
+        'train_dataloader.batch_size=8; lists as key="[a,b]" or key=a,b',
+    )
+
+
 def tool_parser(description: str) -> argparse.ArgumentParser:
     """The parser of a command that runs a config, with the arguments that all of them have.
 
@@ -115,14 +133,7 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
     parser = ToolParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder to write to (default: work_dirs/NAME_OF_CONFIG)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=CfgOptions,
-        metavar='KEY=VALUE',
-        help='override values of the config, for example train_cfg.max_epochs=10 '
-        'train_dataloader.batch_size=8; lists as key="[a,b]" or key=a,b',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -146,7 +157,7 @@ def _keep_traceback() -> str:
         if isinstance(handler, logging.FileHandler):
             handler.emit(logging.LogRecord('', logging.ERROR, '', 0, '', None, sys.exc_info()))
             return f'traceback: {handler.baseFilename}'
-    return 'MMMOKD_TRACEBACK=1 shows the traceback'
+    return f'{TRACEBACK}=1 shows the traceback'
 
 
 def _tell_launcher(message: str) -> None:
@@ -154,27 +165,38 @@ def _tell_launcher(message: str) -> None:
     if path := os.environ.get('TORCHELASTIC_ERROR_FILE'):
         extra = dict(py_callstack=message, timestamp=int(time.time()))
         content = json.dumps(dict(message=dict(message=message, extraInfo=extra)))
-        Path(path).write_text(content, encoding='utf-8')
+        with suppress(OSError):  # a full disk, which may be what the message is about
+            Path(path).write_text(content, encoding='utf-8')
 
 
+@quiet_console()
 def run_tool(main: Callable[[], None]) -> None:
     """Run a command; let a mistake of its user end it with one message and status 2.
 
     The traceback of such an error is in the run's log file, once there is one, and on the screen if
     the environment variable ``MMMOKD_TRACEBACK`` is set; torchrun gets the message for its report.
-    Every other error ends as Python has it.
+    Every other error ends as Python has it. Ctrl-C and SIGTERM end it with one message and the status
+    of the signal, 130 or 143.
     Checkpoints that a config names are never unpickled (``TORCH_FORCE_WEIGHTS_ONLY_LOAD``), which
     mmengine would fall back to, unless ``--allow-code-from-checkpoint`` asks for it.
 
     Args:
         main (Callable): The command.
     """
+    set_wait_policy()
     if os.environ.get(ALLOW_CODE) != '1':
         os.environ.setdefault(WEIGHTS_ONLY, '1')
+    # Else every line that a full disk keeps from the log file would be 30 lines on the screen.
+    logging.raiseExceptions = 'MMMOKD_TRACEBACK' in os.environ
     try:
-        main()
+        with interruptible():
+            main()
+    except KeyboardInterrupt as error:
+        end_interrupted(error, _tell_launcher)
     except Exception as error:
-        message = None if os.environ.get('MMMOKD_TRACEBACK') else explain_error(error)
+        from .user_errors import explain_error
+
+        message = None if os.environ.get(TRACEBACK) else explain_error(error)
         if message is None:
             raise
         rank = f' (process {os.environ["RANK"]})' if 'RANK' in os.environ else ''

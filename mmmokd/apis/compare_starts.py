@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """The same downstream training from several starts: what pretraining is worth."""
 
+import hashlib
 import json
 import statistics
 import subprocess
@@ -9,11 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.table import markdown_table
 
+from .config import load_config
+from .run_folder import check_folder
 from .transfer import plan_transfer, random_start
 
 RANDOM = 'random'
+RECORD = 'start.json'  # in a run's folder: what its result depends on
 
 
 class Start(NamedTuple):
@@ -23,19 +28,25 @@ class Start(NamedTuple):
         name (str): Its name in the table.
         options (dict[str, Any]): Values for ``--cfg-options``.
         report (list[str]): Which weights go where.
+        checkpoint (str, optional): Whose weights; None for random ones.
+        part (str): Which of them, ``'BRANCH:NETWORK'``.
     """
 
     name: str
     options: dict[str, Any]
     report: list[str]
+    checkpoint: str | None = None
+    part: str = RANDOM
 
 
-def read_start(text: str, config: str | Path) -> Start:
+def read_start(text: str, config: str | Path, changes: dict[str, Any] | None = None) -> Start:
     """Read ``NAME=CHECKPOINT:BRANCH``, ``NAME=CHECKPOINT:BRANCH:student`` or ``NAME=random``.
 
     Args:
         text (str): The start.
         config (str | Path): The downstream config, whose model must take the weights.
+        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
+            Defaults to None.
 
     Returns:
         Start: Its name and the options that bring it about.
@@ -53,9 +64,10 @@ def read_start(text: str, config: str | Path) -> Start:
             f'NAME={RANDOM} is expected'
         )
     if what == RANDOM:
-        return Start(name, random_start(config), ['random weights'])
-    report, options = plan_transfer(':'.join(parts[:-1]), parts[-1], config, network)
-    return Start(name, options, report)
+        return Start(name, random_start(config, changes), ['random weights'])
+    checkpoint, branch = ':'.join(parts[:-1]), parts[-1]
+    report, options = plan_transfer(checkpoint, branch, config, network, changes)
+    return Start(name, options, report, checkpoint, f'{branch}:{network}')
 
 
 def run_start(
@@ -74,8 +86,11 @@ def run_start(
         dict[str, float]: The test's measures.
 
     Raises:
-        ValueError: If a tool fails; tells the end of its output.
+        ValueError: If a tool fails; tells the end of its output. Also if the folder holds a run that
+            began otherwise.
     """
+    check_folder(work_dir)
+    _claim(work_dir, _describe(start, config, seed, options))
     metrics = work_dir / 'metrics.json'
     if not metrics.is_file():
         tools = Path(__file__).resolve().parents[2] / 'tools'
@@ -92,6 +107,32 @@ def run_start(
         _run([tools / 'test.py', dumped, trained, *common, '--out', part], work_dir / 'test.txt')
         part.rename(metrics)
     return json.loads(metrics.read_text(encoding='utf-8'))
+
+
+def _describe(
+    start: Start, config: str | Path, seed: int, options: Sequence[str]
+) -> dict[str, Any]:
+    """What a run's result depends on."""
+    weights = None
+    if start.checkpoint is not None:
+        weights = hashlib.sha256(Path(start.checkpoint).expanduser().read_bytes()).hexdigest()
+    text = hashlib.sha256(load_config(config).pretty_text.encode()).hexdigest()
+    return dict(part=start.part, weights=weights, config=text, seed=seed, options=[*options])
+
+
+def _claim(work_dir: Path, run: dict[str, Any]) -> None:
+    """Let a folder hold the results of one run."""
+    record = work_dir / RECORD
+    if record.is_file():
+        found = json.loads(record.read_text(encoding='utf-8'))
+        changed = [key for key in run if found.get(key) != run[key]]
+        if changed:
+            raise ValueError(
+                f'{work_dir} holds a run of another {" and ".join(changed)}: remove the folder, or '
+                'name another one by --out'
+            )
+    with atomic_write(record) as part:
+        part.write_text(json.dumps(run, indent=2) + '\n', encoding='utf-8')
 
 
 def _run(command: Sequence[Any], output: Path) -> None:

@@ -21,7 +21,7 @@ from mmmokd.weights.files import missing_file_message
 from .config_check import check_config
 from .config_keys import OWN_CONSTRUCTOR, nearest
 from .config_names import places_of, runner_keys
-from .config_tree import get_node, iter_dicts, type_name
+from .config_tree import CommaText, get_node, iter_dicts, type_name
 from .runtime import DATALOADERS
 
 DELETE = '._delete_'
@@ -186,19 +186,6 @@ def _check_options(cfg: Config, options: dict[str, Any]) -> None:
         raise ValueError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
 
 
-class CommaText(list):
-    """A list that was written as ``a,b``; it may be a text with commas, as a folder's name.
-
-    Args:
-        values (Sequence): The list.
-        text (str): As written.
-    """
-
-    def __init__(self, values: Sequence, text: str) -> None:
-        super().__init__(values)
-        self.text = text
-
-
 def _plain_value(cfg: Config, key: str, value: Any) -> Any:
     """An option's value: of ``a,b``, the text where the config has a text or a file has that name."""
     if not isinstance(value, CommaText):
@@ -309,9 +296,10 @@ def set_dataloader_defaults(cfg: Config) -> None:
             continue
         for key, value in defaults.items():
             loader.setdefault(key, value)
-        # PyTorch refuses workers that persist where there are none.
+        # PyTorch refuses workers that persist or fetch ahead where there are none.
         if not loader.get('num_workers', 0):
             loader['persistent_workers'] = False
+            loader.pop('prefetch_factor', None)
 
 
 def enable_amp(cfg: Config) -> None:

@@ -61,3 +61,16 @@ def type_name(kind: Any) -> str:
     """
     text = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
     return text.rpartition('.')[2]
+
+
+class CommaText(list):
+    """A list that was written as ``a,b``; it may be a text with commas, as a folder's name.
+
+    Args:
+        values (Sequence): The list.
+        text (str): As written.
+    """
+
+    def __init__(self, values: Sequence, text: str) -> None:
+        super().__init__(values)
+        self.text = text

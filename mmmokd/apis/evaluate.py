@@ -2,8 +2,8 @@
 """k-NN and linear probe of a checkpoint's networks: what is run, and what is written of it."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from mmmokd.evaluation.metrics.linear_probe_metric import DEFAULT_LRS, HELD_OUT_PREFIX
+from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.table import markdown_table
 from mmmokd.visualization import plot_evaluation
 from mmmokd.weights import check_target
@@ -234,8 +235,8 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], facts: dict[str
     Args:
         out (Path): Folder that :func:`check_out` has checked.
         results (dict[str, dict]): From :func:`collect_results`.
-        facts (dict): What was evaluated, and how, for the files: ``checkpoint``, ``num_bank`` and
-            ``num_queries`` among others.
+        facts (dict): What was evaluated, and how, for the files: ``checkpoint``, ``num_bank``,
+            ``num_queries`` and ``num_queries_in_bank`` among others.
 
     Returns:
         str: The table.
@@ -245,6 +246,11 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], facts: dict[str
         f'{table}\n\nFrozen features of {facts["checkpoint"]}: {facts["num_bank"]} labelled images '
         f'to learn from, {facts["num_queries"]} to recognise.\n'
     )
+    if facts.get('num_queries_in_bank'):
+        text += (
+            f'{facts["num_queries_in_bank"]} of the latter are among the former: none is its own '
+            'neighbor, and no probe is trained on it.\n'
+        )
     bars = {
         f'{k}-NN': {network: found['knn_top1'][k] for network, found in results.items()}
         for k in next(iter(results.values()))['knn_top1']
@@ -260,13 +266,8 @@ def write_results(out: Path, results: dict[str, dict[str, Any]], facts: dict[str
         lambda path: path.write_text(f'{content}\n', encoding='utf-8'),
         lambda path: plot_evaluation(path, bars, sweeps, chosen),
     ]
-    parts = [out / f'.{name}.{os.getpid()}.part' for name in FILES]
-    try:
+    with ExitStack() as stack:  # none takes its place before all are written
+        parts = [stack.enter_context(atomic_write(out / name)) for name in FILES]
         for part, write in zip(parts, writers, strict=True):
             write(part)
-        for part, name in zip(parts, FILES, strict=True):
-            os.replace(part, out / name)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
     return table

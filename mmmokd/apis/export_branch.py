@@ -14,7 +14,6 @@ from mmmokd.version import __version__
 from mmmokd.weights import (
     WeightFile,
     backbone_prefix,
-    check_target,
     describe_backbone,
     describe_contents,
     list_branches,
@@ -24,8 +23,10 @@ from mmmokd.weights import (
     select_weights,
 )
 from mmmokd.weights.config_text import read_config_text
-from mmmokd.weights.source import make_source
-from mmmokd.weights.targets import FILE, Target, build_target
+from mmmokd.weights.export_target import FILE, Target, check_out
+from mmmokd.weights.same_features import check_same_features
+from mmmokd.weights.source import Pixels, make_source
+from mmmokd.weights.targets import TAKES, build_target
 
 from .config import load_config
 
@@ -50,8 +51,9 @@ def export_branch(
 
     Args:
         checkpoint (str | Path): A checkpoint of MOKD, this package's or the authors'.
-        out (str | Path): File to write: ``.safetensors``, else of ``torch.save``.
-        library (str): ``'mmpretrain'``, ``'mmdet'``, ``'mmseg'``, ``'timm'`` or ``'torchvision'``.
+        out (str | Path): File to write: ``.safetensors``, else of ``torch.save``; a folder for
+            transformers, ``.pkl`` for detectron2.
+        library (str): A key of ``mmmokd.weights.targets.TARGETS``.
         branch (str, optional): Name of the branch. Defaults to None, the only one.
         network (str): ``'teacher'`` or ``'student'``. Defaults to 'teacher'.
         config (str | Path, optional): Config that the checkpoint was trained with. Defaults to
@@ -68,29 +70,44 @@ def export_branch(
 
     Raises:
         FileNotFoundError: If there is no such checkpoint or config.
-        ValueError: If the branch is not there, the library has no such model, or not every weight
-            of it is matched.
+        ValueError: If the branch is not there, the library has no such model, not every weight of
+            it is matched, or it computes other features. Nothing is written then.
     """
-    check_target(out, overwrite)
+    out = check_out(out, library, overwrite)
     file = read_weights(checkpoint)
     branch = choose_branch(file, branch)
     weights = select_weights(file, backbone_prefix(branch, network))
+    name = f'branch {branch!r} ({network}) of {checkpoint}'
+    pixels = read_pixels(file)
     if target_config is not None:
         target = _configured_target(library, target_config)
+        report = key_report(target.model, weights, name)
     else:
         cfg = backbone_config(file, branch, config)
-        target = build_target(library, make_source(weights, cfg, img_size))
-    if library == 'timm':
-        weights = {key.removeprefix('timm_model.'): value for key, value in weights.items()}
-    report = key_report(target.model, weights, f'branch {branch!r} ({network}) of {checkpoint}')
-    state = {f'{target.prefix}{key}': v for key, v in target.model.state_dict().items()}
-    if Path(out).suffix != '.safetensors' and library in MM_LIBRARIES:
+        source = make_source(weights, cfg, img_size)._replace(pixels=pixels)
+        target = build_target(library, source)
+        try:
+            report = key_report(target.model, target.convert(weights), name)
+            check_same_features(source, weights, target)
+        except ValueError as error:
+            raise ValueError(f'{error}. --to {library} takes {TAKES[library]}') from error
+    if target.write is not None:
+        target.write(target.model, out)
+    else:
         meta = dict(mmmokd_version=__version__, source=str(checkpoint), branch=branch)
-        save_file(dict(state_dict=state, meta=dict(meta, network=network)), out, overwrite)
+        _write_weights(target, library, out, dict(meta, network=network), overwrite)
+    report += [f'wrote {out}', 'use it by', *_usage(target, out).splitlines()]
+    return report + _describe_pixels(pixels)
+
+
+def _write_weights(
+    target: Target, library: str, out: Path, meta: dict[str, str], overwrite: bool
+) -> None:
+    state = {f'{target.prefix}{key}': v for key, v in target.model.state_dict().items()}
+    if out.suffix != '.safetensors' and library in MM_LIBRARIES:
+        save_file(dict(state_dict=state, meta=meta), out, overwrite)
     else:
         save_file(state, out, overwrite)
-    report += [f'wrote {out}', 'use it by', *_usage(target, Path(out)).splitlines()]
-    return report + _normalisation(file)
 
 
 def choose_branch(file: WeightFile, branch: str | None) -> str:
@@ -202,13 +219,27 @@ def _usage(target: Target, out: Path) -> str:
     return usage
 
 
-def _normalisation(file: WeightFile) -> list[str]:
-    """What pixels the weights were trained on, where the checkpoint keeps its config."""
+def read_pixels(file: WeightFile) -> Pixels | None:
+    """What pixels the weights were trained on.
+
+    Args:
+        file (WeightFile): A MOKD checkpoint.
+
+    Returns:
+        Pixels | None: Their normalization; None where the checkpoint keeps no config that tells it.
+    """
     if not isinstance(file.meta.get('cfg'), str):
-        return []
+        return None
     cfg = read_config_text(file.meta['cfg'])
     preprocessor = cfg.get('data_preprocessor') or cfg['model'].get('data_preprocessor') or {}
     if 'mean' not in preprocessor:
-        return []
-    order = 'RGB' if preprocessor.get('to_rgb') else 'as the pipeline gives them'
-    return [f'pixels: mean {preprocessor["mean"]}, std {preprocessor["std"]}, channels {order}']
+        return None
+    rgb = bool(preprocessor.get('to_rgb'))
+    return Pixels(list(preprocessor['mean']), list(preprocessor['std']), rgb)
+
+
+def _describe_pixels(pixels: Pixels | None) -> list[str]:
+    if pixels is None:
+        return ['pixels: the checkpoint does not tell how they were normalized']
+    order = 'RGB' if pixels.rgb else 'as the pipeline gives them'
+    return [f'pixels: mean {pixels.mean}, std {pixels.std}, channels {order}']

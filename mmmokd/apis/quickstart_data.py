@@ -25,6 +25,7 @@ from mmmokd.apis.quickstart_runs import (
 from mmmokd.datasets import BadPictureError, PictureFolder
 from mmmokd.datasets.transforms import LoadPicture
 from mmmokd.evaluation import weighted_knn
+from mmmokd.utils.atomic import atomic_write
 
 MAX_PICTURES = 10_000
 SIDE = 72  # pixels of the shorter side; the views are cut at 64
@@ -49,10 +50,9 @@ def unpack_fashion_mnist(source: Path, target: Path) -> None:
         raise FileNotFoundError(f'no *-ubyte.gz in {source}: is the repository complete?')
     target.mkdir(parents=True, exist_ok=True)
     for file in files:
-        part = target / f'{file.stem}.{os.getpid()}.part'  # two calls may do this at once
-        with gzip.open(file) as packed, part.open('wb') as out:
-            shutil.copyfileobj(packed, out)
-        part.rename(target / file.stem)
+        with atomic_write(target / file.stem) as part:  # two calls may do this at once
+            with gzip.open(file) as packed, part.open('wb') as out:
+                shutil.copyfileobj(packed, out)
 
 
 def find_pictures(source: Path) -> list[Path]:
@@ -211,8 +211,7 @@ def _shrink(job: tuple[Path, Path]) -> str | None:
     if scale < 1:
         size = [max(SIDE, round(side * scale)) for side in img.shape[1::-1]]
         img = cv2.resize(img, size, interpolation=cv2.INTER_AREA)
-    if not cv2.imwrite(str(copy), img):
-        raise OSError(f'cannot write {copy}')
+    copy.write_bytes(cv2.imencode('.png', img)[1])  # cv2.imwrite would not say why it cannot
     return None
 
 

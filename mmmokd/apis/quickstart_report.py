@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmmokd.apis.quickstart_data import raw_pixel_knn
+from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.table import markdown_table
 from mmmokd.visualization import RunScalars, plot_training, read_scalars
 
@@ -58,9 +59,11 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> str:
         baselines={} if raw is None else {'raw pixels': raw},
         views=views,
     )
-    (out / 'results.md').write_text(f'{text}\n', encoding='utf-8')
     results = dict(raw_pixels=raw, **curves)
-    (out / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    with atomic_write(out / 'results.md') as part:
+        part.write_text(f'{text}\n', encoding='utf-8')
+    with atomic_write(out / 'results.json') as part:
+        part.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
     return f'\n{text}\n\ntable:   {out / "results.md"}\npicture: {out / "quickstart.png"}'
 
 

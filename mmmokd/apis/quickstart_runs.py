@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from mmengine.config import Config
 
 import mmmokd
-from mmmokd.visualization import read_scalars
+from mmmokd.utils.atomic import atomic_write
 
 RECORD = 'quickstart.json'  # in a folder that the quick start makes: what it is made of
 
@@ -79,9 +79,8 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
         record (dict): Anything that JSON holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f'{RECORD}.part'
-    part.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
-    part.replace(folder / RECORD)
+    with atomic_write(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
 
 
 @contextmanager
@@ -147,6 +146,8 @@ def drop_unusable_checkpoints(folder: Path, cfg: Config, validate: bool) -> None
         cfg (Config): Its config, for the epochs that are validated.
         validate (bool): Whether it validates.
     """
+    from mmmokd.visualization import read_scalars  # here: the command reads its arguments first
+
     checkpoints = {int(file.stem[6:]): file for file in folder.glob('epoch_*.pth')}
     logged = any(folder.glob('*/vis_data/scalars.json'))
     curves = read_scalars(folder).val.values() if logged else ()

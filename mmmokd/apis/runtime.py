@@ -5,15 +5,23 @@ import logging
 import os
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import get_world_size, is_distributed
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init__.py)
+from mmmokd.engine.hooks.checkpoint_hook import save_whole_checkpoints
+from mmmokd.utils.data_workers import end_workers_with_parent
 
 from .config_tree import iter_dicts, type_name
+from .cpu import describe_threads, set_threads
+from .run_folder import check_folder
+from .shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
@@ -153,27 +161,65 @@ def drop_absent_hooks(cfg: Config) -> None:
             hooks.pop(name)
 
 
-def refuse_ignored_prefix(key: str, part: dict, scope: str) -> None:
-    """Refuse pretrained weights that a model is known to pass over in silence.
+def use_cpus(cfg: Config, training: bool) -> int:
+    """Choose how many threads this process computes with, for a command whose process is its own.
 
     Args:
-        key (str): Where the part stands in the config, for the message.
-        part (dict): Config of a part of a model.
-        scope (str): The config's default scope.
+        cfg (Config): A full config; see :func:`~mmmokd.apis.cpu.set_threads`.
+        training (bool): Whether it trains and validates, or tests.
 
-    Raises:
-        ValueError: If it is the ViT of mmseg and is to load the weights below a prefix.
+    Returns:
+        int: How many data workers of this process work at a time.
     """
-    kind = str(part.get('type'))
-    own = kind == 'mmseg.VisionTransformer' or (scope == 'mmseg' and kind == 'VisionTransformer')
-    init_cfg = part.get('init_cfg')
-    prefix = init_cfg.get('prefix') if isinstance(init_cfg, dict) else None
-    if own and prefix:
-        raise ValueError(
-            f"{key} is mmseg's VisionTransformer, which passes over the prefix {prefix!r} of its "
-            'init_cfg and would start from random weights: use mmmokd.VisionTransformer, or '
-            'export the branch by tools/model_converters/export_branch.py --to mmseg'
-        )
+    loaders = ('train_dataloader', 'val_dataloader') if training else ('test_dataloader',)
+    workers = max((cfg.get(name) or {}).get('num_workers', 0) for name in loaders)
+    set_threads(workers, on_gpu=get_device() != 'cpu')
+    return workers
+
+
+def describe_run(cfg: Config, workers: int) -> str:
+    """The first line that a run shows.
+
+    Args:
+        cfg (Config): Its config, with ``work_dir``.
+        workers (int): Data workers of this process.
+
+    Returns:
+        str: Config, device, threads and folder.
+    """
+    name = Path(cfg.filename).name if cfg.filename else 'a config without a file'
+    device = get_device()
+    if device == 'cuda':
+        device = torch.cuda.get_device_name()
+    processes = f'{get_world_size()} processes, each ' if is_distributed() else ''
+    threads = describe_threads(workers)
+    return f'{name}: {processes}on {device}, {threads}; writes to {cfg.work_dir}'
+
+
+def prepare_training(runner: Runner) -> None:
+    """Build what a run trains on, fit it into shared memory, and log what is to come.
+
+    Args:
+        runner (Runner): Of a config with a training loop, before ``train()``.
+    """
+    loader = runner.train_dataloader
+    if notice := fit_shared_memory(loader, free_shared_memory()):
+        runner.logger.warning(notice)
+    runner.logger.info(_describe_length(runner))
+
+
+def _describe_length(runner: Runner) -> str:
+    """Images, iterations and epochs, as far as they are known beforehand."""
+    loader, loop = runner.train_dataloader, runner.train_loop
+    batch = batch_size_of(loader) * get_world_size()
+    try:
+        images = f'trains on {len(loader.dataset)} images in batches of {batch}'
+    except TypeError:  # a stream
+        images = f'trains in batches of {batch}'
+    if isinstance(loop, IterBasedTrainLoop):
+        return f'{images}: {loop.max_iters} iterations'
+    iterations = f'{len(loader)} iteration{"s"[: len(loader) != 1]} an epoch'
+    return f'{images}: {iterations}, {loop.max_epochs} epoch{"s"[: loop.max_epochs != 1]}'
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -187,16 +233,17 @@ def build_runner(cfg: Config) -> Runner:
         Runner: Ready to ``train()`` or ``test()``. Call :func:`close_process_group` afterwards.
 
     Raises:
-        ValueError: If the processes that the launcher stands for are not there, or the model would
-            pass over the pretrained weights that the config names.
+        ValueError: If the processes that the launcher stands for are not there, or the work dir
+            cannot be written to.
     """
     drop_absent_hooks(cfg)
-    for _, part in iter_dicts(cfg.get('model') or {}):
-        refuse_ignored_prefix('a part of the model', part, cfg.get('default_scope', 'mmpretrain'))
+    check_folder(cfg.work_dir)
     notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
         init_cpu_process_group(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    save_whole_checkpoints(runner)
+    end_workers_with_parent(runner)
     for notice in notices:
         runner.logger.log(logging.WARNING, notice)
     return runner

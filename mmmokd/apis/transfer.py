@@ -10,14 +10,18 @@ from mmengine.registry import DefaultScope
 
 from mmmokd.registry import MODELS
 from mmmokd.weights import backbone_prefix, read_weights, select_weights
+from mmmokd.weights.loaded import pretrained_entries
 
 from .config import load_config
 from .export_branch import choose_branch, key_report
-from .runtime import refuse_ignored_prefix
 
 
 def plan_transfer(
-    checkpoint: str | Path, branch: str | None, config: str | Path, network: str = 'teacher'
+    checkpoint: str | Path,
+    branch: str | None,
+    config: str | Path,
+    network: str = 'teacher',
+    changes: dict[str, Any] | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
     """Find where a branch's weights go in the model of a config, and try them there.
 
@@ -30,6 +34,8 @@ def plan_transfer(
         branch (str, optional): Name of the branch; None for the only one.
         config (str | Path): A config of mmpretrain, mmdet or mmseg.
         network (str): ``'teacher'`` or ``'student'``. Defaults to 'teacher'.
+        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
+            Defaults to None.
 
     Returns:
         tuple[list[str], dict[str, Any]]: The report of keys, a line each, and the options, by
@@ -40,14 +46,13 @@ def plan_transfer(
         ValueError: If the branch is not there, the config has no backbone, or a part of its model
             does not fit.
     """
-    cfg = load_config(config)
+    cfg = load_config(config, changes)
     file = read_weights(checkpoint)
     prefix = backbone_prefix(choose_branch(file, branch), network)
     weights = select_weights(file, prefix)
     scope = cfg.get('default_scope') or 'mmpretrain'
     report, options = [], {}
     for key, part in _pretrained_parts(cfg):
-        refuse_ignored_prefix(key, dict(part, init_cfg=dict(prefix=prefix)), scope)
         with DefaultScope.overwrite_default_scope(scope):
             module = MODELS.build(dict(part, init_cfg=None))
         report.append(f'{key} of {config}:')
@@ -60,16 +65,19 @@ def plan_transfer(
     return report, options
 
 
-def random_start(config: str | Path) -> dict[str, Any]:
+def random_start(config: str | Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The options that make a config start from random weights.
 
     Args:
         config (str | Path): A config of mmpretrain, mmdet or mmseg.
+        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
+            Defaults to None.
 
     Returns:
         dict[str, Any]: Options by dotted key.
     """
-    return {f'{key}.init_cfg': None for key, _ in _pretrained_parts(load_config(config))}
+    cfg = load_config(config, changes)
+    return {f'{key}.init_cfg': None for key, _ in _pretrained_parts(cfg)}
 
 
 def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:
@@ -81,8 +89,7 @@ def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:
     stack = [('model', model)]
     while stack:
         key, node = stack.pop()
-        init_cfg = node.get('init_cfg')
-        pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
+        pretrained = bool(pretrained_entries(node.get('init_cfg')))
         if pretrained and key != 'model.backbone':
             yield key, node
         stack += [(f'{key}.{k}', v) for k, v in node.items() if isinstance(v, dict)]

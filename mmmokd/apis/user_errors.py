@@ -1,6 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Which errors are mistakes of who started a command, and what is said of them."""
 
+import errno
+import io
 import re
 import sys
 import traceback
@@ -14,9 +16,11 @@ from mmengine.runner import runner as mmengine_runner
 
 import mmmokd
 from mmmokd.utils import RunStoppedError
+from mmmokd.utils.atomic import explain_os_error
 
 from .config_keys import describe_place, keys_of_type, known_keys, nearest
 from .config_tree import iter_dicts, type_name
+from .shared_memory import explain_exhausted
 
 # What this package raises, with a message for people, where what it was given is wrong.
 USER_ERRORS = (
@@ -27,10 +31,23 @@ USER_ERRORS = (
     RunStoppedError,
 )
 PACKAGE = Path(mmmokd.__file__).resolve().parent
+# Of a disk, whoever writes to it.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 # What datasets of other libraries raise where their files are not as they should be. A RuntimeError
 # may as well be of a GPU or of other processes, unless a line of theirs raised it.
 DATA_ERRORS = (OSError, AssertionError)
 DATASET_MODULES = ('mmpretrain.datasets', 'mmdet.datasets', 'mmseg.datasets')
+# What only some configs need, and how to get it.
+OPTIONAL = {
+    'mlflow': 'bash tools/setup_env.sh loggers, or pip install mlflow',
+    'mmdet': 'bash tools/setup_env.sh det',
+    'mmseg': 'bash tools/setup_env.sh seg',
+    'pycocotools': 'bash tools/setup_env.sh det, or pip install pycocotools',
+    'tensorboard': 'pip install tensorboard',
+    'timm': 'bash tools/setup_env.sh optional, or pip install timm',
+    'transformers': "pip install 'transformers>=4.53,<5'",
+    'wandb': 'bash tools/setup_env.sh loggers, or pip install wandb',
+}
 IN_WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+\.\n')
 FRAME = re.compile(r'^ +File "(.+)", line \d+, in .*(?:\n {4}(.+))?', re.MULTILINE)
 BUILDERS = (build_from_cfg.__code__, build_scheduler_from_cfg.__code__)
@@ -75,7 +92,8 @@ def explain_error(error: BaseException) -> str | None:
 
     Besides :func:`is_user_error`, these are mistakes in the config that come to light as an object
     is built from it: an argument that a class does not take or lacks, a type that is not
-    registered, data that a dataset of another library does not find.
+    registered, data that a dataset of another library does not find. So is a full disk, or one that
+    is mounted to be read only, whoever writes to it.
 
     Args:
         error (BaseException): As caught.
@@ -83,14 +101,41 @@ def explain_error(error: BaseException) -> str | None:
     Returns:
         str, optional: One message; None if the error may be a fault to be traced.
     """
+    if isinstance(error, ImportError):
+        return _explain_import(error)
+    if message := explain_exhausted(error):
+        return message
     if is_user_error(error):
         text = str(error)
         wrapped = IN_WORKER.match(text)
         return text.rpartition(f'{type(error).__name__}: ')[2].rstrip() if wrapped else text
     try:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return explain_os_error(error, error.filename or _file_in_use(error))
         return _explain_build(error)
     except Exception:  # what fails here must not hide the error itself
         return None
+
+
+def _file_in_use(error: OSError) -> str | None:
+    """The file that was being written to, of which an error names only what it opens."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, io.IOBase) and isinstance(getattr(value, 'name', None), str):
+                return value.name
+    return None
+
+
+def _explain_import(error: ImportError) -> str | None:
+    """A package that only some configs need, and that is not installed or broken."""
+    while isinstance(error.__context__, ImportError):  # a library says it in its own words
+        error = error.__context__
+    text = str(error)
+    names = [(error.name or '').partition('.')[0], *re.findall(r'[\w-]+', text)]
+    for name in names:
+        if name in OPTIONAL:
+            return f'the config needs {name}, which cannot be imported ({text}): {OPTIONAL[name]}'
+    return None
 
 
 def _explain_build(error: BaseException) -> str | None:

@@ -1,29 +1,39 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-import os
 import os.path as osp
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
-from mmengine.fileio import LocalBackend, get_file_backend, list_from_file
 from mmengine.logging import MMLogger
 from mmpretrain.datasets import CustomDataset
-from mmpretrain.datasets.base_dataset import expanduser
 
 from mmmokd.registry import DATASETS
+from mmmokd.utils.names import printable
+from mmmokd.utils.state_dict import name_some
 
+from .folders import Found, check_folder, expand_path, find_files, join_paths, split_roots
+from .remote import is_remote
+from .transforms.files import has_plugin, how_to_read, read_file
 from .transforms.loading import LoadPicture
 from .walk import iter_transforms
 from .worker_generator import WorkerGenerator
 
 PICTURE_EXTENSIONS = (
     *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif'),
-    *('.ppm', '.pgm', '.pnm', '.jp2', '.avif'),
+    *('.ppm', '.pgm', '.pnm', '.jp2'),
 )
+# These, too, where Pillow can read them; see LoadPicture.
+MORE_EXTENSIONS = ('.avif', '.heic', '.heif', '.hif', '.jxl')
+# Names of the parts of a dataset, which make poor classes.
+SPLITS = {
+    *('train', 'training', 'val', 'valid', 'validation', 'test', 'testing', 'dev', 'eval'),
+    *('trainval', 'unlabeled', 'unlabelled'),
+}
 # So many listed paths, spread evenly, are looked up before training; all would take minutes.
 NUM_PROBED = 100
 NUM_ENDINGS = 5
+NUM_CLASSES_NAMED = 5
 
 
 @DATASETS.register_module()
@@ -31,46 +41,62 @@ class PictureFolder(CustomDataset):
     """A folder of pictures: nested or not, with or without class folders, no annotation file.
 
     ``dict(type='mmmokd.PictureFolder', data_root='/my/pictures', pipeline=...)`` is enough. Hidden
-    files and folders are skipped, linked folders are followed, and the order is by path. How many
-    pictures were found is logged, with the endings of files that are not taken for pictures.
+    files and folders are skipped, so is what training and evaluation wrote (``work_dirs``, folders
+    of runs and results), linked folders are followed, and the order is by path. How many pictures
+    were found is logged, with the endings of files that are not taken for pictures, and number and
+    first names of classes.
 
     Args:
-        data_root (str): The folder; '~' is expanded. Defaults to ''.
-        data_prefix (str | dict): A folder inside it. Defaults to ''.
+        data_root (str | Sequence[str]): The folder, or several, as a list or in one text with
+            commas between them; '~' and environment variables are expanded. Several with classes
+            have the classes of all of them, by name. A remote folder (``s3://bucket/folder``,
+            ``gs://``, ``hf://``, ...) is read by fsspec. Defaults to ''.
+        data_prefix (str | dict): A folder inside each. Defaults to ''.
         ann_file (str): A list file, one path a line (followed by a space and a class number if
             ``with_label``), relative to the folder or absolute; in ``data_root`` if the name is
-            relative. Empty lines are skipped. Defaults to '', every picture in the folder.
+            relative. Empty lines are skipped. Not with several folders. Defaults to '', every
+            picture in the folder.
         with_label (bool): Whether every folder right under the root is a class (as in k-NN
             evaluation). Defaults to False.
-        extensions (Sequence[str]): File name endings of pictures, in any case. Defaults to those
-            of jpeg, png, webp, tiff, bmp, gif, netpbm, jpeg 2000 and avif.
+        extensions (Sequence[str], optional): File name endings of pictures, in any case. Defaults
+            to None: those of jpeg, png, webp, tiff, bmp, gif, netpbm and jpeg 2000; of avif, heic
+            and jxl where Pillow can read them.
         **kwargs: Further arguments of :class:`mmpretrain.datasets.CustomDataset`.
 
     Raises:
         FileNotFoundError: If the folder or the list file is not there, or no listed path is.
         NotADirectoryError: If ``data_root`` is a file.
-        ValueError: If there is no picture, no folder is given, or there are no class folders for
-            ``with_label``.
+        ValueError: If there is no picture, no folder is given or one twice, a remote one cannot be
+            listed, or there are no class folders for ``with_label``.
     """
 
     def __init__(
         self,
-        data_root: str = '',
+        data_root: str | Sequence[str] = '',
         data_prefix: str | dict = '',
         ann_file: str = '',
         with_label: bool = False,
-        extensions: Sequence[str] = PICTURE_EXTENSIONS,
+        extensions: Sequence[str] | None = None,
         metainfo: dict | None = None,
         lazy_init: bool = False,
         **kwargs,
     ) -> None:
         if not (data_root or data_prefix or ann_file):
             raise ValueError('PictureFolder needs data_root, the folder of pictures.')
+        if extensions is None:
+            extensions = (*PICTURE_EXTENSIONS, *filter(has_plugin, MORE_EXTENSIONS))
         if isinstance(extensions, str) or not extensions:
             raise ValueError(f"extensions must be a list such as ['.jpg'], got {extensions!r}.")
+        roots = split_roots(data_root)
+        if len(roots) > 1 and ann_file:
+            raise ValueError(
+                f'ann_file={ann_file!r} names pictures relative to one folder, but data_root names '
+                f'{len(roots)}: use a PictureFolder for each, in a ConcatDataset.'
+            )
         self.generator = WorkerGenerator()
+        self._roots = roots
         super().__init__(
-            data_root=expanduser(data_root),
+            data_root=roots[0] if roots else '',
             data_prefix=data_prefix,
             ann_file=ann_file,
             with_label=with_label,
@@ -87,9 +113,18 @@ class PictureFolder(CustomDataset):
             self.full_init()
 
     @property
-    def is_local(self) -> bool:
-        """bool: Whether the pictures are on a file system, not in a remote storage."""
-        return isinstance(get_file_backend(self.img_prefix or '.'), LocalBackend)
+    def folders(self) -> list[str]:
+        """List[str]: The folders whose pictures these are."""
+        if len(self._roots) < 2:
+            return [self.img_prefix]
+        return [join_paths(root, self._prefix) for root in self._roots]
+
+    def _join_prefix(self) -> None:
+        # As mmengine does it, of whose file backends none may know where a remote folder is.
+        self._prefix = expand_path(self.data_prefix['img_path'])
+        self.data_prefix['img_path'] = join_paths(self.data_root, self._prefix)
+        if self.ann_file:
+            self.ann_file = join_paths(self.data_root, expand_path(self.ann_file))
 
     def set_epoch(self, epoch: int, stream: int | None = None) -> None:
         """Start new random numbers for what takes the place of unreadable pictures.
@@ -106,77 +141,85 @@ class PictureFolder(CustomDataset):
         Returns:
             List[dict]: With 'img_path' (str) and, if ``with_label``, 'gt_label' (int).
         """
-        samples = self._read_list() if self.ann_file else self._find_samples()
-        join = get_file_backend(self.img_prefix or '.', enable_singleton=True).join_path
-        if self.with_label:
-            return [
-                dict(img_path=join(self.img_prefix, path), gt_label=label)
-                for path, label in samples
-            ]
-        return [dict(img_path=join(self.img_prefix, path)) for path in samples]
-
-    def _find_samples(self) -> list:
-        if self.is_local:
-            self._check_folder()
-            files = list(_walk_folder(self.img_prefix))
+        if self.ann_file:
+            found = {self.img_prefix: self._read_list()}
         else:
-            backend = get_file_backend(self.img_prefix, enable_singleton=True)
-            files = list(backend.list_dir_or_file(self.img_prefix, list_dir=False, recursive=True))
-        pictures, others = [], []
-        for path in files:
-            (pictures if self.is_valid_file(path) else others).append(path)
-        pictures.sort()
-        if not pictures:
-            self._raise_no_picture(others)
-        self._log_found(len(pictures), others)
-        return self._label_by_folder(pictures) if self.with_label else pictures
+            found = self._find_samples()
+        infos = []
+        for folder, samples in found.items():
+            for sample in samples:
+                path, *label = sample if self.with_label else (sample,)
+                info = dict(img_path=join_paths(folder, path))
+                infos.append(dict(info, gt_label=label[0]) if label else info)
+        return infos
 
-    def _check_folder(self) -> None:
-        folder = osp.abspath(self.img_prefix)
-        if osp.isfile(folder):
-            raise NotADirectoryError(
-                f'The folder of pictures, {folder}, is a file. Set data_root to a folder; a list '
-                'of pictures goes into ann_file.'
-            )
-        if not osp.isdir(folder):
-            raise FileNotFoundError(f'The folder of pictures, {folder}, is not there.')
+    def _find_samples(self) -> dict[str, list]:
+        """Pictures, with their labels if wanted, by the folder that they are relative to."""
+        found = {}
+        for folder in self.folders:
+            if not is_remote(folder):
+                check_folder(folder, self.extensions)
+            found[folder] = find_files(folder)
+        pictures = {
+            folder: [path for path in files if self.is_valid_file(path)]
+            for folder, (files, *_) in found.items()
+        }
+        if not any(pictures.values()):
+            self._raise_no_picture([path for each in found.values() for path in each.files])
+        for folder, each in found.items():
+            left_out = sorted(set(each.files) - set(pictures[folder]))
+            self._log_found(folder, len(pictures[folder]), left_out, each.own)
+        return self._label_by_folder(pictures, found) if self.with_label else pictures
 
     def _raise_no_picture(self, files: list[str]) -> NoReturn:
         held = f'it holds {len(files)} files ({_count_endings(files)})'
         raise ValueError(
-            f'No picture in the folder {self._folder_name()}: '
+            f'No picture in the folder {" or ".join(map(_show_folder, self.folders))}: '
             + (held if files else 'it is empty')
             + f'; pictures end in {", ".join(sorted(self.extensions))}.'
+            + _hints(files)
         )
 
-    def _log_found(self, num_pictures: int, left_out: list[str]) -> None:
+    def _log_found(
+        self, folder: str, num_pictures: int, left_out: list[str], own: list[str]
+    ) -> None:
         """Say how many pictures there are, and which files are not taken for pictures."""
         logger = MMLogger.get_current_instance()
-        found = f'{num_pictures} pictures in {self._folder_name()}'
+        found = f'{num_pictures} pictures in {_show_folder(folder)}'
+        if own:
+            logger.info(
+                f'{_show_folder(folder)}: what training and evaluation wrote is left out: '
+                + name_some([*map(printable, own)])
+            )
         if left_out:
             logger.warning(
-                f'{found}; other files are left out: {len(left_out)} ({_count_endings(left_out)}). '
-                'Convert the pictures among them, to jpg or png for instance.'
+                f'{found}; other files are left out: {len(left_out)} ({_count_endings(left_out)}).'
+                + (
+                    _hints(left_out)
+                    or ' Convert the pictures among them, to jpg or png for instance.'
+                )
             )
+        elif not num_pictures:
+            logger.warning(f'{found}: it is empty')
         else:
             logger.info(found)
 
-    def _folder_name(self) -> str:
-        return osp.abspath(self.img_prefix) if self.is_local else self.img_prefix
-
-    def _label_by_folder(self, pictures: list[str]) -> list[tuple[str, int]]:
-        in_folders = [path for path in pictures if '/' in path]
-        root = osp.abspath(self.img_prefix)
-        if not in_folders:
+    def _label_by_folder(
+        self, pictures: dict[str, list[str]], found: dict[str, Found]
+    ) -> dict[str, list[tuple[str, int]]]:
+        root = ' or '.join(map(_show_folder, self.folders))
+        in_folders = {
+            folder: [path for path in paths if '/' in path] for folder, paths in pictures.items()
+        }
+        total = sum(map(len, pictures.values()))
+        labelled = sum(map(len, in_folders.values()))
+        if not labelled:
             raise ValueError(
                 f'with_label=True needs a folder for each class in {root}, but its '
-                f'{len(pictures)} pictures lie in the folder itself.'
+                f'{total} pictures lie in the folder itself.'
             )
-        if self.is_local:  # a folder without a picture is a class too, or numbers would shift
-            folders = {entry.name for entry in os.scandir(root) if entry.is_dir()}
-            classes = sorted(name for name in folders if not name.startswith('.'))
-        else:
-            classes = sorted({path.split('/', 1)[0] for path in in_folders})
+        # A folder without a picture is a class too, or numbers would shift.
+        classes = sorted({name for each in found.values() for name in each.folders})
         if self.CLASSES is None:
             self._metainfo['classes'] = tuple(classes)
         elif len(self.CLASSES) != len(classes):
@@ -184,8 +227,12 @@ class PictureFolder(CustomDataset):
                 f'{len(self.CLASSES)} classes are given, but {root} has {len(classes)} folders.'
             )
         self.folder_to_idx = {name: index for index, name in enumerate(classes)}
-        samples = [(path, self.folder_to_idx[path.split('/', 1)[0]]) for path in in_folders]
-        self._warn_of_left_out(len(pictures) - len(in_folders), len(classes), samples)
+        samples = {
+            folder: [(path, self.folder_to_idx[path.split('/', 1)[0]]) for path in paths]
+            for folder, paths in in_folders.items()
+        }
+        _log_classes(root, classes)
+        self._warn_of_left_out(total - labelled, len(classes), sum(samples.values(), []))
         return samples
 
     @staticmethod
@@ -198,11 +245,13 @@ class PictureFolder(CustomDataset):
             logger.warning(f'{num_empty} of {num_classes} class folders hold no picture.')
 
     def _read_list(self) -> list:
-        if isinstance(get_file_backend(self.ann_file), LocalBackend):
+        if not is_remote(self.ann_file):
             path = osp.abspath(self.ann_file)
             if not osp.isfile(path):
                 raise FileNotFoundError(f'The list file (ann_file), {path}, is not there.')
-        lines = [line.strip('\ufeff \t\r') for line in list_from_file(self.ann_file)]
+        # As list_from_file of mmengine; names that are no UTF-8 are kept as the file system has them.
+        text = read_file(self.ann_file).decode('utf-8', 'surrogateescape')
+        lines = [line.strip('\ufeff \t\r') for line in text.split('\n')]
         samples = [line for line in lines if line]
         if not samples:
             raise ValueError(f'The list file {self.ann_file} names no picture.')
@@ -222,7 +271,10 @@ class PictureFolder(CustomDataset):
 
     def _probe(self, paths: list[str]) -> None:
         """Raise if the list and the folder do not fit; single missing files are for training."""
-        if not self.is_local:
+        if is_remote(self.img_prefix):
+            return
+        paths = [path for path in paths if not is_remote(path)]
+        if not paths:
             return
         probed = paths[:: -(-len(paths) // NUM_PROBED)]
         full = [osp.abspath(osp.join(self.img_prefix, path)) for path in probed]
@@ -245,30 +297,27 @@ def _count_endings(paths: list[str]) -> str:
     return ', '.join(named + ['...'] * (len(endings) > NUM_ENDINGS))
 
 
-def _walk_folder(root: str) -> Iterator[str]:
-    """All files under a folder, as paths relative to it, without hidden ones.
+def _hints(paths: list[str]) -> str:
+    """What to do about files that are images of a kind that is not read, with a blank before it."""
+    endings = sorted({osp.splitext(path)[1].lower() for path in paths})
+    hints = dict.fromkeys(filter(None, map(how_to_read, endings)))
+    return ''.join(f' {hint[0].upper()}{hint[1:]}.' for hint in hints)
 
-    Args:
-        root (str): The folder.
 
-    Yields:
-        str: A path with '/' between its parts. Links are followed, except back to a parent.
+def _show_folder(folder: str) -> str:
+    return folder if is_remote(folder) else printable(osp.abspath(folder))
 
-    Raises:
-        OSError: If a folder cannot be read.
-    """
 
-    def visit(folder: str, prefix: str, parents: tuple[str, ...]) -> Iterator[str]:
-        real = osp.realpath(folder)
-        if real in parents:
-            return
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith('.'):
-                    continue
-                if entry.is_dir():
-                    yield from visit(entry.path, f'{prefix}{entry.name}/', (*parents, real))
-                else:
-                    yield prefix + entry.name
-
-    return visit(root, '', ())
+def _log_classes(root: str, classes: list[str]) -> None:
+    """Say which classes there are, and if they are rather the parts of a dataset."""
+    logger = MMLogger.get_current_instance()
+    logger.info(
+        f'{len(classes)} classes in {root}: {name_some([*map(printable, classes)], NUM_CLASSES_NAMED)}'
+    )
+    splits = [name for name in classes if name.lower() in SPLITS]
+    if len(splits) > 1 or len(splits) == len(classes):
+        logger.warning(
+            f'The folders {", ".join(splits)} in {root} are taken for classes, but have the names of '
+            'the parts of a dataset. If they are such, name one of them, with a folder for each class '
+            f'in it: {osp.join(root, splits[0])}'
+        )

@@ -1,5 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import logging
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
@@ -15,6 +17,7 @@ from .batches import read_inputs, read_labels
 from .features import check_gives_maps, extract_features
 from .gather import sample_order
 from .metrics import FeatureMetric, FeatureSet
+from .overlap import find_overlap, read_info
 
 BANK_LOG_INTERVAL = 500
 BANK_SHARE = 0.8
@@ -31,7 +34,8 @@ def split_labelled(dataloader: DataLoader | dict, bank_share: float) -> tuple[di
         tuple[dict, dict]: Configs of the dataloaders of the bank and of the queries.
 
     Raises:
-        ValueError: If the share is out of range, or ``dataloader`` is no config.
+        ValueError: If the share is out of range, or leaves no queries, or ``dataloader`` is no
+            config.
     """
     if not 0 < bank_share < 1:
         raise ValueError(f'bank_share must be between 0 and 1, but got {bank_share}')
@@ -44,6 +48,12 @@ def split_labelled(dataloader: DataLoader | dict, bank_share: float) -> tuple[di
     if isinstance(dataset, dict):
         dataset = DATASETS.build(dataset)
     bank, queries = (LabelledShare(dataset, bank_share, rest=rest) for rest in (False, True))
+    if not len(queries):
+        raise ValueError(
+            f'bank_share={bank_share:g} of each class leaves none of the {len(dataset)} labelled '
+            'images to be recognised: give more of each class, another bank_share, or a '
+            'bank_dataloader of its own'
+        )
     print_log(
         f'Labelled images: {len(bank)} of {len(dataset)} ({bank_share:g} of each class) are the '
         f'bank, the other {len(queries)} are queries',
@@ -79,6 +89,32 @@ def complete_bank(bank: DataLoader | dict, dataloader: DataLoader | dict) -> Dat
     # The bank's workers have nothing to stay for: it is read once an evaluation.
     rest = {key: value for key, value in dataloader.items() if key != 'persistent_workers'}
     return {**rest, **bank, 'dataset': dataset}
+
+
+def check_several_classes(bank: Any) -> None:
+    """Check that there is something to tell apart.
+
+    Args:
+        bank (Dataset): The labelled images that are learnt from.
+
+    Raises:
+        ValueError: If all of them are of one class, so that every answer is right.
+    """
+    first = None
+    for index in range(len(bank)):  # ends at the first image of a second class
+        label = (read_info(bank, index) or {}).get('gt_label')
+        if label is None:
+            return
+        first = label if first is None else first
+        if label != first:
+            return
+    names = (getattr(bank, 'metainfo', None) or {}).get('classes') or ()
+    named = f', {names[int(first)]!r}' if first is not None and 0 <= first < len(names) else ''
+    raise ValueError(
+        f'all {len(bank)} images of the bank are of one class{named}: whatever is predicted is '
+        'right, and the accuracy means nothing. A labeled set has a folder for each class, and '
+        'at least two of them'
+    )
 
 
 class FeatureLoopMixin:
@@ -125,6 +161,7 @@ class FeatureLoopMixin:
             read_labels(batch, dataloader)
             read_inputs(model, batch)
         self._check_classes()
+        check_several_classes(self.bank_dataloader.dataset)
         for metric in self.evaluator.metrics:
             if not isinstance(metric, FeatureMetric):
                 raise TypeError(
@@ -132,6 +169,22 @@ class FeatureLoopMixin:
                     f'as mmmokd.KNNMetric, but got {type(metric).__name__}'
                 )
             metric.check_sizes(len(self.bank_dataloader.dataset), len(self.dataloader.dataset))
+        self._find_overlap()
+
+    def _find_overlap(self) -> None:
+        """Find, say and let the measures check which queries are images of the bank."""
+        bank, queries = self.bank_dataloader.dataset, self.dataloader.dataset
+        self.overlap = find_overlap(bank, queries)
+        if not self.overlap.num_queries:
+            return
+        print_log(
+            f'{self.overlap.num_queries} of {len(queries)} queries are images of the bank, too '
+            '(the same files): none is its own neighbor, nor is a probe trained on it',
+            logger='current',
+            level=logging.WARNING,
+        )
+        for metric in self.evaluator.metrics:
+            metric.check_overlap(self.overlap)
 
     def _check_classes(self) -> None:
         """Numbers of classes mean nothing where each dataset has classes of its own."""
@@ -170,7 +223,14 @@ class FeatureLoopMixin:
             (query_features, query_labels), (bank_features, bank_labels) = queries, bank
             self.evaluator.process(
                 data_samples=[
-                    FeatureSet(name, bank_features[name], bank_labels, features, query_labels)
+                    FeatureSet(
+                        name,
+                        bank_features[name],
+                        bank_labels,
+                        features,
+                        query_labels,
+                        self.overlap if self.overlap.num_queries else None,
+                    )
                     for name, features in query_features.items()
                 ]
             )
@@ -218,6 +278,9 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
     evaluation mode, gathered on rank 0, and handed to the evaluator's measures. The runner's hooks
     are called for the queries' batches.
 
+    A query that is an image of the bank, too, is not its own neighbor, and no probe is trained on
+    it; how many there are is logged. See :func:`~mmmokd.evaluation.overlap.find_overlap`.
+
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader | dict): The labelled queries (a test set), without augmentation, in
@@ -240,8 +303,9 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
 
     Raises:
         ValueError: If there is no network, a dataset is empty or not labelled or gives no batch of
-            single views, the two have different classes, the bank is too small for a measure, or
-            ``maps`` are wanted of a model without them.
+            single views, the two have different classes or the bank but one, the bank is too small
+            for a measure or, without the queries, has too little for it to learn from, or ``maps``
+            are wanted of a model without them.
         TypeError: If a measure is not a :class:`FeatureMetric`.
 
     Example:

@@ -11,3 +11,7 @@ class BadPictureError(RunStoppedError):
 
 class CollapseError(RunStoppedError):
     """A branch has collapsed, and the run is to end when one has."""
+
+
+class CannotWriteError(RunStoppedError):
+    """A file cannot be written: the disk is full or read-only, or the folder is of another user."""

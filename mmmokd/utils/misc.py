@@ -1,6 +1,10 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from mmengine.model import is_model_wrapper
-from torch import nn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # this package's commands import it before they need PyTorch
+    from torch import nn
 
 
 def get_ori_model(model: nn.Module) -> nn.Module:
@@ -12,6 +16,8 @@ def get_ori_model(model: nn.Module) -> nn.Module:
     Returns:
         nn.Module: The model that the config described.
     """
+    from mmengine.model import is_model_wrapper
+
     while is_model_wrapper(model):
         model = model.module
     return model

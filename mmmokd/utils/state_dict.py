@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .misc import get_ori_model
@@ -33,7 +34,10 @@ def strip_module_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_state_dict_strict(
-    model: nn.Module, state_dict: Mapping[str, Tensor], source: str
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    source: str,
+    may_lack: Callable[[str], bool] | None = None,
 ) -> list[str]:
     """Load weights into a model, every one of whose weights must be there.
 
@@ -45,6 +49,8 @@ def load_state_dict_strict(
         model (nn.Module): The model, wrapped (DDP) or not.
         state_dict (Mapping[str, Tensor]): Weights by name, with or without the ``module.`` of DDP.
         source (str): Where the weights come from, for the message.
+        may_lack (Callable[[str], bool], optional): Which further weights may be missing, by name;
+            they are logged. Defaults to None, no others.
 
     Returns:
         list[str]: Names in ``state_dict`` that the model does not have; they were not used.
@@ -64,6 +70,13 @@ def load_state_dict_strict(
             f'{source} does not fit {type(model).__name__}: {name_some(problems, 2)}'
         ) from error
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    if missing and may_lack is not None and all(map(may_lack, missing)):
+        print_log(
+            f'{type(model).__name__}: {name_some(missing)} are not in {source} and keep the values '
+            'that they start with',
+            logger='current',
+        )
+        return unexpected
     if missing:
         raise ValueError(
             f'{source} lacks {len(missing)} of the {len(model.state_dict())} weights of '

@@ -1,6 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
+from mmmokd.utils.atomic import atomic_write
+
 
 def plot_evaluation(
     path: str | Path,
@@ -32,7 +34,8 @@ def plot_evaluation(
         axis.grid(axis='y', alpha=0.3)
         axis.set_axisbelow(True)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, format='png')
+    with atomic_write(path) as part:
+        figure.savefig(part, dpi=110, format='png')
 
 
 def _draw_bars(axis, measures: dict[str, dict[str, float]]) -> None:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmmokd.utils.atomic import atomic_write
+
 
 class RunScalars(NamedTuple):
     """What a run wrote to its log.
@@ -113,7 +115,8 @@ def plot_training(
         axis.grid(alpha=0.3)
     _draw_views(bottom, views)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as part:
+        figure.savefig(part, dpi=110, format=Path(path).suffix[1:] or 'png')
 
 
 def _draw_views(figure, views: Sequence[Sequence[np.ndarray]]) -> None:

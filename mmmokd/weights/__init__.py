@@ -1,17 +1,20 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from . import loaded
+from .backbones import load_backbone
 from .branches import (
     WeightFile,
     backbone_prefix,
     describe_backbone,
     describe_contents,
     list_branches,
-    load_backbone,
     read_weights,
     select_weights,
 )
 from .files import check_target, read_checkpoint, read_file, save_file
 from .pretrained_init import PretrainedInit
 from .released import from_released, to_released
+
+loaded.install()
 
 __all__ = [
     'PretrainedInit',

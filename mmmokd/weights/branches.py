@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Branches in a file of weights, and whether a backbone fits them."""
+"""What a file of weights holds: branches, or another model."""
 
 import argparse
 import re
@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmmokd.utils.state_dict import load_state_dict_strict, name_some, strip_module_prefix
+from mmmokd.utils.state_dict import name_some
 
-from .files import read_checkpoint, read_file
+from .files import read_file
+from .locate import name_source
 from .released import NETWORKS as RELEASED_NETWORKS
 from .released import from_released
-from .vit_names import rename_vit, resize_pos_embed, vit_library
+from .vit_names import rename_vit, vit_library
 
+AVERAGES = ('state_dict_ema', 'model_ema')  # timm's averaged weights, beside the others
 _BRANCH = re.compile(r'branches\.([^.]+)\.(student|teacher)\.')
 
 
@@ -28,15 +30,20 @@ class WeightFile(NamedTuple):
         weights (dict[str, Tensor]): Weights by name, without the ``module.`` of DDP; of a file in
             the authors' format by the names that a MOKD with the branches ``cnn`` and ``vit`` has.
         meta (dict): The file's ``meta``, as mmengine writes it; empty if it has none.
+        project (str): Which project wrote it, ``'DINO'`` for example; '' where that is not known.
     """
 
     path: str
     weights: dict[str, Tensor]
     meta: dict[str, Any]
+    project: str = ''
 
 
 def read_weights(path: str | Path, map_location: str = 'cpu') -> WeightFile:
-    """Read a file of weights of this package, mmengine, the authors, timm or torchvision.
+    """Read a file of weights of this package, mmengine, the authors, or another project.
+
+    Weights that lie in dicts of their own, as DINO's teacher and VISSL's trunk do, have names that
+    begin with those of the dicts.
 
     Args:
         path (str | Path): A local file of ``torch.save`` or safetensors.
@@ -50,33 +57,70 @@ def read_weights(path: str | Path, map_location: str = 'cpu') -> WeightFile:
         ValueError: If it cannot be read safely, or has no weights.
     """
     content = read_file(path, map_location, allowed=(argparse.Namespace,))
-    if isinstance(content, dict) and set(RELEASED_NETWORKS) <= set(content):
+    return to_weight_file(path, content)
+
+
+def to_weight_file(path: str | Path, content: Any) -> WeightFile:
+    """Find the weights in what a file holds.
+
+    Args:
+        path (str | Path): Where it is from.
+        content (Any): What ``torch.load`` gives.
+
+    Returns:
+        WeightFile: The weights.
+
+    Raises:
+        ValueError: If it has no weights.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f'checkpoint {path} holds no weights, but a {type(content).__name__}')
+    if set(RELEASED_NETWORKS) <= set(content):
         return WeightFile(str(path), from_released(content), {})
-    if isinstance(content, dict) and 'state_dict' not in content:
-        content = _flatten(content)
-    checkpoint = read_checkpoint(path, map_location, content)
-    meta = checkpoint.get('meta')
-    return WeightFile(
-        str(path),
-        {
-            key: value
-            for key, value in strip_module_prefix(checkpoint['state_dict']).items()
-            if torch.is_tensor(value)
-        },
-        meta if isinstance(meta, dict) else {},
-    )
+    if isinstance(content.get('state_dict'), dict):
+        flat = _flatten(content['state_dict'])
+        averages = {key: content[key] for key in AVERAGES if isinstance(content.get(key), dict)}
+        flat |= _flatten(averages)
+    else:
+        flat = _flatten(content)
+    weights = {key: value for key, value in flat.items() if torch.is_tensor(value)}
+    if not weights:
+        raise ValueError(f'checkpoint {path} holds no weights')
+    meta = content.get('meta')
+    project = name_source([*weights, *map(str, content)])
+    return WeightFile(str(path), weights, meta if isinstance(meta, dict) else {}, project)
 
 
 def _flatten(content: dict[str, Any]) -> dict[str, Any]:
-    """Names of weights that lie in dicts of their own, as DINO's (teacher) and DeiT's (model) do."""
+    """Names of weights in dicts in dicts; without ``module.`` (DDP) and ``_orig_mod.`` (compile)."""
     flat = {}
     for key, value in content.items():
-        if isinstance(value, dict) and any(map(torch.is_tensor, value.values())):
-            inner = strip_module_prefix(value)
-            flat.update({f'{key}.{name}': tensor for name, tensor in inner.items()})
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, dict) and not _is_of_training(key):
+            flat |= {f'{key}.{name}': each for name, each in _flatten(value).items()}
         else:
-            flat[key] = value
+            flat[clean_name(key)] = value
     return flat
+
+
+def _is_of_training(key: str) -> bool:
+    return any(word in key for word in ('optim', 'scaler', 'schedul', 'loops', 'callbacks'))
+
+
+def clean_name(name: str) -> str:
+    """A weight's name, or the beginning of one, in the bare model.
+
+    Args:
+        name (str): With or without what DDP and ``torch.compile`` put into it.
+
+    Returns:
+        str: Without it.
+    """
+    name = name.replace('_orig_mod.', '')
+    while name.startswith('module.'):
+        name = name.removeprefix('module.')
+    return name
 
 
 def list_branches(weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
@@ -125,9 +169,12 @@ def select_weights(file: WeightFile, prefix: str) -> dict[str, Tensor]:
         ValueError: If there is none; tells which branches, or other weights, the file holds.
     """
     prefix = prefix.rstrip('.') + '.'
-    chosen = {k[len(prefix) :]: v for k, v in file.weights.items() if k.startswith(prefix)}
-    if chosen:
-        return chosen
+    for begin in (prefix, clean_name(prefix)):
+        chosen = {k[len(begin) :]: v for k, v in file.weights.items() if k.startswith(begin)}
+        if chosen:
+            return chosen
+    if prefix == 'state_dict.':  # not the averages beside it, which would be taken without a prefix
+        return {k: v for k, v in file.weights.items() if k.partition('.')[0] not in AVERAGES}
     raise ValueError(f'{file.path} has no weights below {prefix!r}. {describe_contents(file)}')
 
 
@@ -178,65 +225,3 @@ def describe_backbone(weights: Mapping[str, Tensor]) -> str:
         blocks = '-'.join(str(len(numbers)) for _, numbers in sorted(stages.items()))
         return f'a ResNet of {blocks} {kind} blocks, {len(first)} wide'
     return f'a model of {len(weights)} weights ({name_some(list(weights), 2)})'
-
-
-def load_backbone(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> list[str]:
-    """Load a backbone's weights into a backbone, all of which they must fit.
-
-    A ViT's weights may have the names of another library (``VIT_NAMES``), and a position embedding
-    of another size, which is resized. The module may lack whole parts of the source, as a detector
-    lacks the last stage or a segmenter the last norm, but must lack nothing in the parts it has: a
-    ResNet-34 does not fit a ResNet-18, though it has all of its weights.
-
-    Args:
-        module (nn.Module): The backbone, or a part of one, as a shared head of ``layer4``.
-        weights (Mapping[str, Tensor]): Its weights by name.
-        source (str): Where they are from, for the message.
-
-    Returns:
-        list[str]: Names of weights that the module has no part for; they were not used.
-
-    Raises:
-        ValueError: If they do not fit; the message describes both sides.
-    """
-    own = module.state_dict()
-    weights = adapt_weights(weights, own, source)
-    try:
-        unexpected = load_state_dict_strict(module, weights, source)
-        parts = {key.split('.')[0] for key in own}
-        strange = [key for key in unexpected if key.split('.')[0] in parts]
-        if strange:
-            raise ValueError(
-                f'{source} has {len(strange)} weights that {type(module).__name__} has no place '
-                f'for: {name_some(strange)}'
-            )
-    except ValueError as error:
-        raise ValueError(
-            f'{error}. The weights are of {describe_backbone(weights)}, the model that they should '
-            f'go to is {describe_backbone(own)}'
-        ) from error
-    return unexpected
-
-
-def adapt_weights(
-    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str
-) -> dict[str, Tensor]:
-    """Give a ViT's weights the names, and the size of position embedding, that a model has.
-
-    Args:
-        weights (Mapping[str, Tensor]): Weights by name.
-        own (Mapping[str, Tensor]): The model's own weights.
-        source (str): Where the weights are from, for the message.
-
-    Returns:
-        dict[str, Tensor]: The weights; as they were, if one side is no ViT.
-    """
-    theirs, ours = vit_library(weights), vit_library(own)
-    if theirs is None or ours is None:
-        return dict(weights)
-    adapted = rename_vit(weights, theirs, ours)
-    for key in ('pos_embed', 'encoder.pos_embedding'):
-        found, wanted = adapted.get(key), own.get(key)
-        if found is not None and wanted is not None and found.shape[1] != wanted.shape[1]:
-            adapted[key] = resize_pos_embed(found, wanted.shape[1], source)
-    return adapted

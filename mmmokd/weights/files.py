@@ -15,7 +15,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import get_torch_safe_globals
 
-ALLOW_CODE = 'MMMOKD_ALLOW_CODE_FROM_CHECKPOINT'
+from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.environment import ALLOW_CODE
+from mmmokd.utils.errors import CannotWriteError
 
 
 def _history_method(cls: type, name: str) -> Any:
@@ -173,17 +175,16 @@ def save_file(content: Any, path: str | Path, overwrite: bool = False) -> None:
         ValueError: If the file is there and must not be, or cannot be written.
     """
     path = check_target(path, overwrite)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        if path.suffix == '.safetensors':
-            _write_safetensors(content, part)
-        else:
-            torch.save(content, part)
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
+        with atomic_write(path) as part:
+            if path.suffix == '.safetensors':
+                _write_safetensors(content, part)
+            else:
+                torch.save(content, part)
+    except CannotWriteError as error:
+        raise ValueError(str(error)) from error
+    except RuntimeError as error:  # what torch's writer makes of a full disk
         raise ValueError(f'cannot write {path}: {error}') from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

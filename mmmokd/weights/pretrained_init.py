@@ -4,33 +4,37 @@ from mmengine.model.weight_init import PretrainedInit as _PretrainedInit
 from mmengine.model.weight_init import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
-from mmmokd.utils.state_dict import name_some, strip_module_prefix
+from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 
+from .backbones import adapt_weights, backbone_kind, load_backbone
 from .branches import (
     WeightFile,
-    adapt_weights,
     describe_contents,
     list_branches,
-    load_backbone,
     read_weights,
     select_weights,
+    to_weight_file,
 )
+from .loaded import remember_loaded
+from .locate import find_backbone
 
 
 # Under mmengine's own name, and not one of ours: mmengine initialises by `Pretrained` after, and by
 # anything else before, the module's children initialise themselves.
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
 class PretrainedInit(_PretrainedInit):
-    """mmengine's ``Pretrained``, which does not let a MOKD checkpoint fail to load in silence.
+    """mmengine's ``Pretrained``, which does not let a checkpoint fail to load in silence.
 
     Importing mmmokd puts it in the place of mmengine's, for mmpretrain, mmdet and mmseg alike. Of a
     checkpoint of MOKD, this package's or the authors', every weight of the module must be there and
-    fit; a wrong prefix is an error that lists the branches. Other files load as mmengine loads
-    them, what is missing being logged, except that it is an error if nothing fits at all. A local
-    file is never unpickled. A ViT's weights may have the names of mmpretrain, mmseg, timm or
-    torchvision.
+    fit; a wrong prefix is an error that lists the branches. So it is for a plain ViT or ResNet of any
+    other file, whose weights may lie below any name: those of the teacher, or of an average, are
+    taken where there are several, as the log tells. What is no ViT or ResNet loads as mmengine loads
+    it, what is missing being logged, except that it is an error if nothing fits at all. A local file
+    is never unpickled. A ViT's weights may have the names of mmpretrain, mmseg, timm (official DINO's
+    and DINOv2's, too) or torchvision.
 
     Args:
         checkpoint (str): A local file, or anything else that mmengine can load.
@@ -72,40 +76,86 @@ class PretrainedInit(_PretrainedInit):
         if not self.checkpoint:
             raise ValueError(f"init_cfg of {name} is 'Pretrained', but names no checkpoint")
         file = self._read()
-        if self.prefix is not None:
-            weights = select_weights(file, self.prefix)
-        else:
-            weights = file.weights
-        source = f'{self.checkpoint}' + (f' ({self.prefix})' if self.prefix else '')
-        branches = list_branches(file.weights)
         own = module.state_dict()
-        if self.prefix is None and branches and not own.keys() & weights.keys():
+        branches = list_branches(file.weights)
+        if self.prefix is None and branches and not own.keys() & file.weights.keys():
             raise ValueError(
                 f'init_cfg of {name} gives no prefix for the MOKD checkpoint {self.checkpoint}. '
                 + describe_contents(file)
             )
-        if self.strict or (branches and self.prefix is not None):
-            left_out = load_backbone(module, weights, source)
-            print_log(
-                f'{name}: all {len(own)} weights loaded from {source}'
-                + (f'; it has no part for {name_some(left_out)}' if left_out else ''),
-                logger='current',
-            )
+        if self.prefix is None and branches:
+            left_out = load_state_dict_strict(module, file.weights, str(self.checkpoint))
+            self._log_all(name, own, f'{self.checkpoint}', left_out)
         else:
-            weights = adapt_weights(weights, own, source)
-            if not any(k in own and own[k].shape == v.shape for k, v in weights.items()):
-                raise ValueError(
-                    f'not one of the {len(weights)} weights of {source} fits one of the {len(own)} '
-                    f'of {name}: for example {next(iter(weights), None)} and {next(iter(own), None)}'
-                )
-            print_log(f'{name}: loading {source}', logger='current')
-            load_state_dict(module, weights, strict=False, logger='current')
+            self._load_part(module, own, file, bool(branches))
+        remember_loaded(module)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())
+
+    def _load_part(
+        self, module: nn.Module, own: dict[str, Tensor], file: WeightFile, of_mokd: bool
+    ) -> None:
+        """Load what is below the prefix, or where else in the file the module's weights are."""
+        weights = file.weights if self.prefix is None else select_weights(file, self.prefix)
+        source = f'{self.checkpoint}' + (f' ({self.prefix})' if self.prefix else '')
+        weights, source = self._find(weights, own, source, file.project)
+        kind = backbone_kind(_bare(own))
+        known = kind is not None and kind == backbone_kind(weights)
+        known = known or hasattr(module, 'timm_model')  # which has no head that a file might lack
+        strict = self.strict or of_mokd
+        name = type(module).__name__
+        if strict or (known and not _is_published(self.checkpoint)):
+            left_out = load_backbone(module, weights, source, extras=not strict)
+            self._log_all(name, own, source, left_out)
+            return
+        weights = adapt_weights(weights, own, source)
+        if not any(k in own and own[k].shape == v.shape for k, v in weights.items()):
+            raise ValueError(
+                f'not one of the {len(weights)} weights of {source} fits one of the {len(own)} '
+                f'of {name}: for example {next(iter(weights), None)} and {next(iter(own), None)}'
+            )
+        print_log(f'{name}: loading {source}', logger='current')
+        load_state_dict(module, weights, strict=False, logger='current')
+
+    def _find(
+        self, weights: dict[str, Tensor], own: dict[str, Tensor], source: str, project: str
+    ) -> tuple[dict[str, Tensor], str]:
+        found = find_backbone(weights, _bare(own), source)
+        if found.prefix:
+            source += f', {found.prefix!r}'
+        if project:
+            source += f' (official {project})'
+        if found.others:
+            print_log(
+                f'{source} is taken, and not {name_some([repr(x) for x in found.others])}: to take '
+                'another, give it as the prefix in init_cfg',
+                logger='current',
+            )
+        return found.weights, source
+
+    @staticmethod
+    def _log_all(name: str, own: dict[str, Tensor], source: str, left_out: list[str]) -> None:
+        print_log(
+            f'{name}: all {len(own)} weights loaded from {source}'
+            + (f'; it has no part for {name_some(left_out)}' if left_out else ''),
+            logger='current',
+        )
 
     def _read(self) -> WeightFile:
         if '://' not in str(self.checkpoint):
             return read_weights(self.checkpoint, self.map_location)
         content = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location, 'current')
-        weights = content.get('state_dict', content)
-        return WeightFile(self.checkpoint, strip_module_prefix(weights), {})
+        return to_weight_file(self.checkpoint, content)
+
+
+def _bare(names: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the level that mmpretrain's wrapper of timm's models adds."""
+    return {key.removeprefix('timm_model.'): value for key, value in names.items()}
+
+
+def _is_published(checkpoint: str) -> bool:
+    """Whether it is one of the models that mmengine knows by name, which its libraries' configs take.
+
+    Some have more weights than their model, as the bias of Caffe's first convolution.
+    """
+    return '://' in checkpoint and not checkpoint.startswith(('http://', 'https://'))

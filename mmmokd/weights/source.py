@@ -21,6 +21,25 @@ RESNET_DEPTHS = {
     ('bottleneck', '3-4-23-3'): 101,
     ('bottleneck', '3-8-36-3'): 152,
 }
+# Of a backbone's config: where its weights came from, and how it was trained.
+NOT_OF_THE_MODEL = (
+    *('init_cfg', 'pretrained', 'checkpoint_path'),
+    *('frozen_stages', 'drop_path_rate', 'norm_eval', 'with_cp'),
+)
+
+
+class Pixels(NamedTuple):
+    """What was done to the pixels that a branch was trained on.
+
+    Attributes:
+        mean (list[float]): Of each channel, 0 to 255.
+        std (list[float]): Of each channel.
+        rgb (bool): Whether the channels are red, green, blue; else as the pipeline gives them.
+    """
+
+    mean: list[float]
+    std: list[float]
+    rgb: bool
 
 
 class Source(NamedTuple):
@@ -31,11 +50,13 @@ class Source(NamedTuple):
         cfg (dict): Its config, as mmpretrain builds it.
         vit (dict): Of a ViT: ``img_size``, ``patch_size``, ``embed_dims``, ``num_layers``,
             ``num_heads`` and ``mlp_ratio``; else empty.
+        pixels (Pixels, optional): What was done to the pixels. Defaults to None, not known.
     """
 
     kind: str
     cfg: dict[str, Any]
     vit: dict[str, Any]
+    pixels: Pixels | None = None
 
 
 def make_source(
@@ -47,8 +68,8 @@ def make_source(
         weights (Mapping[str, Tensor]): The backbone's weights.
         cfg (dict, optional): Its config; None to tell a standard ResNet or ViT (heads of 64
             channels) from its weights.
-        img_size (int, optional): Side in pixels of the images that a ViT's position embedding is
-            wanted for. Defaults to None, that of the weights.
+        img_size (int, optional): Side in pixels of the images that a ViT's position embedding, or a
+            Swin Transformer, is wanted for. Defaults to None, that of the weights.
 
     Returns:
         Source: Its kind, its config and its sizes.
@@ -58,12 +79,14 @@ def make_source(
             size is given for another model than a ViT.
     """
     cfg = dict(cfg) if cfg is not None else _infer(weights)
-    for key in ('init_cfg', 'frozen_stages', 'drop_path_rate', 'norm_eval'):
+    for key in NOT_OF_THE_MODEL:
         cfg.pop(key, None)
     kind = cfg['type'].rpartition('.')[2]
     library = vit_library(weights)
     if kind != 'VisionTransformer' or library is None:
-        if img_size is not None:
+        if img_size is not None and kind == 'SwinTransformer':
+            cfg['img_size'] = img_size
+        elif img_size is not None:
             raise ValueError(
                 f'only a ViT has a position embedding to resize for images of {img_size} pixels, '
                 f'but the branch is {describe_backbone(weights)}'

@@ -2,47 +2,41 @@
 """A branch's backbone, built anew by the library that is to have its weights."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmmokd.registry import MODELS
 
+from .detectron2_target import TAKES as DETECTRON2_TAKES
+from .detectron2_target import detectron2_target
+from .export_target import FILE, Target, not_taken
+from .same_features import pooled
 from .source import Source
+from .timm_target import TAKES as TIMM_TAKES
+from .timm_target import timm_target
+from .transformers_target import TAKES as TRANSFORMERS_TAKES
+from .transformers_target import transformers_target
 
 # What the ResNets of mmpretrain, mmdet and mmseg all take, besides depth and widths.
 RESNET_KEYS = (
     *('in_channels', 'num_stages', 'strides', 'dilations'),
     *('style', 'deep_stem', 'avg_down', 'norm_cfg', 'conv_cfg'),
 )
-FILE = 'FILE'
 INSTALL = {
     'mmdet': 'pip install -r requirements/det.txt, and mmcv with operators: tools/build_mmcv_ops.sh',
     'mmseg': 'pip install -r requirements/seg.txt',
     'timm': 'pip install timm',
+    'transformers': 'pip install -r requirements/transformers.txt',
 }
-
-
-class Target(NamedTuple):
-    """A model that takes a branch's weights.
-
-    Attributes:
-        model (nn.Module): The model.
-        prefix (str): What the names of the weights begin with in the file.
-        usage (str): How to load the file there; ``FILE`` stands in it for the file's name.
-    """
-
-    model: nn.Module
-    prefix: str
-    usage: str
 
 
 def build_target(library: str, source: Source) -> Target:
     """Build the model of a library for a branch's weights.
 
     Args:
-        library (str): ``'mmpretrain'``, ``'mmdet'``, ``'mmseg'``, ``'timm'`` or ``'torchvision'``.
+        library (str): A key of ``TARGETS``.
         source (Source): The backbone to hand over.
 
     Returns:
@@ -125,58 +119,11 @@ def _mmseg(source: Source) -> Target:
     return Target(_build(cfg, 'mmseg'), '', _usage(cfg, imports=imports))
 
 
-def _check_plain_resnet(source: Source, library: str) -> None:
-    widths = (source.cfg.get('stem_channels', 64), source.cfg.get('base_channels', 64))
-    changed = [key for key in RESNET_KEYS if key in source.cfg and key != 'style']
-    if widths != (64, 64) or source.cfg.get('style', 'pytorch') != 'pytorch' or changed:
-        raise ValueError(
-            f'{library} has the ResNet as published, but this one has other settings: '
-            f'{ {k: v for k, v in source.cfg.items() if k != "type"} }'
-        )
-
-
-def _timm(source: Source) -> Target:
-    import timm
-
-    options: dict[str, Any] = {}
-    if source.kind == 'TIMMBackbone':
-        name = source.cfg['model_name']
-        own = (
-            'type',
-            'model_name',
-            'features_only',
-            'pretrained',
-            'checkpoint_path',
-            'out_indices',
-        )
-        options = {key: value for key, value in source.cfg.items() if key not in own}
-    elif source.kind == 'ResNet':
-        _check_plain_resnet(source, 'timm')
-        name = f'resnet{source.cfg["depth"]}'
-    elif source.vit and source.cfg.get('with_cls_token', True):
-        name = 'vit_base_patch16_224'
-        vit = source.vit
-        options = dict(
-            img_size=vit['img_size'],
-            patch_size=vit['patch_size'],
-            embed_dim=vit['embed_dims'],
-            depth=vit['num_layers'],
-            num_heads=vit['num_heads'],
-            mlp_ratio=vit['mlp_ratio'],
-        )
-    else:
-        raise ValueError(f'timm has no {source.kind} with the names of mmpretrain')
-    options['num_classes'] = 0
-    shown = ''.join(f', {key}={value!r}' for key, value in options.items())
-    usage = f"model = timm.create_model('{name}'{shown}, checkpoint_path={FILE!r})"
-    return Target(timm.create_model(name, **options), '', usage)
-
-
 def _torchvision(source: Source) -> Target:
     import torchvision
 
+    takes = TAKES['torchvision']
     if source.kind == 'ResNet':
-        _check_plain_resnet(source, 'torchvision')
         name, options, head = f'resnet{source.cfg["depth"]}', '', 'fc'
         model = torchvision.models.get_model(name)
     elif source.vit and source.vit['embed_dims'] in VIT_SIZES:
@@ -187,19 +134,17 @@ def _torchvision(source: Source) -> Target:
         if name not in known or (layers, heads, 4) != (
             vit['num_layers'], vit['num_heads'], vit['mlp_ratio'],
         ):  # fmt: skip
-            raise ValueError(f'torchvision has no ViT as this one: {vit}')
+            raise not_taken('torchvision', takes, source)
         options = f'image_size={vit["img_size"]}'
         model = torchvision.models.get_model(name, image_size=vit['img_size'])
     else:
-        raise ValueError(
-            f'torchvision has no {source.kind}' + (f' as this one: {source.vit}' * bool(source.vit))
-        )
+        raise not_taken('torchvision', takes, source)
     setattr(model, head, nn.Identity())
     usage = (
         f'model = torchvision.models.{name}({options})\nmodel.{head} = torch.nn.Identity()\n'
         f'model.load_state_dict(torch.load({FILE!r}, weights_only=True))'
     )
-    return Target(model, '', usage)
+    return Target(model, '', usage, features=lambda model, x: pooled(model(x)))
 
 
 # By width: the letter in torchvision's names, layers, heads.
@@ -208,6 +153,17 @@ TARGETS: dict[str, Callable[[Source], Target]] = {
     'mmpretrain': _mmpretrain,
     'mmdet': _mmdet,
     'mmseg': _mmseg,
-    'timm': _timm,
+    'timm': timm_target,
     'torchvision': _torchvision,
+    'transformers': transformers_target,
+    'detectron2': detectron2_target,
+}
+TAKES = {
+    'mmpretrain': 'any backbone of mmpretrain',
+    'mmdet': 'any backbone of mmpretrain',
+    'mmseg': 'any backbone of mmpretrain',
+    'timm': TIMM_TAKES,
+    'torchvision': 'a ResNet of depth 18 to 152, and a ViT of the sizes B, L and H that it has',
+    'transformers': TRANSFORMERS_TAKES,
+    'detectron2': DETECTRON2_TAKES,
 }

@@ -60,7 +60,22 @@ VIT_NAMES = {
         fc2='encoder.layers.encoder_layer_{n}.mlp.3.{leaf}',
     ),
 }
-# Of a block, but of no plain ViT, as a layer scale.
+# Of blocks with layer scales, or with DINOv2-giant's gated layers; a library that is not here has none.
+BLOCK_EXTRAS = {
+    'mmpretrain': dict(
+        scale1='layers.{n}.attn.gamma1.weight',
+        scale2='layers.{n}.ffn.gamma2.weight',
+        gate='layers.{n}.ffn.w12.{leaf}',
+        gated='layers.{n}.ffn.w3.{leaf}',
+    ),
+    'timm': dict(
+        scale1='blocks.{n}.ls1.gamma',
+        scale2='blocks.{n}.ls2.gamma',
+        gate='blocks.{n}.mlp.w12.{leaf}',
+        gated='blocks.{n}.mlp.w3.{leaf}',
+    ),
+}
+# Any other weight of a block.
 BLOCK_NAMES = {
     'mmpretrain': 'layers.{n}.{rest}',
     'mmseg': 'layers.{n}.{rest}',
@@ -69,19 +84,23 @@ BLOCK_NAMES = {
 }
 
 
+_CHUNK = re.compile(r'(^|.*\.)blocks\.\d+\.(?=\d+\.(?:norm1|norm2|attn|mlp|ls1|ls2)\.)')
+
+
 @cache
 def name_pattern(template: str) -> re.Pattern:
     """What the names that a template stands for look like.
 
     Args:
-        template (str): A name with ``{n}`` for a number, ``{leaf}`` for 'weight' or 'bias', and
-            ``{rest}`` for any end of a name.
+        template (str): A name with ``{n}`` and ``{s}`` for numbers, ``{leaf}`` for 'weight' or
+            'bias', and ``{rest}`` for any end of a name.
 
     Returns:
         re.Pattern: To be matched in full; its groups are the template's fields.
     """
     pattern = re.escape(template)
-    for field, values in (('n', r'\d+'), ('leaf', 'weight|bias'), ('rest', '.+')):
+    fields = (('s', r'\d+'), ('n', r'\d+'), ('leaf', 'weight|bias'), ('rest', '.+'))
+    for field, values in fields:
         pattern = pattern.replace(rf'\{{{field}\}}', f'(?P<{field}>{values})')
     return re.compile(pattern)
 
@@ -120,6 +139,20 @@ def vit_library(keys: Iterable[str]) -> str | None:
     return None
 
 
+def join_chunks(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Number a ViT's blocks one after the other, as DINOv2's training does not.
+
+    It keeps them in chunks, ``blocks.CHUNK.BLOCK.attn.*``, with the number of the block itself.
+
+    Args:
+        weights (Mapping[str, Tensor]): Weights by name.
+
+    Returns:
+        dict[str, Tensor]: The weights, without the numbers of chunks.
+    """
+    return {_CHUNK.sub(r'\1blocks.', key): value for key, value in weights.items()}
+
+
 def rename_vit(weights: Mapping[str, Tensor], source: str, target: str) -> dict[str, Tensor]:
     """Give a ViT's weights another library's names.
 
@@ -135,6 +168,12 @@ def rename_vit(weights: Mapping[str, Tensor], source: str, target: str) -> dict[
     """
     parts = VIT_NAMES[source]
     names = {template: VIT_NAMES[target][part] for part, template in parts.items()}
+    extras = BLOCK_EXTRAS.get(target, {})
+    names |= {
+        template: extras[part]
+        for part, template in BLOCK_EXTRAS.get(source, {}).items()
+        if part in extras
+    }
     names[BLOCK_NAMES[source]] = BLOCK_NAMES[target]
     return {rename(key, names): value for key, value in weights.items()}
 

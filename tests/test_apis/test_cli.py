@@ -2,13 +2,14 @@
 """What is said of an error, and which errors keep their traceback."""
 
 import linecache
+import sys
 from copy import deepcopy
 from traceback import format_exception
 
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DATASETS, HOOKS, MODELS, Registry
+from mmengine.registry import DATASETS, HOOKS, MODELS, VISBACKENDS, Registry
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.utils.data import DataLoader, Dataset
 
@@ -149,12 +150,7 @@ def test_mistake_in_a_config_names_its_place(backbone, message):
     assert explained(lambda cfg: MODELS.build(cfg.model.backbone), model=model) == message
 
 
-def test_mistyped_key_of_a_branch_and_of_what_the_runner_builds(tmp_path):
-    branches = dict(cnn=dict(cros_weight=1))
-    message = 'model.branches.cnn of the config takes no cros_weight. Did you mean cross_weight?'
-    model = dict(type='mmmokd.MOKD', branches=branches)
-    assert explained(lambda cfg: MODELS.build(cfg.model), model=model) == message
-
+def test_mistyped_key_of_what_the_runner_builds(tmp_path):
     message = 'log_processor of the config takes no windows_size. Did you mean window_size?'
     parts = dict(model=dict(type='BaseModel'), work_dir=str(tmp_path), experiment_name='mistyped')
     assert explained(build_runner, log_processor=dict(windows_size=3), **parts) == message
@@ -229,3 +225,37 @@ def test_library_that_cannot_be_imported_is_no_hindrance(monkeypatch):
     monkeypatch.setattr(Registry, 'import_from_location', fail)
     cfg = Config(dict(model=dict(backbone=dict(type='SomeNet', depth=18))))
     assert known_keys(cfg, ('model', 'backbone')) is None
+
+
+@pytest.mark.parametrize(
+    'package, module, registry, cfg',
+    [
+        (
+            'tensorboard',
+            'torch.utils.tensorboard',
+            VISBACKENDS,
+            dict(type='TensorboardVisBackend', save_dir='x'),
+        ),
+        ('wandb', 'wandb', VISBACKENDS, dict(type='WandbVisBackend', save_dir='x')),
+        ('wandb', 'wandb', VISBACKENDS, dict(type='mmmokd.WandbVisBackend', save_dir='x')),
+        ('mlflow', 'mlflow', VISBACKENDS, dict(type='MLflowVisBackend', save_dir='x')),
+        ('timm', 'timm', MODELS, dict(type='mmpretrain.TIMMBackbone', model_name='resnet18')),
+    ],
+)
+def test_package_that_is_not_installed_is_one_sentence(
+    monkeypatch, tmp_path, package, module, registry, cfg
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+
+    def use():
+        built = registry.build(cfg)
+        return getattr(built, 'experiment', None)
+
+    said = explain_error(raised(use))
+    assert f'needs {package}, which cannot be' in said or f'logs to {package}, which' in said
+    assert f'pip install {package}' in said and '\n' not in said and 'Please run' not in said
+
+
+def test_import_error_of_anything_else_keeps_its_traceback():
+    assert explain_error(ImportError("cannot import name 'x' from 'y'", name='y')) is None

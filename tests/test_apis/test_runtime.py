@@ -4,6 +4,8 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
+from mokd_testing import short_log
 
 from mmmokd.apis import (
     build_runner,
@@ -14,6 +16,7 @@ from mmmokd.apis import (
     prepare_cfg_for_device,
     require_keys,
     run_tool,
+    runtime,
     set_dataloader_defaults,
     set_work_dir,
 )
@@ -131,11 +134,15 @@ def test_amp_flag(monkeypatch):
 
 
 def test_dataloader_defaults_leave_what_is_set():
-    cfg = config(val_dataloader=dict(num_workers=0, persistent_workers=True), test_dataloader=None)
+    cfg = config(
+        val_dataloader=dict(num_workers=0, persistent_workers=True, prefetch_factor=2),
+        test_dataloader=None,
+    )
     set_dataloader_defaults(cfg)
     assert cfg.train_dataloader.persistent_workers is True
     assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
     assert cfg.val_dataloader.persistent_workers is False
+    assert 'prefetch_factor' not in cfg.val_dataloader
     assert cfg.test_dataloader is None
 
 
@@ -236,3 +243,36 @@ def test_none_leaves_any_default_hook_out(tmp_path):
     names = [type(each).__name__ for each in build_runner(cfg).hooks]
     assert 'CheckpointCheckHook' in names and 'LoggerHook' in names
     assert 'IterTimerHook' not in names
+
+
+def test_what_a_run_shows_first(runner_cfg, monkeypatch):
+    """Config, device, threads, folder; then images, iterations and epochs."""
+    cfg = runner_cfg()
+    cfg.train_dataloader.num_workers = 3
+    cfg.test_dataloader = dict(num_workers=5)
+    before = torch.get_num_threads()
+    monkeypatch.setattr(runtime, 'set_threads', lambda workers, on_gpu: None)
+    assert runtime.use_cpus(cfg, training=False) == 5
+    assert runtime.use_cpus(cfg, training=True) == 3
+    said = runtime.describe_run(cfg, 3)
+    assert f': on {get_device()}, {before} thread' in said and ' 3 data workers on ' in said
+    assert said.endswith(f'writes to {cfg.work_dir}')
+
+
+@pytest.mark.parametrize('free', [None, 1])
+def test_what_training_is_prepared_for(runner_cfg, monkeypatch, free):
+    monkeypatch.setattr(runtime, 'free_shared_memory', lambda: free)
+    cfg = runner_cfg()
+    cfg.train_dataloader.num_workers = 1
+    with short_log():
+        runner = build_runner(cfg)
+    messages = []
+    monkeypatch.setattr(runner.logger, 'info', messages.append)
+    monkeypatch.setattr(runner.logger, 'warning', messages.append)
+    runtime.prepare_training(runner)
+    loader = runner.train_dataloader
+    length = f'trains on {len(loader.dataset)} images in batches of {loader.batch_size}: '
+    assert messages[-1].startswith(length + f'{len(loader)} iteration')
+    assert f' an epoch, {runner.max_epochs} epoch' in messages[-1]
+    assert loader.num_workers == (1 if free is None else 0)
+    assert len(messages) == (1 if free is None else 2)

@@ -1,17 +1,26 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import io
 import os
+import re
+import sys
 from functools import partial
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import worker_init_fn
 from mmengine.logging import MMLogger
-from PIL import Image
+from mmengine.runner import Runner
+from mokd_testing import short_log
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
+from mmmokd.apis.evaluate import FILES
+from mmmokd.apis.quickstart_runs import RECORD
 from mmmokd.datasets import BadPictureError, LoadPicture, PictureFolder
+from mmmokd.datasets.folders import EVALUATION_FILES, QUICKSTART_RECORD
 from mmmokd.registry import DATASETS
 
 
@@ -89,12 +98,256 @@ def test_the_log_says_what_was_found_and_what_was_left_out(tmp_path, read_log):
     PictureFolder(str(tmp_path))
     (line,) = read_log()
     assert line.endswith(f'INFO - 2 pictures in {tmp_path}')
-    for name in ('1.HEIC', 'b/2.heic', '3.heic', 'b/README'):
+    for name in ('1.XCF', 'b/2.xcf', '3.xcf', 'b/README'):
         (tmp_path / name).write_text('not for us')
     PictureFolder(str(tmp_path))
     line = read_log()[-1]
-    found = f'2 pictures in {tmp_path}; other files are left out: 4 (3 x .heic, 1 x no ending). '
+    found = f'2 pictures in {tmp_path}; other files are left out: 4 (3 x .xcf, 1 x no ending). '
     assert f'WARNING - {found}' in line
+
+
+@pytest.mark.parametrize(
+    ('ending', 'hint'),
+    [
+        ('HEIC', 'pip install pillow-heif'),
+        ('hif', 'pip install pillow-heif'),
+        ('avif', 'pip install -U pillow'),
+        ('jxl', 'pip install pillow-jxl-plugin'),
+        ('CR2', 'Raw images of cameras are not read'),
+        ('dng', 'develop them, to jpg or tif'),
+    ],
+)
+def test_kinds_that_need_a_plugin_are_named(tmp_path, monkeypatch, read_log, ending, hint):
+    monkeypatch.setattr('mmmokd.datasets.transforms.files.find_spec', lambda name: None)
+    monkeypatch.setattr('mmmokd.datasets.transforms.files.features.check', lambda name: False)
+    (tmp_path / f'a.{ending}').write_text('an image')
+    with pytest.raises(ValueError, match=f'No picture in .*{hint}'):
+        PictureFolder(str(tmp_path))
+    put(tmp_path, 'b.png')
+    assert len(PictureFolder(str(tmp_path))) == 1
+    assert hint in read_log()[-1]
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_heic_of_a_phone(tmp_path, orientation):
+    """It says twice how it is to be turned, of which once counts."""
+    pillow_heif = pytest.importorskip('pillow_heif')
+    rgb = np.kron(np.eye(3, 4)[..., None] * [200, 90, 30], np.ones((32, 32, 1))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pillow_heif.register_heif_opener()
+    Image.fromarray(rgb).save(tmp_path / 'IMG_1.HEIC', exif=exif.tobytes(), quality=95)
+    dataset = PictureFolder(str(tmp_path), pipeline=[LoadPicture(skip_bad=False)])
+    img = dataset[0]['img'][..., ::-1]
+    expected = np.asarray(ImageOps.exif_transpose(with_exif(Image.fromarray(rgb), exif)))
+    assert img.shape == expected.shape and np.abs(img.astype(int) - expected).mean() < 5
+
+
+def with_exif(img, exif):
+    content = io.BytesIO()
+    img.save(content, 'PNG', exif=exif)
+    return Image.open(content)
+
+
+# ----------------------------------------------------------------------------------- own outputs
+def make_outputs(root):
+    """What train.py, evaluate.py and quickstart.sh write, below a folder of pictures."""
+    run = '20260102_030405'
+    put(
+        *(root, 'work_dirs/mokd_folder/evaluation/results.png'),
+        *(f'my_run/{run}/vis_data/vis_image/1.png', 'my_run/best.png'),
+        *(f'crashed/{run}/{run}.log.txt', 'crashed/curves.png'),
+        *('figures/results.png', 'figures/results.md.txt', 'figures/results.json.txt'),
+        *('tried/quickstart.png', 'tried/cnn/a.png', 'tried/quickstart.json.txt'),
+        f'{run}/vis_data/1.png',
+    )
+    for path in list(root.rglob('*.txt')):
+        path.rename(path.with_suffix(''))
+
+
+def test_own_outputs_are_no_pictures(tmp_path, read_log):
+    put(tmp_path, 'cats/1.png', 'dogs/2.png', '20250101_000000/3.png')
+    make_outputs(tmp_path)
+    dataset = PictureFolder(str(tmp_path), with_label=True)
+    assert paths_of(dataset, tmp_path) == ['20250101_000000/3.png', 'cats/1.png', 'dogs/2.png']
+    assert dataset.CLASSES == ('20250101_000000', 'cats', 'dogs')
+    (line,) = [line for line in read_log() if 'wrote is left out' in line]
+    assert 'INFO' in line and line.endswith('20260102_030405, crashed, figures and 3 more')
+    # A folder that is named itself is taken as it is.
+    assert len(PictureFolder(str(tmp_path / 'tried/cnn'))) == 1
+    assert len(PictureFolder(str(tmp_path / 'work_dirs/mokd_folder/evaluation'))) == 1
+
+
+def test_the_work_dir_of_a_run_of_this_version_is_known(tmp_path):
+    put(tmp_path / 'images', *(f'{i}.png' for i in range(4)))
+    with short_log():
+        runner = Runner(
+            model=torch.nn.Linear(1, 1),
+            work_dir=str(tmp_path / 'images' / 'run'),
+            experiment_name='own_outputs',
+        )
+    put(tmp_path / 'images', 'run/a.png')
+    assert os.path.isdir(runner.log_dir)
+    assert len(PictureFolder(str(tmp_path / 'images'))) == 4
+
+
+def test_the_names_of_own_outputs_are_what_is_written():
+    assert set(FILES) == EVALUATION_FILES and RECORD == QUICKSTART_RECORD
+
+
+def test_classes_are_named(tmp_path, read_log):
+    put(tmp_path, *(f'{name}/1.png' for name in 'abcdefg'))
+    PictureFolder(str(tmp_path), with_label=True)
+    assert read_log()[-1].endswith(f'7 classes in {tmp_path}: a, b, c, d, e and 2 more')
+
+
+@pytest.mark.parametrize('names', [('train', 'val'), ('Training', 'TEST', 'extra'), ('val',)])
+def test_classes_that_are_parts_of_a_dataset(tmp_path, read_log, names):
+    put(tmp_path, *(f'{name}/cats/1.png' for name in names))
+    PictureFolder(str(tmp_path), with_label=True)
+    splits = sorted(name for name in names if name != 'extra')
+    line = read_log()[-1]
+    assert 'WARNING' in line and f'The folders {", ".join(splits)} in' in line
+    assert line.endswith(f'{tmp_path}/{splits[0]}')
+
+
+def test_one_class_may_be_a_train(tmp_path, read_log):
+    put(tmp_path, 'car/1.png', 'train/1.png')
+    PictureFolder(str(tmp_path), with_label=True)
+    assert not [line for line in read_log() if 'WARNING' in line]
+
+
+# ----------------------------------------------------------------------------------- several folders
+def test_several_folders(tmp_path, monkeypatch, read_log):
+    put(tmp_path, 'one/train/2.png', 'one/train/1.png', 'two/train/cats/3.png', 'two/other.png')
+    one, two = str(tmp_path / 'one'), str(tmp_path / 'two')
+    expected = ['one/train/1.png', 'one/train/2.png', 'two/train/cats/3.png']
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('SECOND', two)
+    for roots in ([one, two], (f'{one}/', '$SECOND'), f'{one},{two}', '~/one, ${SECOND}'):
+        assert paths_of(PictureFolder(roots, data_prefix='train'), tmp_path) == expected
+    assert len(PictureFolder([one, two])) == 4
+    assert [line for line in read_log() if line.endswith(f'1 pictures in {two}/train')]
+    (tmp_path / 'a, b').mkdir()
+    put(tmp_path / 'a, b', 'c.png')
+    assert len(PictureFolder(f'{tmp_path}/a, b')) == 1
+
+
+def test_classes_of_several_folders(tmp_path):
+    put(tmp_path, 'one/cats/1.png', 'one/dogs/2.png', 'two/birds/3.png', 'two/cats/1.png')
+    dataset = PictureFolder([f'{tmp_path}/one', f'{tmp_path}/two'], with_label=True)
+    assert dataset.CLASSES == ('birds', 'cats', 'dogs')
+    assert dataset.get_gt_labels().tolist() == [1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ('roots', 'error', 'message'),
+    [
+        (['{0}/a', '{0}/a/'], ValueError, 'names {0}/a twice: it is, or is in, {0}/a/'),
+        (['{0}', '{0}/a'], ValueError, 'names {0}/a twice: it is, or is in, {0}'),
+        (['{0}/a', '{0}/link'], ValueError, 'names {0}/a twice'),
+        (['{0}/a', '{0}/gone'], FileNotFoundError, '{0}/gone, is not there'),
+        ('{0}/a,{0}/gone', FileNotFoundError, '{0}/gone, is not there'),
+        (['{0}/a', 3], ValueError, 'a folder or a list of folders, but got'),
+        (7, ValueError, 'a folder or a list of folders, but got 7'),
+        ([], ValueError, 'needs data_root'),
+        ([''], ValueError, 'empty list'),
+    ],
+)
+def test_several_folders_that_are_none(tmp_path, roots, error, message):
+    put(tmp_path, 'a/1.png')
+    (tmp_path / 'link').symlink_to(tmp_path / 'a')
+
+    def fill(value):
+        if isinstance(value, list):
+            return [fill(each) for each in value]
+        return value.format(tmp_path) if isinstance(value, str) else value
+
+    with pytest.raises(error, match=re.escape(fill(message))):
+        PictureFolder(fill(roots))
+
+
+def test_a_list_of_several_folders_is_refused(tmp_path):
+    put(tmp_path, 'a/1.png', 'b/2.png')
+    with pytest.raises(ValueError, match='ann_file=.* names 2: .*ConcatDataset'):
+        PictureFolder([f'{tmp_path}/a', f'{tmp_path}/b'], ann_file='list.txt')
+
+
+# ----------------------------------------------------------------------------------- remote
+@pytest.fixture
+def remote(tmp_path):
+    """A folder in fsspec's memory, with pictures and what else there is."""
+    memory = fsspec.filesystem('memory')
+    put(tmp_path, 'cats/1.png', 'dogs/2.JPG', 'dogs/3.png', '.hidden/4.png', 'notes.txt')
+    memory.put(str(tmp_path), '/bucket/images', recursive=True)
+    yield 'memory://bucket/images'
+    memory.rm('/bucket', recursive=True)
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+def test_a_remote_folder(remote, num_workers):
+    dataset = PictureFolder(remote, pipeline=[LoadPicture(skip_bad=False)], with_label=True)
+    assert [dataset.get_data_info(i)['img_path'] for i in range(3)] == [
+        f'{remote}/cats/1.png',
+        f'{remote}/dogs/2.JPG',
+        f'{remote}/dogs/3.png',
+    ]
+    assert dataset.CLASSES == ('cats', 'dogs')
+    loader = DataLoader(dataset, num_workers=num_workers, collate_fn=list)
+    assert [samples[0]['img'].shape for samples in loader] == 3 * [(6, 7, 3)]
+    # Beside a local one, by its scheme or not, and with a folder inside.
+    assert len(PictureFolder(remote, data_prefix='dogs')) == 2
+    assert len(PictureFolder([f'{remote}/dogs/', f'{remote}/cats'])) == 3
+
+
+def test_a_local_address(tmp_path):
+    put(tmp_path, 'a.png')
+    assert paths_of(PictureFolder(f'file://{tmp_path}'), tmp_path) == ['a.png']
+
+
+@pytest.mark.parametrize(
+    ('root', 'message'),
+    [
+        ('s3://bucket/images', r's3:// are read by a library .*Install s3fs'),
+        ('gs://bucket/images', r'gs:// .*gcsfs'),
+        ('https://example.com/images', r'no folder that could be listed.*ann_file='),
+        ('nothing://bucket/images', r'no storage is known for nothing://'),
+        ('memory://gone/images', 'memory://gone/images, is not there'),
+    ],
+)
+def test_remote_folders_that_cannot_be_read(monkeypatch, root, message):
+    monkeypatch.setitem(sys.modules, 's3fs', None)
+    monkeypatch.setitem(sys.modules, 'gcsfs', None)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        PictureFolder(root)
+
+
+# ----------------------------------------------------------------------------------- odd names
+def test_odd_names(tmp_path, read_log, messages):
+    names = [
+        'Bär',
+        'emoji 🐻',
+        'two\nlines',
+        'a,b',
+        'per%cent',
+        os.fsdecode(b'latin \xe4'),
+        '{x}',
+        '$X',
+    ]
+    put(tmp_path, *(f'{name}/{name}.png' for name in names), 'Bär/UPPER.PNG')
+    (tmp_path / names[2] / 'empty.jpg').touch()
+    (tmp_path / names[5] / 'empty.jpg').touch()
+    dataset = PictureFolder(
+        str(tmp_path), with_label=True, pipeline=[LoadPicture()], lazy_init=True
+    )
+    dataset.full_init()
+    assert dataset.CLASSES == tuple(sorted(names))
+    samples = [dataset.prepare_data(i) for i in range(len(dataset))]
+    assert [sample is None for sample in samples].count(True) == 2
+    said = ' '.join(messages())
+    assert 'two\\nlines/empty.jpg' in said and 'latin \\udce4/empty.jpg' in said
+    for root in (tmp_path / names[5], tmp_path / names[2]):
+        assert len(PictureFolder(str(root))) == 2
 
 
 def test_lazy_subset_and_copy(tmp_path):
@@ -173,9 +426,32 @@ def test_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f'{tmp_path}/gone, is not there'):
         PictureFolder('gone')
-    put(tmp_path, 'a.png')
-    with pytest.raises(NotADirectoryError, match=f'{tmp_path}/a.png, is a file'):
-        PictureFolder(str(tmp_path / 'a.png'))
+    put(tmp_path, 'a.png', 'b.txt')
+    (tmp_path / 'b.txt').rename(tmp_path / 'c.zip')
+    put(tmp_path, 'b.txt')
+    for name, hint in (('a.png', 'folder of many'), ('b.txt', 'ann_file'), ('c.zip', 'Unpack it')):
+        with pytest.raises(NotADirectoryError, match=f'{tmp_path}/{name}, is a file.*{hint}'):
+            PictureFolder(str(tmp_path / name))
+    (tmp_path / 'link').symlink_to(tmp_path / 'nothing')
+    with pytest.raises(FileNotFoundError, match='is not there. It is a link to what is not'):
+        PictureFolder(str(tmp_path / 'link'))
+    monkeypatch.delenv('IMAGES', raising=False)
+    with pytest.raises(FileNotFoundError, match='The environment variable IMAGES is not set'):
+        PictureFolder('$IMAGES/train')
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    put(tmp_path, 'a.png', 'locked/b.png')
+    scandir = os.scandir
+
+    def refuse(folder):  # root may read everything, and tests may be run by it
+        if str(folder).endswith('locked'):
+            raise PermissionError(13, 'Permission denied', str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr('mmmokd.datasets.folders.os.scandir', refuse)
+    with pytest.raises(ValueError, match=f'{tmp_path}/locked cannot be read: Permission denied'):
+        PictureFolder(str(tmp_path))
 
 
 def test_no_picture(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from loops_testing import build_runner
+from loops_testing import NamedAngles, build_runner
 from mmengine.dataset import DefaultSampler
 from test_features import NumberedImages, TwoBranches, check_result, make_loader
 from torch.utils.data import SequentialSampler
@@ -43,14 +43,20 @@ def check_error_of_rank_0(rank):
         metric.evaluate(size=2)
 
 
+def evaluate_both(folder):
+    """Metrics of queries that are none of the bank's images, and of some that are."""
+    bank = NamedAngles(50, seed=1)
+    overlapping = dict(bank=bank, queries=bank.get_subset([*range(3, 16)]))
+    return [build_runner(folder, mode='test', **sets)[0].test() for sets in ({}, overlapping)]
+
+
 def evaluate_on_rank(rank, port, folder):
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', rank=rank, world_size=2)
     check_features(rank)
     check_error_of_rank_0(rank)
-    runner, _ = build_runner(folder, mode='test')
-    torch.save(runner.test(), folder / f'metrics_{rank}.pth')
+    torch.save(evaluate_both(folder), folder / f'metrics_{rank}.pth')
     torch.distributed.destroy_process_group()
 
 
@@ -61,6 +67,6 @@ def test_two_processes_give_what_one_gives(tmp_path):
         port = sock.getsockname()[1]
     # Forked, for started anew each process would spend most of the time on imports.
     mp.start_processes(evaluate_on_rank, args=(port, Path(tmp_path)), nprocs=2, start_method='fork')
-    expected = build_runner(tmp_path, mode='test')[0].test()
+    expected = evaluate_both(tmp_path)
     for rank in range(2):
         assert torch.load(tmp_path / f'metrics_{rank}.pth') == expected

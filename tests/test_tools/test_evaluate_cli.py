@@ -3,6 +3,7 @@ import itertools
 import json
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -153,15 +154,47 @@ def test_classifier_of_mmpretrain(evaluate_here, tiny_config, tmp_path):
     config = Config.fromfile(tiny_config)
     file = tmp_path / 'weights.pth'
     torch.save(dict(state_dict=build(config).state_dict()), file)
-    status, printed = evaluate_here(
-        *(tiny_config, file, '--knn', '1', '--work-dir', tmp_path / 'run'),
-        *('--linear-epochs', '2', '--linear-lr', 'authors'),
+    command = (file, '--knn', '1', '--linear-lr', 'authors', '--linear-epochs', '2')
+    own = tmp_path / 'run'
+    # It would be tested on what it has learnt from.
+    status, printed = evaluate_here(tiny_config, *command, '--work-dir', own)
+    assert status == 2 and 'error: 8 of 8 queries are images of the bank, too' in printed
+    copied = tmp_path / 'copied'  # of other names: for all that is known, other images
+    shutil.copytree(tiny_config.parent / 'pictures', copied)
+    other = tmp_path / 'other.py'
+    other.write_text(
+        tiny_config.read_text()
+        + f"train_dataloader['dataset'] = dict(train_dataloader['dataset'], data_root={str(copied)!r})"
     )
+    status, printed = evaluate_here(other, *command, '--work-dir', own)
     assert status == 0, printed
-    found = json.loads((tmp_path / 'run' / 'evaluation' / 'results.json').read_text())
-    # It is tested on what it has learnt from, where the nearest neighbour is the picture itself.
+    found = json.loads((own / 'evaluation' / 'results.json').read_text())
     assert found['results']['backbone']['knn_top1'] == {'1': 100}
     assert found['results']['backbone']['linear_lr'] == 0.01
+
+
+def test_a_folder_evaluated_on_itself(evaluate_here, mokd_config, checkpoint, tmp_path):
+    """Random labels are not recognised, under whatever name a folder is given twice."""
+    rng = np.random.default_rng(1)
+    folder, linked = tmp_path / 'noise', tmp_path / 'linked'
+    for i in range(60):
+        file = folder / 'ab'[rng.integers(2)] / f'{i}.png'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    for file in folder.glob('*/*.png'):
+        link = linked / file.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    command = (mokd_config, checkpoint, '--knn', '1', '--work-dir', tmp_path / 'run')
+    status, printed = evaluate_here(*command, '--data', folder, linked)
+    assert status == 2 and 'tested on what it has learned' in printed
+    status, printed = evaluate_here(*command, '--data', folder, linked, '--no-linear')
+    assert status == 0 and '60 of 60 queries are images of the bank, too' in printed
+    results = tmp_path / 'run' / 'evaluation'
+    found = json.loads((results / 'results.json').read_text())
+    assert found['num_queries_in_bank'] == 60
+    assert all(30 < network['knn_top1']['1'] < 70 for network in found['results'].values())
+    assert 'none is its own neighbor' in (results / 'results.md').read_text()
 
 
 def without_b(folders, tmp_path):
@@ -170,6 +203,13 @@ def without_b(folders, tmp_path):
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
     return tmp_path / 'train', folders[1]
+
+
+def one_class(folders, tmp_path):
+    parts = [tmp_path / 'one' / folder.name for folder in folders]
+    for folder, part in zip(folders, parts, strict=True):
+        shutil.copytree(folder / 'a', part / 'a')
+    return parts
 
 
 @pytest.mark.parametrize(
@@ -186,6 +226,14 @@ def without_b(folders, tmp_path):
             'k=50 neighbours needs a bank of at least 50 .* the bank has 41',
         ),
         (lambda folders, tmp: ('--data', *folders, '--linear-epochs', '0'), 'epochs=0'),
+        (
+            lambda folders, tmp: ('--data', *2 * [folders[0].parent / 'train'], '--knn', '41'),
+            r'k=41 .* at least 42 images, for 1 of them can be the query itself',
+        ),
+        (
+            lambda folders, tmp: ('--data', *one_class(folders, tmp)),
+            "all 14 images of the bank are of one class, 'a': .* accuracy means nothing",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(

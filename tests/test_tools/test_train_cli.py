@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import json
+import re
 import runpy
 import signal
 import subprocess
@@ -173,3 +174,17 @@ def test_checkpoint_of_another_model_is_refused(run, whole_run, tiny_config, tmp
     assert 'the checkpoint lacks 4 of the 10 weights of ImageClassifier' in done.stdout
     log = next(tmp_path.glob('*/*.log'))
     assert f'traceback: {log}' in done.stdout and 'Traceback' in log.read_text()
+
+
+def test_resume_with_another_batch_size(run, whole_run, tiny_config, tmp_path):
+    """The tool adds the hook; mmengine's schedule is that of a run with four images from the start."""
+    command = (*TRAIN, tiny_config, '--work-dir', tmp_path, '--resume', whole_run / 'epoch_2.pth')
+    options = ('train_cfg.max_epochs=3', 'train_dataloader.batch_size=4')
+    done = run(*command, '--no-validate', '--cfg-options', *options)
+    assert done.returncode == 0, done.stdout
+    assert 'batch size 2 -> 4, iterations per epoch 4 -> 2, epochs 40 -> 3.' in done.stdout
+    assert 'goes on after epoch 2, at iteration 4 of 6 (8 in the checkpoint)' in done.stdout
+    assert 'auto_scale_lr is off: learning rates stay those of the config' in done.stdout
+    rates = [float(rate) for rate in re.findall(r'Epoch\(train\) \[3\].* lr: (\S+)', done.stdout)]
+    assert rates == pytest.approx([0.01 * (1 - step / 199) for step in (4, 5)], rel=1e-4)
+    assert read_checkpoint(tmp_path / 'epoch_3.pth')['meta']['iter'] == 6

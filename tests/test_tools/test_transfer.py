@@ -72,7 +72,7 @@ def test_every_pretrained_part_is_planned(mokd, tmp_path):
     path.write_text(
         "default_scope = 'mmpretrain'\n"
         "model = dict(backbone=dict(type='ResNet', depth=18),\n"
-        "    neck=dict(type='ResNet', depth=18, init_cfg=dict(type='Pretrained', checkpoint='x')),\n"
+        "    neck=dict(type='ResNet', depth=18, init_cfg=[dict(type='Pretrained', checkpoint='x')]),\n"
         "    head=dict(type='ClsHead', init_cfg=dict(type='Normal')))"
     )
     report, options = plan_transfer(mokd[0], 'cnn', path, network='student')
@@ -84,14 +84,20 @@ def test_every_pretrained_part_is_planned(mokd, tmp_path):
     assert options['model.neck.init_cfg.prefix'] == 'branches.cnn.student.backbone.'
 
 
-def test_mmsegs_own_vit_is_refused(mokd, tmp_path):
-    """It reads `init_cfg` itself, and no prefix in it."""
+def test_mmsegs_own_vit_takes_a_branch(mokd, tmp_path):
+    """It reads `init_cfg` itself, and no prefix in it, but where mmmokd is imported."""
     path = tmp_path / 'config.py'
-    path.write_text(
-        "default_scope = 'mmseg'\nmodel = dict(backbone=dict(type='VisionTransformer'))"
+    backbone = dict(
+        type='VisionTransformer', img_size=64, embed_dims=192, num_layers=3, num_heads=3
     )
-    with pytest.raises(ValueError, match="mmseg's VisionTransformer, which passes over the prefix"):
+    path.write_text(f"default_scope = 'mmseg'\nmodel = dict(backbone={backbone})")
+    with pytest.raises(ValueError, match='a bias of patches: give the backbone patch_bias=True'):
         plan_transfer(mokd[0], 'vit', path)
+    path.write_text(
+        f"default_scope = 'mmseg'\nmodel = dict(backbone={dict(backbone, patch_bias=True)})"
+    )
+    report, _ = plan_transfer(mokd[0], 'vit', path)
+    assert 'matched    40 of 40 weights (100 %)' in report
 
 
 def test_export_from_the_command_line(run, mokd, tmp_path):

@@ -6,6 +6,8 @@ Both sides run in turn in the same process, on one thread, as a data worker does
     python tools/benchmarks/benchmark_multi_crop.py [--rounds 30] [--picture FILE]
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import statistics
 import time
@@ -13,12 +15,8 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import torch
-from mmengine.registry import init_default_scope
-from mmpretrain.registry import TRANSFORMS
 
-from mmmokd.datasets import LoadPicture, MultiCrop
-from mmmokd.datasets.transforms.multi_crop import PAPER_GROUPS, complete_group
+from mmmokd.apis.cli import run_tool
 
 
 def stock_view(group: dict) -> list[dict]:
@@ -99,6 +97,18 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=30, help='calls of each side')
     parser.add_argument('--picture', help='picture file (default: a made one of 500 x 375)')
     args = parser.parse_args()
+    compare(args.rounds, args.picture)
+
+
+def compare(rounds: int, picture: str | None) -> None:
+    """Time both sides in turn, and print what they took."""
+    import torch
+    from mmengine.registry import init_default_scope
+    from mmpretrain.registry import TRANSFORMS
+
+    from mmmokd.datasets import LoadPicture, MultiCrop
+    from mmmokd.datasets.transforms.multi_crop import PAPER_GROUPS, complete_group
+
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
@@ -112,9 +122,9 @@ def main() -> None:
         )
     )
     sides = {'MultiCrop': MultiCrop(), 'mmpretrain MultiView': stock}
-    img = LoadPicture()(dict(img_path=args.picture))['img'] if args.picture else make_picture()
+    img = LoadPicture()(dict(img_path=picture))['img'] if picture else make_picture()
     times = {name: [] for name in sides}
-    for warm_up in (True, *[False] * args.rounds):
+    for warm_up in (True, *[False] * rounds):
         for name, transform in sides.items():
             elapsed = measure(transform, img)
             if not warm_up:
@@ -129,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_tool(main)

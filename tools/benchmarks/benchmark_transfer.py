@@ -9,12 +9,14 @@ Every run has the same config and schedule. Writes results.md and results.json i
 was stopped goes on where it was.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import json
 from pathlib import Path
 
-from mmmokd.apis.cli import add_checkpoint_risk, run_tool
-from mmmokd.apis.compare_starts import compare_table, read_start, run_start
+from mmmokd.apis.cli import add_cfg_options, add_checkpoint_risk, run_tool
+from mmmokd.apis.signals import this_command, where
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,17 +32,21 @@ def parse_args() -> argparse.Namespace:
         '--out', type=Path, help='folder to write to (default: work_dirs/transfer/NAME_OF_CONFIG)'
     )
     parser.add_argument('--measures', nargs='+', default=(), help='measures to show (default: all)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='for every run'
-    )
+    add_cfg_options(parser)
+    parser.set_defaults(cfg_options_text=[])
     add_checkpoint_risk(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.compare_starts import compare_table, read_start, run_start
+    from mmmokd.apis.run_folder import check_folder
+    from mmmokd.utils.atomic import atomic_write
+
     out = (args.out or Path('work_dirs') / 'transfer' / Path(args.config).stem).resolve()
-    starts = [read_start(text, args.config) for text in args.starts]
+    check_folder(out)
+    starts = [read_start(text, args.config, args.cfg_options) for text in args.starts]
     results: dict[str, list[dict[str, float]]] = {start.name: [] for start in starts}
     if len(results) < len(starts):
         raise ValueError(f'two starts have one name: {[start.name for start in starts]}')
@@ -49,15 +55,17 @@ def main() -> None:
     for seed in args.seeds:
         for start in starts:
             work_dir = out / f'{start.name}_seed{seed}'
-            measures = run_start(start, args.config, work_dir, seed, args.cfg_options)
+            measures = run_start(start, args.config, work_dir, seed, args.cfg_options_text)
             results[start.name].append(measures)
             print(f'{start.name}, seed {seed}: {measures}', flush=True)
     table = compare_table(results, args.measures)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / 'results.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
-    (out / 'results.md').write_text(f'{table}\n', encoding='utf-8')
+    with atomic_write(out / 'results.json') as part:
+        part.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
+    with atomic_write(out / 'results.md') as part:
+        part.write_text(f'{table}\n', encoding='utf-8')
     print(f'\n{table}\n\ntable: {out / "results.md"}')
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    with where(lambda: f'; go on with: {this_command(resume=False)}'):
+        run_tool(main)

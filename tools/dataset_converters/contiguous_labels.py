@@ -9,6 +9,8 @@ categories, [{"id": 1, "name": "person"}, ...]; pixels of id 0, and of ids that 
 one name a line, for the data set's config: metainfo=dict(classes='OUT/classes.txt').
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import json
 import os

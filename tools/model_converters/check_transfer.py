@@ -1,17 +1,19 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Report whether a branch's weights fit the model of a downstream config, and how it takes them.
 
-    python tools/model_converters/check_transfer.py CHECKPOINT BRANCH CONFIG [--network student]
+    python tools/model_converters/check_transfer.py CHECKPOINT BRANCH CONFIG [--network student] \\
+        [--cfg-options KEY=VALUE ...]
 
 The report of keys goes to stderr; on stdout come the values for --cfg-options, one a line, that make
 CONFIG start from the branch. Ends with an error if a weight of the model's part is not matched.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 import sys
 
-from mmmokd.apis.cli import add_checkpoint_risk, run_tool
-from mmmokd.apis.transfer import plan_transfer
+from mmmokd.apis.cli import add_cfg_options, add_checkpoint_risk, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,13 +29,18 @@ def parse_args() -> argparse.Namespace:
         default='teacher',
         help='network of the branch (default: %(default)s)',
     )
+    add_cfg_options(parser)
     add_checkpoint_risk(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    report, options = plan_transfer(args.checkpoint, args.branch, args.config, args.network)
+    from mmmokd.apis.transfer import plan_transfer
+
+    report, options = plan_transfer(
+        args.checkpoint, args.branch, args.config, args.network, args.cfg_options
+    )
     print('\n'.join(report), file=sys.stderr)
     print('\n'.join(f'{key}={value}' for key, value in options.items()))
 

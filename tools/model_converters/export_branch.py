@@ -7,11 +7,13 @@ Builds the library's model, loads the branch into it, reports matched, missing a
 and ends with an error unless all of the model's weights are matched.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 
 from mmmokd.apis.cli import add_checkpoint_risk, run_tool
-from mmmokd.apis.export_branch import export_branch
-from mmmokd.weights.targets import TARGETS
+
+LIBRARIES = ('mmpretrain', 'mmdet', 'mmseg', 'timm', 'torchvision')
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('checkpoint', help="checkpoint of MOKD, this package's or the authors'")
     parser.add_argument('out', help='file to write; *.safetensors for that format')
-    parser.add_argument('--to', required=True, choices=list(TARGETS), help='library to export to')
+    parser.add_argument('--to', required=True, choices=LIBRARIES, help='library to export to')
     parser.add_argument('--branch', help='name of the branch (default: the only one)')
     parser.add_argument(
         '--network',
@@ -53,6 +55,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.export_branch import export_branch
+
     lines = export_branch(
         args.checkpoint,
         args.out,

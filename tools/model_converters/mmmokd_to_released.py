@@ -4,10 +4,11 @@
 python tools/model_converters/mmmokd_to_released.py SRC DST [--branches CNN VIT] [--force]
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 
 from mmmokd.apis.cli import add_checkpoint_risk, run_tool
-from mmmokd.apis.convert_released import convert_to_released
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,6 +31,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.convert_released import convert_to_released
+
     notes = convert_to_released(args.src, args.dst, tuple(args.branches), overwrite=args.force)
     print('\n'.join([*notes, f'wrote {args.dst}']))
 

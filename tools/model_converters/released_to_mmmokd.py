@@ -7,10 +7,11 @@ Reads weights only: no code that SRC may hold is run. The authors' files keep th
 argparse.Namespace; that one class, which only holds values, is let through.
 """
 
+__mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
+
 import argparse
 
 from mmmokd.apis.cli import add_checkpoint_risk, run_tool
-from mmmokd.apis.convert_released import convert_from_released
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,6 +35,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.apis.convert_released import convert_from_released
+
     notes = convert_from_released(
         args.src, args.dst, tuple(args.branches), args.config, overwrite=args.force
     )

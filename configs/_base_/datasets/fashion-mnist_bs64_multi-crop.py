@@ -45,7 +45,6 @@ train_dataloader = dataloader(
     *('train', train_pipeline, 64, 1),
     shuffle=True,
     drop_last=True,
-    persistent_workers=True,
 )
 val_dataloader = test_dataloader = dataloader('test', val_pipeline, 250)
 val_cfg = dict(

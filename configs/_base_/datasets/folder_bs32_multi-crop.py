@@ -22,8 +22,6 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     drop_last=True,
-    persistent_workers=True,
-    pin_memory=True,
 )
 data_preprocessor = dict(
     type='SelfSupDataPreprocessor',

@@ -34,8 +34,6 @@ def dataloader(split, pipeline, shuffle):
         dataset=dict(type='ImageNet', data_root=data_root, split=split, pipeline=pipeline),
         sampler=dict(type='DefaultSampler', shuffle=shuffle),
         collate_fn=dict(type='default_collate'),
-        persistent_workers=True,
-        pin_memory=True,
     )
 
 

@@ -44,8 +44,6 @@ train_dataloader = dataloader(
     *('train', train_pipeline, batch_size),
     shuffle=True,
     drop_last=True,
-    persistent_workers=True,
-    pin_memory=True,
 )
 # k-NN top-1 of each branch's teacher; networks=('teacher', 'student') for the students', too.
 val_dataloader = test_dataloader = dataloader('val', val_pipeline, 8 * batch_size)

@@ -1,5 +1,4 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-import io
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -10,25 +9,46 @@ import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine import fileio
 from mmengine.logging import print_log
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mmmokd.registry import TRANSFORMS
 from mmmokd.utils import BadPictureError
+from mmmokd.utils.names import printable
 
+from .files import decoding, open_image, read_file
 from .pixels import (
+    check_band_numbers,
     decode_deep,
     guess_range,
     is_deep_colour,
     picture_to_bgr,
     scale_to_uint8,
+    take_bands,
     upright,
 )
+from .tiff import (
+    FIRST_THREE,
+    SAMPLES,
+    Bands,
+    bands_to_bgr,
+    choose_bands,
+    is_plain_tiff,
+    read_bands,
+)
 
-TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+# Pillow's own guard against files that are small and blow up.
+MAX_PIXELS = 178_956_970
 # A picture that uses less than this share of the range that its type has is called flat.
 FLAT_SHARE = 1 / 8
+
+
+def _are_bands(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) in (1, 3)
+        and all(isinstance(number, int) and number >= 0 for number in value)
+    )
 
 
 def _is_value_range(value: Any) -> bool:
@@ -44,12 +64,15 @@ def _is_value_range(value: Any) -> bool:
 class LoadPicture(BaseTransform):
     """Read a picture of any usual kind as 8-bit BGR, upright.
 
-    Pillow decodes (jpg, png, webp, tiff, ...), of several frames the first. OpenCV decodes what
-    Pillow has no mode for: 16-bit colour, and TIFFs with colour in floats. EXIF rotation is
-    applied; for what becomes of greyscale, CMYK and transparent pictures see
-    :func:`picture_to_bgr`, for 16 bits and floats :func:`guess_range`. Pillow's guard against
-    decompression bombs holds: a picture of more than 2 x ``PIL.Image.MAX_IMAGE_PIXELS`` (about 179
-    million) counts as unreadable.
+    Pillow decodes (jpg, png, webp, tiff, ...), of several frames the first. OpenCV decodes PNGs of
+    16-bit color, and tifffile the TIFFs that Pillow has no mode for: of any number of bands, type
+    and layout. heic and jxl are read where pillow-heif and pillow-jxl-plugin are installed. EXIF
+    rotation is applied; for what becomes of greyscale, CMYK and transparent pictures see
+    :func:`picture_to_bgr`, for 16 bits and floats :func:`guess_range`.
+
+    Of a TIFF with more than three bands the first three are red, green and blue, as stored, which
+    the first such picture says in a warning; ``bands`` names others. A band that the file calls
+    transparency is that only if it looks like a mask: near-infrared is often called so.
 
     An unreadable picture (missing, empty, truncated, no picture) gives a warning with its path and
     ``None``, for which mmengine's dataset takes another one. After :meth:`track`, which
@@ -74,9 +97,17 @@ class LoadPicture(BaseTransform):
             pictures of more than 8 bits or of floats: ``(0, 4095)`` for 12 bits kept in 16. Those
             of 8 bits stay as they are. Defaults to None, :func:`guess_range`; the first picture
             whose whole numbers use less than an eighth of the range gives a warning.
+        bands (Sequence[int], optional): Numbers, from 0, of the three bands that are read as red,
+            green and blue, or of one that is read as gray; of pictures other than TIFFs, of red,
+            green, blue and transparency. All are taken as they are stored. Pictures of one band are
+            gray all the same. Defaults to None, see above.
+        max_pixels (int, optional): The most pixels that a picture may have; a larger one counts as
+            unreadable, so that no file exhausts the memory. None is no limit. Defaults to
+            178,956,970, Pillow's own.
 
     Raises:
-        ValueError: If ``channel_order`` is neither, or ``value_range`` is no range.
+        ValueError: If ``channel_order`` is neither, ``value_range`` is no range, ``bands`` are no
+            numbers of one or three bands, or ``max_pixels`` is no whole number above 0.
     """
 
     def __init__(
@@ -85,6 +116,8 @@ class LoadPicture(BaseTransform):
         channel_order: str = 'bgr',
         skip_bad: bool = True,
         value_range: Sequence[float] | None = None,
+        bands: Sequence[int] | None = None,
+        max_pixels: int | None = MAX_PIXELS,
     ) -> None:
         if channel_order not in ('bgr', 'rgb'):
             raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
@@ -93,11 +126,24 @@ class LoadPicture(BaseTransform):
                 'value_range must be two numbers, of black and of white, such as (0, 4095), got '
                 f'{value_range!r}.'
             )
+        bands = (bands,) if isinstance(bands, int) else bands
+        if bands is not None and not _are_bands(bands):
+            raise ValueError(
+                'bands must be the numbers, from 0, of three bands that are red, green and blue, '
+                f'such as (0, 1, 2), or of one, got {bands!r}.'
+            )
+        if max_pixels is not None and not (isinstance(max_pixels, int) and max_pixels >= 1):
+            raise ValueError(
+                f'max_pixels must be a whole number above 0, or None, got {max_pixels!r}.'
+            )
         self.backend_args = backend_args
         self.channel_order = channel_order
         self.skip_bad = skip_bad
         self.value_range = None if value_range is None else tuple(value_range)
+        self.bands = None if bands is None else tuple(bands)
+        self.max_pixels = max_pixels
         # In shared memory: one warning, whichever worker meets the first such picture.
+        self._bands_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self._flat_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self.max_bad_share = 1.0
         self.bad_flags: torch.Tensor | None = None
@@ -180,38 +226,74 @@ class LoadPicture(BaseTransform):
 
     def _read(self, path: str) -> np.ndarray:
         to_uint8 = partial(self._to_uint8, name=path)
-        content = fileio.get(path, backend_args=self.backend_args)
-        if not content:
-            raise OSError('the file is empty')
-        try:
-            img = Image.open(io.BytesIO(content))
-        except UnidentifiedImageError:
-            if not content.startswith(TIFF_STARTS):
-                raise OSError('the file is not a picture that Pillow knows') from None
-            return picture_to_bgr(decode_deep(content, to_uint8))
-        with img:
+        content = read_file(path, self.backend_args)
+        img = open_image(content, self.max_pixels)
+        if img is None:
+            return self._read_bands(content, None, path)
+        with img, decoding(img):
+            if img.format == 'TIFF':
+                return self._read_tiff(content, img, path)
             deep = is_deep_colour(img)
             img.load()  # OpenCV does not tell of a file that is cut off
             if deep:
                 deep_img = decode_deep(content, to_uint8, alpha=img.has_transparency_data)
-                return picture_to_bgr(upright(deep_img, img))
-            return picture_to_bgr(upright(img), to_uint8)
+                return picture_to_bgr(upright(deep_img, img), bands=self.bands)
+            return picture_to_bgr(upright(img), to_uint8, self.bands)
 
-    def _to_uint8(self, values: np.ndarray, name: str) -> np.ndarray:
-        if self.value_range is None and values.dtype.kind in 'ui' and values.dtype != np.uint8:
+    def _read_tiff(self, content: bytes, img: Image.Image, path: str) -> np.ndarray:
+        """Read a TIFF by Pillow, where that knows how it is stored; its fourth band with care."""
+        if not is_plain_tiff(img, self.bands):
+            return self._read_bands(content, img, path)
+        left_out = img.tag_v2.get(SAMPLES, 1) == 4 and img.mode == 'RGB'
+        img.load()
+        if img.mode in ('RGBA', 'LA'):
+            values = np.asarray(img)
+            return self._choose_bands(Bands(values, alpha=values.shape[2] - 1), path)
+        if left_out and self.bands is None:
+            self._warn_bands(path, f'has 4 bands, of which {FIRST_THREE}')
+        return picture_to_bgr(img, partial(self._to_uint8, name=path), self.bands)
+
+    def _read_bands(self, content: bytes, img: Image.Image | None, path: str) -> np.ndarray:
+        needed = max(self.bands or (2,)) + 1
+        return self._choose_bands(read_bands(content, img, self.max_pixels, needed), path)
+
+    def _choose_bands(self, stored: Bands, path: str) -> np.ndarray:
+        chosen, alpha, remark = choose_bands(stored, self.bands)
+        if remark:
+            self._warn_bands(path, remark)
+        return bands_to_bgr(stored, chosen, alpha, partial(self._to_uint8, name=path))
+
+    def _warn_bands(self, path: str, remark: str) -> None:
+        if self._bands_seen:
+            return
+        self._bands_seen[0] = 1
+        print_log(
+            f'{printable(path)} {remark}. If your pictures are like this, say which bands you want, for '
+            'instance bands=(0, 1, 2) of LoadPicture in every pipeline (--cfg-options '
+            'train_dataloader.dataset.pipeline.0.bands=0,1,2; the same for val_dataloader and '
+            'test_dataloader, where there are such)',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+    def _to_uint8(
+        self, values: np.ndarray, name: str, known: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        value_range = self.value_range or known
+        if value_range is None and values.dtype.kind in 'ui' and values.dtype.itemsize > 1:
             low, high = guess_range(values)
             least, most = int(values.min()), int(values.max())
             if most - least < FLAT_SHARE * (high - low) and not self._flat_seen:
                 self._flat_seen[0] = 1
                 self._warn_flat(name, (least, most), (int(low), int(high)))
-        return scale_to_uint8(values, self.value_range)
+        return scale_to_uint8(values, value_range)
 
     @staticmethod
     def _warn_flat(name: str, used: tuple[int, int], possible: tuple[int, int]) -> None:
         fitting = [2**bits - 1 for bits in (10, 12, 14) if used[1] < 2**bits and used[0] >= 0]
         low, high = (0, fitting[0]) if fitting else used
         print_log(
-            f'{name} has values from {used[0]} to {used[1]} only, of {possible[0]} to '
+            f'{printable(name)} has values from {used[0]} to {used[1]} only, of {possible[0]} to '
             f'{possible[1]}, and comes out nearly of one shade. If your pictures are like this, say '
             f'which values are black and white, for instance value_range=({low}, {high}) of '
             'LoadPicture in every pipeline (--cfg-options '
@@ -225,21 +307,25 @@ class LoadPicture(BaseTransform):
         img = results['img']
         to_uint8 = partial(self._to_uint8, name=f'Picture {results.get("sample_idx", "")}'.strip())
         if isinstance(img, Image.Image):
-            return picture_to_bgr(upright(img), to_uint8)
+            return picture_to_bgr(upright(img), to_uint8, self.bands)
         shape, dtype = getattr(img, 'shape', ()), getattr(img, 'dtype', None)
         channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else None
-        if channels not in (1, 3) or 0 in shape or np.dtype(dtype).kind not in 'uif':
+        fits = channels in (1, 3) or (channels and self.bands is not None)
+        if not fits or 0 in shape or np.dtype(dtype).kind not in 'uif':
             raise ValueError(
                 "results['img'] must be a picture: an array of shape (H, W), (H, W, 1) or "
                 f'(H, W, 3), but got {type(img).__name__} of shape {tuple(shape)}, type {dtype}.'
             )
+        if self.bands is not None and channels > 1:
+            check_band_numbers(self.bands, channels)
+            return take_bands(to_uint8(img[..., list(self.bands)]), range(len(self.bands)))
         img = to_uint8(img)
         if channels == 1:
             return cv2.cvtColor(img, cv2.COLOR_GRAY2BGR)
         return img if self.channel_order == 'bgr' else cv2.cvtColor(img, cv2.COLOR_RGB2BGR)
 
     def _handle_bad(self, results: dict, error: Exception) -> None:
-        path = str(results['img_path'])
+        path = printable(str(results['img_path']))
         reason = f'{path}: {type(error).__name__}: {error}'
         if not self.skip_bad:
             raise BadPictureError(f'Cannot read the picture {reason}') from error
@@ -272,7 +358,7 @@ class LoadPicture(BaseTransform):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         # A deep copy or a plain pickle leaves shared memory, torch's own pickle does not.
-        for flags in (self.bad_flags, self._flat_seen):
+        for flags in (self.bad_flags, self._flat_seen, self._bands_seen):
             if flags is not None:
                 flags.share_memory_()
 
@@ -280,5 +366,5 @@ class LoadPicture(BaseTransform):
         return (
             f'{self.__class__.__name__}(backend_args={self.backend_args}, '
             f"channel_order='{self.channel_order}', skip_bad={self.skip_bad}, "
-            f'value_range={self.value_range})'
+            f'value_range={self.value_range}, bands={self.bands}, max_pixels={self.max_pixels})'
         )

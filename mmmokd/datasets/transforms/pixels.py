@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """From what picture files hold to 8-bit BGR, upright."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from PIL import Image
 ToUint8 = Callable[[np.ndarray], np.ndarray]
 
 EXIF_ORIENTATION = 0x0112
-# How Pillow names 16-bit colour in PNG and TIFF, of which it keeps the upper 8 bits.
+# How Pillow names 16-bit colour in PNG, of which it keeps the upper 8 bits.
 DEEP_COLOUR = ('RGB;16', 'RGBA;16', 'LA;16')
 # What to do with the stored pixels, by the orientation that EXIF gives (1: nothing).
 UPRIGHT = {
@@ -45,7 +45,7 @@ def upright(img: Image.Image, source: Image.Image | None = None) -> Image.Image:
 def guess_range(values: np.ndarray) -> tuple[float, float]:
     """The values that are black and white, by type and values of a picture.
 
-    - Unsigned 16 bits: 0 and 65535.
+    - Unsigned 16 bits: 0 and 65535. Signed 8 bits: -128 and 127.
     - Other whole numbers: the range of the smallest of uint16, int16 and int32 that holds all
       values of the picture (Pillow keeps several kinds of 16-bit pictures in 32 bits).
     - Floats: 0 and 1 if all values are between, 0 and 255 if all are between these, otherwise the
@@ -62,6 +62,8 @@ def guess_range(values: np.ndarray) -> tuple[float, float]:
         least, most = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
         ranges = [(0.0, 1.0), (0.0, 255.0), (least, most)]
     else:
+        if values.dtype == np.int8:
+            return -128.0, 127.0
         least, most = values.min(), values.max()
         types = (np.uint16, np.int16, np.int32, values.dtype)
         ranges = [(np.iinfo(t).min, np.iinfo(t).max) for t in types]
@@ -101,22 +103,22 @@ def is_deep_colour(img: Image.Image) -> bool:
     Returns:
         bool: Whether :func:`decode_deep` is to read it.
     """
-    if img.format not in ('PNG', 'TIFF') or not img.tile:
+    if img.format != 'PNG' or not img.tile:
         return False
     args = img.tile[0][3]  # the name of the stored form, or that and settings of the decoder
     return str(args if isinstance(args, str) else args[0]).startswith(DEEP_COLOUR)
 
 
 def decode_deep(content: bytes, to_uint8: ToUint8, alpha: bool = False) -> Image.Image:
-    """Decode, by OpenCV, what Pillow has no mode for.
+    """Decode 16-bit color by OpenCV, for Pillow has no mode for it.
 
     Args:
-        content (bytes): Of a PNG or TIFF file.
+        content (bytes): Of a PNG file.
         to_uint8 (Callable): Brings values to 8 bits, as :func:`scale_to_uint8`.
         alpha (bool): Whether a fourth channel is transparency. Defaults to False.
 
     Returns:
-        PIL.Image.Image: 'L', 'RGB' or 'RGBA', turned as a TIFF says, not as EXIF in a PNG says.
+        PIL.Image.Image: 'L', 'RGB' or 'RGBA', not turned as EXIF says.
 
     Raises:
         OSError: If OpenCV cannot decode it, or it is neither grey nor colour.
@@ -134,7 +136,9 @@ def decode_deep(content: bytes, to_uint8: ToUint8, alpha: bool = False) -> Image
     return Image.fromarray(np.dstack((rgb, scale_to_uint8(values[..., 3]))))
 
 
-def picture_to_bgr(img: Image.Image, to_uint8: ToUint8 = scale_to_uint8) -> np.ndarray:
+def picture_to_bgr(
+    img: Image.Image, to_uint8: ToUint8 = scale_to_uint8, bands: Sequence[int] | None = None
+) -> np.ndarray:
     """Bring a Pillow picture of any mode to BGR.
 
     Greyscale is repeated, transparency is laid over white, CMYK and others go through Pillow's
@@ -143,13 +147,75 @@ def picture_to_bgr(img: Image.Image, to_uint8: ToUint8 = scale_to_uint8) -> np.n
     Args:
         img (PIL.Image.Image): A loaded picture.
         to_uint8 (Callable): Brings values to 8 bits. Defaults to :func:`scale_to_uint8`.
+        bands (Sequence[int], optional): Numbers of one or three of the bands red, green, blue and
+            alpha, which are taken as they are. Defaults to None.
 
     Returns:
         np.ndarray: (H, W, 3), uint8, BGR.
+
+    Raises:
+        OSError: If there is no band of a number in ``bands``, and more than one.
     """
     if img.mode == 'F' or img.mode.startswith('I'):
         return cv2.cvtColor(to_uint8(np.asarray(img)), cv2.COLOR_GRAY2BGR)
+    if bands is not None and img.mode not in ('1', 'L'):
+        if img.mode not in ('RGB', 'RGBA'):
+            img = img.convert('RGBA' if img.has_transparency_data else 'RGB')
+        check_band_numbers(bands, len(img.getbands()))
+        return take_bands(np.asarray(img), bands)
     if img.has_transparency_data:
         img = img.convert('RGBA')
         img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
     return cv2.cvtColor(np.asarray(img.convert('RGB')), cv2.COLOR_RGB2BGR)
+
+
+def check_band_numbers(bands: Sequence[int], count: int) -> None:
+    """Raise if an image has fewer bands than are asked for.
+
+    Args:
+        bands (Sequence[int]): Their numbers, from 0.
+        count (int): Number of bands of the image.
+
+    Raises:
+        OSError: If it has too few.
+    """
+    if max(bands) >= count:
+        raise OSError(
+            f'it has {count} bands, numbers 0 to {count - 1}, but bands={tuple(bands)} of '
+            'LoadPicture asks for others'
+        )
+
+
+def take_bands(values: np.ndarray, bands: Sequence[int]) -> np.ndarray:
+    """BGR of one or three bands that are given as red, green, blue.
+
+    Args:
+        values (np.ndarray): Shape (H, W, C), uint8.
+        bands (Sequence[int]): Numbers of one or three bands.
+
+    Returns:
+        np.ndarray: (H, W, 3).
+    """
+    return np.ascontiguousarray(values[..., (list(bands) * (3 // len(bands)))[::-1]])
+
+
+def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
+    """Raise if an image is larger than is allowed.
+
+    Args:
+        width (int): In pixels.
+        height (int): In pixels.
+        max_pixels (int, optional): The most pixels; None is no limit.
+
+    Raises:
+        OSError: If it has more; says what to do.
+    """
+    if max_pixels is not None and width * height > max_pixels:
+        raise OSError(
+            f'it has {width} x {height} pixels, more than max_pixels={max_pixels} of LoadPicture. '
+            'Cut it into tiles or make it smaller (it is decoded whole for every view of it); or '
+            'raise the limit, if each data worker has memory for it: about '
+            f'{width * height * 6 / 2**30:.1f} GiB (--cfg-options '
+            f'train_dataloader.dataset.pipeline.0.max_pixels={width * height}; the same for '
+            'val_dataloader and test_dataloader, where there are such)'
+        )

@@ -1,24 +1,30 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .accumulated_lr_hook import AccumulatedLRHook
 from .checkpoint_check_hook import CheckpointCheckHook
+from .checkpoint_hook import CheckpointHook
 from .collapse_monitor_hook import CollapseMonitorHook
 from .data_health_hook import DataHealthHook
 from .ema_teacher_hook import EMATeacherHook
 from .epoch_seed_hook import EpochSeedHook
 from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
+from .input_check_hook import InputCheckHook
 from .non_finite_loss_hook import NonFiniteLossHook
 from .prototype_freeze_hook import PrototypeFreezeHook
+from .resume_hook import ResumeHook
 
 __all__ = [
     'AccumulatedLRHook',
     'CheckpointCheckHook',
+    'CheckpointHook',
     'CollapseMonitorHook',
     'DataHealthHook',
     'EMATeacherHook',
     'EpochSeedHook',
     'HeadScheduleHook',
     'InitialValHook',
+    'InputCheckHook',
     'NonFiniteLossHook',
     'PrototypeFreezeHook',
+    'ResumeHook',
 ]

@@ -23,8 +23,9 @@ class CheckpointCheckHook(Hook):
         ValueError: If the checkpoint does not fit.
     """
 
-    # After the hooks that change the loaded checkpoint, as mmengine's EMAHook does.
-    priority = 'LOWEST'
+    # After the hooks that change the loaded checkpoint, as mmengine's EMAHook does, and before
+    # ResumeHook: what is wrong with the weights is said first.
+    priority = 'VERY_LOW'
 
     def __init__(self, partial: bool = False) -> None:
         self.partial = partial

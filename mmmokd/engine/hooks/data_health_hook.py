@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from mmmokd.datasets import LoadPicture, MultiCrop, PictureFolder, iter_datasets, iter_transforms
 from mmmokd.registry import HOOKS
 from mmmokd.utils import current_epoch, is_epoch_based
+from mmmokd.utils.names import printable
 
 NUM_NAMED = 3
 
@@ -185,7 +186,7 @@ class DataHealthHook(Hook):
 
     @staticmethod
     def _path(dataset: Any, index: int) -> str:
-        return str(dataset.get_data_info(index).get('img_path', f'sample {index}'))
+        return printable(str(dataset.get_data_info(index).get('img_path', f'sample {index}')))
 
     @staticmethod
     def _forbid_skipping(dataloader: DataLoader) -> None:

@@ -19,6 +19,7 @@ def weighted_knn(
     topk: int = 5,
     chunk_size: int = 4096,
     device: torch.device | str | None = None,
+    identities: tuple[Tensor, Tensor] | None = None,
 ) -> dict[int, Tensor]:
     """Exact weighted nearest-neighbour classification of features.
 
@@ -44,14 +45,17 @@ def weighted_knn(
             to 4096.
         device (torch.device | str, optional): Where to compute. Defaults to None: where the
             queries are.
+        identities (tuple[Tensor, Tensor], optional): Numbers of the images of the bank, (N, ), and
+            of the queries, (Q, ), int64. What has a query's own number is not its neighbor; -1 is
+            no number. Defaults to None: all are different images.
 
     Returns:
         dict[int, Tensor]: For each k the class ids by falling vote, shape (Q, topk), int64, on the
         queries' device; -1 where the neighbours are of fewer than ``topk`` classes.
 
     Raises:
-        ValueError: If a k is not within 1 and the bank's size, shapes or labels do not fit, or a
-            feature is not finite.
+        ValueError: If a k is not within 1 and the bank's size without a query's own image, shapes
+            or labels do not fit, or a feature is not finite.
 
     Example:
         >>> bank, queries = torch.randn(100, 16), torch.randn(7, 16)
@@ -59,13 +63,16 @@ def weighted_knn(
         torch.Size([7, 5])
     """
     ks = (k,) if isinstance(k, int) else tuple(k)
-    check_num_neighbors(ks, len(bank))
+    own = _count_own(*identities) if identities is not None else 0
+    check_num_neighbors(ks, len(bank), own)
     if not temperature > 0:
         raise ValueError(f'the temperature of k-NN must be positive, but got {temperature}')
     num_classes = check_features(bank, bank_labels, queries, num_classes)
     device = torch.device(device) if device is not None else queries.device
     with torch.autocast(device.type, enabled=False):
-        similarity, labels = _nearest(bank, bank_labels, queries, max(ks), chunk_size, device)
+        similarity, labels = _nearest(
+            bank, bank_labels, queries, max(ks), chunk_size, device, identities if own else None
+        )
         return {
             each: _vote(similarity[:, :each], labels[:, :each], num_classes, temperature, topk,
                         chunk_size).to(queries.device)
@@ -73,15 +80,23 @@ def weighted_knn(
         }  # fmt: skip
 
 
-def check_num_neighbors(ks: Sequence[int], num_bank: int) -> None:
+def _count_own(bank: Tensor, queries: Tensor) -> int:
+    """How many images of the bank are the same query at most."""
+    both = bank[(bank >= 0) & torch.isin(bank, queries)]
+    return int(both.unique(return_counts=True)[1].max()) if len(both) else 0
+
+
+def check_num_neighbors(ks: Sequence[int], num_bank: int, num_own: int = 0) -> None:
     """Check that a bank holds as many images as neighbours are asked for.
 
     Args:
         ks (Sequence[int]): Numbers of neighbours.
         num_bank (int): Number of images in the bank.
+        num_own (int): Of these, the most that are a query itself, and so not its neighbors.
+            Defaults to 0.
 
     Raises:
-        ValueError: If there is no k, one is below 1, or one is above ``num_bank``.
+        ValueError: If there is no k, one is below 1, or one is above what is left of ``num_bank``.
     """
     if not ks or min(ks) < 1:
         raise ValueError(f'k-NN needs numbers of neighbours k of at least 1, but got k={list(ks)}')
@@ -89,6 +104,11 @@ def check_num_neighbors(ks: Sequence[int], num_bank: int) -> None:
         raise ValueError(
             f'k-NN with k={max(ks)} neighbours needs a bank of at least {max(ks)} labelled images, '
             f'but the bank has {num_bank}'
+        )
+    if max(ks) > num_bank - num_own:
+        raise ValueError(
+            f'k-NN with k={max(ks)} neighbours needs a bank of at least {max(ks) + num_own} images, '
+            f'for {num_own} of them can be the query itself, but the bank has {num_bank}'
         )
 
 
@@ -101,19 +121,31 @@ def _normalize(features: Tensor, device: torch.device, name: str) -> Tensor:
 
 
 def _nearest(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int, chunk_size: int, device
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    k: int,
+    chunk_size: int,
+    device: torch.device,
+    identities: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """Similarities and labels of every query's k nearest neighbours, nearest first: (Q, k) each."""
     queries = _normalize(queries, device, 'query')
     best = queries.new_full((len(queries), k), -torch.inf)
     best_labels = torch.full((len(queries), k), -1, dtype=torch.long, device=device)
+    key_ids, query_ids = (x.to(device) for x in identities) if identities else (None, None)
     for bank_start in range(0, len(bank), chunk_size):
         part = slice(bank_start, bank_start + chunk_size)
         keys = _normalize(bank[part], device, 'bank').to(queries.dtype)
         key_labels = bank_labels[part].to(device, torch.long)
         for start in range(0, len(queries), chunk_size):
             rows = slice(start, start + chunk_size)
-            values, indices = (queries[rows] @ keys.T).topk(min(k, len(keys)), dim=1)
+            scores = queries[rows] @ keys.T
+            if identities:
+                own = query_ids[rows, None] == key_ids[part]
+                # The lowest of all: there are k others, and so none of these is left in the end.
+                scores.masked_fill_(own & (query_ids[rows, None] >= 0), -torch.inf)
+            values, indices = scores.topk(min(k, len(keys)), dim=1)
             values = torch.cat((best[rows], values), dim=1)
             labels = torch.cat((best_labels[rows], key_labels[indices]), dim=1)
             best[rows], indices = values.topk(k, dim=1)

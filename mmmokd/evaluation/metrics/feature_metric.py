@@ -9,6 +9,8 @@ from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from ..overlap import Overlap
+
 PATIENCE = timedelta(days=2)
 
 
@@ -22,6 +24,7 @@ class FeatureSet(NamedTuple):
         bank_labels (Tensor): Shape (N, ), int64.
         queries (Tensor): Features of the queries, shape (Q, b, C).
         query_labels (Tensor): Shape (Q, ), int64.
+        overlap (Overlap, optional): Which images are in both; None if none is.
     """
 
     name: str
@@ -29,12 +32,14 @@ class FeatureSet(NamedTuple):
     bank_labels: Tensor
     queries: Tensor
     query_labels: Tensor
+    overlap: Overlap | None = None
 
 
 class FeatureMetric(BaseMetric):
     """A measure of frozen features: k-NN, a linear probe and the like.
 
-    A subclass says in :meth:`evaluate_features` what it measures of one network.
+    A subclass says in :meth:`evaluate_features` what it measures of one network, and how it treats
+    images that are both in the bank and queries in :meth:`evaluate_set`.
     :class:`FeatureValLoop` and :class:`FeatureTestLoop` drive it through mmengine's ``Evaluator``:
     several measures stand in ``val_evaluator`` as a list. Measures are logged, and offered to
     ``CheckpointHook.save_best`` and ``EarlyStoppingHook.monitor``, as ``'{network}/{measure}'``,
@@ -85,6 +90,35 @@ class FeatureMetric(BaseMetric):
             ValueError: If the measure cannot be taken on so many images.
         """
 
+    def check_overlap(self, overlap: Overlap) -> None:
+        """Check before training that images which are both in the bank and queries do no harm.
+
+        Args:
+            overlap (Overlap): Which ones there are, at least one.
+
+        Raises:
+            ValueError: If the measure means nothing on them; here, that they are in both, for a
+                measure that does not know how to leave them out.
+        """
+        if type(self).evaluate_set is FeatureMetric.evaluate_set:
+            raise ValueError(
+                f'{overlap.num_queries} of {len(overlap.queries)} queries are images of the bank, '
+                f'too, which {type(self).__name__} does not leave out: give it other images'
+            )
+
+    def evaluate_set(self, features: FeatureSet) -> dict[str, float]:
+        """Measure one network's features, without what they give away.
+
+        Args:
+            features (FeatureSet): Blocks chosen; see :meth:`evaluate_features`.
+
+        Returns:
+            dict[str, float]: Measures by name.
+        """
+        return self.evaluate_features(
+            features.bank, features.bank_labels, features.queries, features.query_labels
+        )
+
     def process(self, data_batch: Any, data_samples: Sequence[FeatureSet]) -> None:
         """Take features of whole datasets, one set for each network.
 
@@ -107,13 +141,16 @@ class FeatureMetric(BaseMetric):
             ValueError: If a measure cannot be taken; it names the network.
         """
         measures = {}
-        for name, bank, bank_labels, queries, query_labels in results:
-            bank, queries = self._choose_blocks(bank), self._choose_blocks(queries)
+        for features in results:
+            chosen = features._replace(
+                bank=self._choose_blocks(features.bank),
+                queries=self._choose_blocks(features.queries),
+            )
             try:
-                values = self.evaluate_features(bank, bank_labels, queries, query_labels)
+                values = self.evaluate_set(chosen)
             except ValueError as error:
-                raise ValueError(f'{type(self).__name__} of {name}: {error}') from error
-            measures.update({f'{name}/{key}': value for key, value in values.items()})
+                raise ValueError(f'{type(self).__name__} of {features.name}: {error}') from error
+            measures.update({f'{features.name}/{key}': value for key, value in values.items()})
         return measures
 
     def _patient_group(self):

@@ -7,14 +7,16 @@ from torch import Tensor
 from mmmokd.registry import METRICS
 
 from ..functional import check_num_neighbors, weighted_knn
-from .feature_metric import FeatureMetric
+from ..overlap import Overlap
+from .feature_metric import FeatureMetric, FeatureSet
 
 
 @METRICS.register_module()
 class KNNMetric(FeatureMetric):
     """Accuracy of weighted k-NN classification, in per cent; see :func:`weighted_knn`.
 
-    Logged as ``'{network}/knn_top1'`` and ``'{network}/knn_top5'`` for the first ``k``, and as
+    A query that is an image of the bank, too, is not its own neighbor. Logged as
+    ``'{network}/knn_top1'`` and ``'{network}/knn_top5'`` for the first ``k``, and as
     ``'{network}/knn_top1_k{k}'`` for each further one.
 
     Args:
@@ -54,8 +56,19 @@ class KNNMetric(FeatureMetric):
     def check_sizes(self, num_bank: int, num_queries: int) -> None:
         check_num_neighbors(self.k, num_bank)
 
+    def check_overlap(self, overlap: Overlap) -> None:
+        check_num_neighbors(self.k, len(overlap.bank), overlap.most_copies)
+
+    def evaluate_set(self, features: FeatureSet) -> dict[str, float]:
+        return self.evaluate_features(*features[1:])
+
     def evaluate_features(
-        self, bank: Tensor, bank_labels: Tensor, queries: Tensor, query_labels: Tensor
+        self,
+        bank: Tensor,
+        bank_labels: Tensor,
+        queries: Tensor,
+        query_labels: Tensor,
+        overlap: Overlap | None = None,
     ) -> dict[str, float]:
         predictions = weighted_knn(
             bank,
@@ -66,6 +79,7 @@ class KNNMetric(FeatureMetric):
             topk=max(self.topk),
             chunk_size=self.chunk_size,
             device=self.device,
+            identities=overlap,
         )
         hits = {k: classes == query_labels[:, None] for k, classes in predictions.items()}
         return {

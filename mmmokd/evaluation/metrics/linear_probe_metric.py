@@ -1,24 +1,33 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import logging
 from collections.abc import Sequence
 
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from torch import Tensor
 
 from mmmokd.registry import METRICS
+from mmmokd.utils.state_dict import name_some
 
 from ..functional import check_probe_settings, linear_probe
-from .feature_metric import FeatureMetric
+from ..overlap import Overlap
+from .feature_metric import FeatureMetric, FeatureSet
 
 # The MOKD authors' two and what lies around them. On fewer pictures than ImageNet has, and with
 # them fewer steps, the best rate is higher than theirs.
 DEFAULT_LRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 POOLED_LR, BLOCKS_LR = 0.01, 0.001  # the authors'
+# The bank without the queries, where it has some, must be worth learning from.
+MIN_LEFT_SHARE = 0.1
 HELD_OUT_PREFIX = 'linear_held_out_lr'
 
 
 @METRICS.register_module()
 class LinearProbeMetric(FeatureMetric):
     """Accuracy of a linear classifier of frozen features, in per cent; see :func:`linear_probe`.
+
+    It is not trained on images of the bank that are queries, too; at least a tenth of the bank must
+    be others.
 
     It reads what the authors of MOKD, as those of DINO, read: of a network with a class token that
     token after each of the last four blocks, concatenated; of any other its pooled feature. Logged
@@ -92,6 +101,34 @@ class LinearProbeMetric(FeatureMetric):
         self.log_sweep = log_sweep
         self.seed = seed
         self.device = device or get_device()
+
+    def check_overlap(self, overlap: Overlap) -> None:
+        left = int((overlap.bank < 0).sum())
+        if left < MIN_LEFT_SHARE * len(overlap.bank):
+            raise ValueError(
+                f'{overlap.num_queries} of {len(overlap.queries)} queries are images of the bank, '
+                f'too, and only {left} of its {len(overlap.bank)} images are none of them: a linear '
+                'probe has too little to learn from, and tested on what it has learned it means '
+                'nothing. Give two sets of different images, or leave the probe out (--no-linear '
+                'of tools/evaluate.py), for k-NN can do without'
+            )
+
+    def evaluate_set(self, features: FeatureSet) -> dict[str, float]:
+        if features.overlap is not None:
+            left = features.overlap.bank < 0
+            lost = set(features.bank_labels.tolist()) - set(features.bank_labels[left].tolist())
+            if lost:
+                print_log(
+                    f'without the queries, the bank has no image of {len(lost)} classes '
+                    f'(numbers {name_some([*map(str, sorted(lost))])}): the linear probe of '
+                    f'{features.name} cannot recognise them',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+            features = features._replace(
+                bank=features.bank[left], bank_labels=features.bank_labels[left]
+            )
+        return super().evaluate_set(features)
 
     def evaluate_features(
         self, bank: Tensor, bank_labels: Tensor, queries: Tensor, query_labels: Tensor

@@ -57,15 +57,19 @@ class VisionTransformer(_VisionTransformer):
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
-    def train(self, mode: bool = True) -> None:
+    def train(self, mode: bool = True) -> 'VisionTransformer':
         """Set the mode; what ``frozen_stages`` freezes stays in evaluation mode.
 
         Args:
             mode (bool): Whether to train. Defaults to True.
+
+        Returns:
+            VisionTransformer: Itself, which mmpretrain's own does not give.
         """
         super().train(mode)
         if self.frozen_stages > 0:
             self._freeze_stages()
+        return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the outputs of the layers named by ``out_indices``.

@@ -1,14 +1,21 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
+import logging
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.state_dict import name_some
+from mmmokd.weights.loaded import is_pretrained, loaded_names, pretrained_entries
 
+from ..utils import check_number
 from .adapter import BackboneFeatures, adapt_features
+from .backbone import build_backbone, describe_backbone
 
 
 class StudentOutput(NamedTuple):
@@ -44,16 +51,22 @@ class TeacherOutput(NamedTuple):
 class BranchNetwork(BaseModule):
     """A backbone with its projector and its search head: a branch's student or teacher.
 
+    A backbone of one channel (``in_channels=1``) gets the mean of the images' three, which of gray
+    images are equal.
+
     Args:
-        backbone (dict): Config of any backbone that :func:`adapt_features` can read. An
-            ``init_cfg`` of ``'Pretrained'`` must bring all of its weights.
+        backbone (dict): Config of any backbone that :func:`adapt_features` can read; see
+            :func:`build_backbone` for what is added to it. An ``init_cfg`` of ``'Pretrained'`` must
+            bring all of its weights.
         projector (dict): Config of the projector.
         search_head (dict): Config of the search head.
     """
 
     def __init__(self, backbone: dict, projector: dict, search_head: dict) -> None:
         super().__init__()
-        self.backbone = MODELS.build(_load_all(backbone))
+        self.backbone_cfg = backbone
+        self.image_channels = backbone.get('in_channels', backbone.get('in_chans', 3))
+        self.backbone = build_backbone(_load_all(backbone))
         self.projector = MODELS.build(projector)
         self.search_head = MODELS.build(search_head)
 
@@ -67,9 +80,10 @@ class BranchNetwork(BaseModule):
             BackboneFeatures: Pooled feature, tokens, grid.
 
         Raises:
-            ValueError: If the features' channels are not those the projector or the search head
-                was built for.
+            ValueError: If the images' channels are not those of the backbone, or the features'
+                not those the projector or the search head was built for.
         """
+        images = self._with_channels(images)
         features = adapt_features(self.backbone(images), self.backbone, images.shape[-2:])
         for part in (self.projector, self.search_head):
             if part.in_channels != features.pooled.shape[-1]:
@@ -80,13 +94,29 @@ class BranchNetwork(BaseModule):
                 )
         return features
 
+    def _with_channels(self, images: Tensor) -> Tensor:
+        """Images with the channels that the backbone takes, where gray and color differ only."""
+        found, wanted = images.shape[1], self.image_channels
+        if found == wanted:
+            return images
+        if found == 3 and wanted == 1:
+            return images.mean(dim=1, keepdim=True)
+        if found == 1 and wanted == 3:
+            return images.expand(-1, 3, -1, -1)
+        raise ValueError(
+            f'the backbone {describe_backbone(self.backbone_cfg)} takes images of {wanted} channels '
+            f'(in_channels), but the pipeline and the data_preprocessor give {found}'
+        )
+
 
 def _load_all(backbone: dict) -> dict:
     """A backbone's config, in which pretrained weights must be complete if there are any."""
     init_cfg = backbone.get('init_cfg')
-    if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
-        backbone = dict(backbone, init_cfg=dict(init_cfg, strict=init_cfg.get('strict', True)))
-    return backbone
+    if not pretrained_entries(init_cfg):
+        return backbone
+    entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+    strict = [{'strict': True, **each} if is_pretrained(each) else each for each in entries]
+    return dict(backbone, init_cfg=strict[0] if len(strict) == 1 else strict)
 
 
 class Branch(BaseModule):
@@ -107,7 +137,8 @@ class Branch(BaseModule):
         init_cfg (dict, optional): Initialisation config. Defaults to None.
 
     Raises:
-        ValueError: If ``heads`` names an unknown term or the numbers of prototypes differ.
+        ValueError: If ``heads`` names an unknown term, the numbers of prototypes differ, or a value is
+            out of range.
     """
 
     def __init__(
@@ -121,6 +152,7 @@ class Branch(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        check_number('a branch', 'cross_weight', cross_weight, zero=True)
         self.student = BranchNetwork(backbone, projector, search_head)
         self.teacher = make_teacher(self.student)
         self.out_channels = self.student.projector.out_channels
@@ -144,6 +176,9 @@ class Branch(BaseModule):
                 f'unknown loss heads {sorted(unknown)}; a branch has sm, st and, with peers, cm '
                 'and ct'
             )
+        for term, cfg in heads.items():
+            if not isinstance(cfg, dict):
+                raise ValueError(f'heads.{term} must be a dict of settings, but got {cfg!r}')
         cfgs = {term: dict(default, **heads.get(term, {})) for term, default in defaults.items()}
         built = {
             # Every cross-entropy term has a centre of its own, L_cm one per peer.
@@ -157,14 +192,30 @@ class Branch(BaseModule):
     def init_weights(self) -> None:
         if self.is_init:
             return
-        self.student.init_weights()
-        self.reset_teacher()
-        self._is_init = True
+        self.teacher.is_init = True  # as a copy, made below
+        super().init_weights()
+        loaded = loaded_names(self.teacher)
+        only_teacher = sorted(loaded - loaded_names(self.student))
+        if only_teacher:
+            print_log(
+                f'weights were loaded into the teacher of a branch, but not into its student, which '
+                f'starts from others: {name_some(only_teacher)}',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self.reset_teacher(but=loaded)
 
     @torch.no_grad()
-    def reset_teacher(self) -> None:
-        """Make the teacher a copy of the student again, parameters and buffers."""
-        self.teacher.load_state_dict(self.student.state_dict())
+    def reset_teacher(self, but: Collection[str] = ()) -> None:
+        """Make the teacher a copy of the student again, parameters and buffers.
+
+        Args:
+            but (Collection[str]): Names of what to leave as it is. Defaults to (), nothing.
+        """
+        student = self.student.state_dict()
+        for name, value in self.teacher.state_dict().items():
+            if name not in but:
+                value.copy_(student[name])
 
     def forward_student(self, global_views: list[Tensor], local_views: list[Tensor]):
         """Run the student over all views, those of one size in one pass.

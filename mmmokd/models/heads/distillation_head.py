@@ -13,6 +13,7 @@ from ..losses import (
     soft_cross_entropy,
     teacher_probabilities,
 )
+from ..utils import check_counts, check_number
 
 
 def warmup_teacher_temp(epoch: float, start: float, end: float, warmup_epochs: int) -> float:
@@ -64,13 +65,11 @@ class BaseDistillationHead(BaseModule):
             teacher_temp=teacher_temp,
             warmup_teacher_temp=warmup_teacher_temp,
         ).items():
-            if not value > 0:
-                raise ValueError(f'{name} of a distillation head must be positive, but got {value}')
+            check_number('a distillation head', name, value)
         for name, value in dict(
             warmup_teacher_temp_epochs=warmup_teacher_temp_epochs, loss_weight=loss_weight
         ).items():
-            if value < 0:
-                raise ValueError(f'{name} of a distillation head must be >= 0, but got {value}')
+            check_number('a distillation head', name, value, zero=True)
         self.student_temp = student_temp
         self.final_teacher_temp = teacher_temp
         self.warmup_teacher_temp = warmup_teacher_temp
@@ -123,6 +122,8 @@ class DistillationHead(BaseDistillationHead):
 
     def __init__(self, out_channels: int, center_momentum: float = 0.9, **kwargs) -> None:
         super().__init__(**kwargs)
+        check_counts('a distillation head', out_channels=out_channels)
+        check_number('a distillation head', 'center_momentum', center_momentum, zero=True)
         if not 0 <= center_momentum <= 1:
             raise ValueError(f'center_momentum must be in [0, 1], but got {center_momentum}')
         self.center_momentum = center_momentum

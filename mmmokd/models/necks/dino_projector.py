@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 
-from ..utils import build_prototype_layer, trunc_normal_linears_
+from ..utils import build_prototype_layer, check_counts, trunc_normal_linears_
 
 
 @MODELS.register_module()
@@ -31,7 +31,7 @@ class DINOProjector(BaseModule):
         init_cfg (dict, optional): Initialisation config. Defaults to None.
 
     Raises:
-        ValueError: If ``num_layers`` is below 1.
+        ValueError: If a number of channels or layers is no whole number of at least 1.
 
     Example:
         >>> projector = DINOProjector(in_channels=512, out_channels=1024)
@@ -51,8 +51,14 @@ class DINOProjector(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if num_layers < 1:
-            raise ValueError(f'num_layers must be at least 1, but got {num_layers}')
+        check_counts(
+            'DINOProjector',
+            in_channels=in_channels,
+            out_channels=out_channels,
+            hid_channels=hid_channels,
+            bottleneck_channels=bottleneck_channels,
+            num_layers=num_layers,
+        )
         self.in_channels = in_channels
         self.out_channels = out_channels
         widths = [in_channels] + [hid_channels] * (num_layers - 1) + [bottleneck_channels]

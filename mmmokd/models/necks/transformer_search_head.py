@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 
-from ..utils import build_prototype_layer, resize_pos_embed_2d, trunc_normal_linears_
+from ..utils import (
+    build_prototype_layer,
+    check_counts,
+    check_number,
+    resize_pos_embed_2d,
+    trunc_normal_linears_,
+)
 
 
 @MODELS.register_module()
@@ -38,7 +44,8 @@ class TransformerSearchHead(BaseModule):
         init_cfg (dict, optional): Initialisation config. Defaults to None.
 
     Raises:
-        ValueError: If D is not a multiple of the heads, or ``projection`` is off and C is not D.
+        ValueError: If a number is none, or too small, D is not a multiple of the heads, or
+            ``projection`` is off and C is not D.
 
     Example:
         >>> head = TransformerSearchHead(512, 192, 1024, grid_size=7)
@@ -62,6 +69,16 @@ class TransformerSearchHead(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        check_counts(
+            'the search head',
+            in_channels=in_channels,
+            embed_dims=embed_dims,
+            out_channels=out_channels,
+            num_heads=num_heads,
+        )
+        check_counts('the search head', least=0, num_layers=num_layers)
+        check_number('the search head', 'mlp_ratio', mlp_ratio)
+        self.grid_size = _as_grid(grid_size)
         if embed_dims % num_heads:
             raise ValueError(
                 f'embed_dims={embed_dims} of the search head is not a multiple of '
@@ -75,7 +92,6 @@ class TransformerSearchHead(BaseModule):
         self.in_channels = in_channels
         self.embed_dims = embed_dims
         self.out_channels = out_channels
-        self.grid_size = (grid_size, grid_size) if isinstance(grid_size, int) else tuple(grid_size)
         self.pos_embed_scale_offset = pos_embed_scale_offset
 
         # On tokens a 1x1 convolution is a linear layer; both start from the same distribution.
@@ -179,3 +195,15 @@ class TransformerSearchHead(BaseModule):
             Tensor: Logits, shape (B, K), with queries (Q * B, K).
         """
         return self.prototypes(self.encode(tokens, query))
+
+
+def _as_grid(grid_size: int | tuple[int, int]) -> tuple[int, int]:
+    """A grid's (h, w), of one number for both or of the two."""
+    sides = tuple(grid_size) if isinstance(grid_size, list | tuple) else (grid_size, grid_size)
+    if len(sides) != 2:
+        raise ValueError(
+            f'grid_size of the search head must be one number or (h, w), but got {grid_size!r}'
+        )
+    for side in sides:
+        check_counts('the search head', grid_size=side)
+    return sides

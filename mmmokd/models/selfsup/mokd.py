@@ -3,8 +3,14 @@ from mmengine.model import BaseModel, ModuleDict
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.weights.loaded import watch_plain_modules
 
 from ..branches import Branch
+from ..utils import check_counts
+
+NEEDED = ('backbone', 'projector', 'search_head')
+OPTIONAL = ('cross_weight', 'heads', 'init_cfg')
+CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
 
 
 @MODELS.register_module()
@@ -42,22 +48,23 @@ class MOKD(BaseModel):
     ) -> None:
         preprocessor = dict(data_preprocessor or {})
         preprocessor.setdefault('type', 'mmpretrain.SelfSupDataPreprocessor')
+        _check_statistics(preprocessor)
         super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
-        if num_global_views < 1:
-            raise ValueError(f'num_global_views must be at least 1, but got {num_global_views}')
-        if not branches or any('.' in name for name in branches):
+        check_counts('MOKD', num_global_views=num_global_views)
+        if not isinstance(branches, dict) or not branches or any('.' in name for name in branches):
             raise ValueError(
                 f'branches must be a non-empty dict with names without a dot, but got '
-                f'{list(branches)}'
+                f'{list(branches) if isinstance(branches, dict | list | tuple) else branches!r}'
             )
         self.num_global_views = num_global_views
         self.branches = ModuleDict(
             {
-                name: Branch(**cfg, peers=self._others(name, branches))
+                name: _build_branch(name, cfg, peers=self._others(name, branches))
                 for name, cfg in branches.items()
             }
         )
         self._check_branches_agree()
+        watch_plain_modules(self)
 
     @staticmethod
     def _others(name: str, names) -> tuple[str, ...]:
@@ -203,3 +210,34 @@ class MOKD(BaseModel):
             for name in self.branches
         }
         return total, log_vars
+
+
+def _build_branch(name: str, cfg: dict, peers: tuple[str, ...]) -> Branch:
+    """Build a branch; whatever is wrong with its values is said with its name."""
+    missing = [key for key in NEEDED if not isinstance(cfg, dict) or not cfg.get(key)]
+    unknown = sorted(set(cfg) - {*NEEDED, *OPTIONAL}) if isinstance(cfg, dict) else []
+    if missing or unknown:
+        found = [f'has no {" and no ".join(missing)}'] * bool(missing)
+        found += [f'has the unknown {" and ".join(unknown)}'] * bool(unknown)
+        raise ValueError(
+            f'branch {name} {" and ".join(found)}: a branch is a dict with {", ".join(NEEDED)} and, '
+            f'if wanted, {", ".join(OPTIONAL)}'
+        )
+    for part in NEEDED:
+        if not isinstance(cfg[part], dict) or 'type' not in cfg[part]:
+            raise ValueError(f'branch {name}: {part} must be a dict with a type, got {cfg[part]!r}')
+    try:
+        return Branch(**cfg, peers=peers)
+    except (ValueError, AssertionError) as error:  # the latter of mmpretrain's and timm's backbones
+        raise ValueError(f'branch {name}: {str(error) or repr(error)}') from error
+
+
+def _check_statistics(preprocessor: dict) -> None:
+    """Refuse means and standard deviations that do not belong to each other, or to images."""
+    mean, std = preprocessor.get('mean'), preprocessor.get('std')
+    lengths = [len(x) if isinstance(x, list | tuple) else x for x in (mean, std)]
+    if lengths[0] != lengths[1] or (lengths[0] is not None and lengths[0] not in CHANNELS):
+        raise ValueError(
+            'data_preprocessor needs mean and std of three values each or, for gray images, of one, '
+            f'but got mean={mean!r}, std={std!r}'
+        )

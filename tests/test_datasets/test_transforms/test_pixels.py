@@ -10,7 +10,6 @@ import pytest
 from picture_testing import RAMP, TRUE_RAMP, load, rgb_noise, save
 from PIL import Image
 
-from mmmokd.datasets import LoadPicture
 from mmmokd.datasets.transforms.pixels import scale_to_uint8
 
 
@@ -154,19 +153,6 @@ def test_colour_in_floats(tmp_path, orientation):
     assert np.abs(load(tmp_path / 'a.tif') - expected).max() <= 0.5 + 1e-4
     halved = load(tmp_path / 'a.tif', value_range=(0, 2))
     assert np.abs(halved - expected / 2).max() <= 0.5 + 1e-4
-
-
-@pytest.mark.parametrize(
-    ('values', 'reason'),
-    [
-        (np.zeros((4, 4, 4), np.float32), 'it has 4 channels of float32, not 1 or 3'),
-        (np.zeros((4, 4, 5), np.float32), 'neither Pillow nor OpenCV can decode it'),
-    ],
-)
-def test_tiffs_that_are_no_picture_say_why(tmp_path, messages, values, reason):
-    (tmp_path / 'a.tif').write_bytes(plain_tiff(values))
-    assert LoadPicture()(dict(img_path=str(tmp_path / 'a.tif'))) is None
-    assert reason in messages()[0]
 
 
 @pytest.mark.parametrize(('mode', 'ending'), [('RGBA', 'png'), ('LA', 'png'), ('RGBA', 'webp')])

@@ -103,7 +103,7 @@ def test_normed_outputs():
 def test_frozen_layers_stay_in_evaluation_mode(frozen):
     settings = dict(drop_path_rate=0.5, drop_rate=0.5)
     model = build(frozen_stages=frozen, **settings)
-    model.train()
+    assert model.train() is model and model.eval() is model and model.train(True) is model
     assert not any(module.training for layer in model.layers[:frozen] for module in layer.modules())
     assert all(layer.training for layer in model.layers[frozen:])
     trainable = {name.split('.')[0] for name, p in model.named_parameters() if p.requires_grad}

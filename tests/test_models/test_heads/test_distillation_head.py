@@ -174,9 +174,15 @@ def test_state_is_the_centre_alone():
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(student_temp=0), 'student_temp of a distillation head must be positive, but got 0'),
-        (dict(teacher_temp=-0.1), 'teacher_temp .* must be positive, but got -0.1'),
-        (dict(warmup_teacher_temp=float('nan')), 'warmup_teacher_temp .* positive, but got nan'),
+        (
+            dict(student_temp=0),
+            'student_temp of a distillation head must be a positive number, but got 0',
+        ),
+        (dict(teacher_temp=-0.1), 'teacher_temp .* must be a positive number, but got -0.1'),
+        (
+            dict(warmup_teacher_temp=float('nan')),
+            'warmup_teacher_temp .* positive number, but got nan',
+        ),
         (dict(warmup_teacher_temp_epochs=-1), 'warmup_teacher_temp_epochs .* >= 0, but got -1'),
         (dict(loss_weight=-1), 'loss_weight .* >= 0, but got -1'),
         (dict(center_momentum=1.1), r'center_momentum must be in \[0, 1\], but got 1.1'),

@@ -116,5 +116,7 @@ def test_weights_are_initialised_once():
 
 
 def test_without_a_layer():
-    with pytest.raises(ValueError, match='num_layers must be at least 1, but got 0'):
+    with pytest.raises(
+        ValueError, match='num_layers of DINOProjector must be .* at least 1, but got 0'
+    ):
         DINOProjector(4, 5, num_layers=0)

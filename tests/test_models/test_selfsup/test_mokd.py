@@ -274,7 +274,7 @@ def changed(kind, part, **settings):
     [
         ({}, {}, r'branches must be a non-empty dict .*, but got \[\]'),
         ({'res.net': branch_cfg('cnn')}, {}, r"names without a dot, but got \['res.net'\]"),
-        (('cnn',), dict(num_global_views=0), 'num_global_views must be at least 1, but got 0'),
+        (('cnn',), dict(num_global_views=0), 'num_global_views of MOKD .* at least 1, but got 0'),
         (
             dict(cnn=branch_cfg('cnn'), vit=changed('vit', 'search_head', out_channels=12)),
             {}, 'projector and search head need the same out_channels .* 10 and 12',
@@ -315,3 +315,69 @@ def test_default_preprocessor_passes_views():
     data = model.data_preprocessor(batch, training=True)
     assert all(torch.equal(a, b) for a, b in zip(data['inputs'], views, strict=True))
     assert model(**data, mode='loss').keys() == {'vit.loss_sm', 'vit.loss_st'}
+
+
+def without(kind, part):
+    cfg = branch_cfg(kind)
+    del cfg[part]
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (without('vit', 'projector'), 'has no projector: a branch is a dict with backbone, proj'),
+        (dict(backbone=branch_cfg('vit')['backbone']), 'has no projector and no search_head: '),
+        (dict(without('vit', 'projector'), projektor={}), 'no projector and has the unknown proj'),
+        ('vit', 'has no backbone and no projector and no search_head'),
+        (dict(branch_cfg('vit'), search_head=3), ': search_head must be a dict with a type, got 3'),
+        (dict(branch_cfg('vit'), backbone=dict(depth=18)), ': backbone must be a dict with a type'),
+        (changed('vit', 'search_head', num_heads=5), ': embed_dims=24 .* multiple of num_heads=5'),
+        (changed('vit', 'search_head', num_heads=0), ': num_heads of the search head must be a whole'),
+        (changed('vit', 'search_head', in_channels=48), ': .* needs in_channels == embed_dims'),
+        (changed('vit', 'search_head', grid_size=0), ': grid_size of the search head .* but got 0'),
+        (changed('vit', 'search_head', grid_size=(4, 4, 4)), ': grid_size .* one number or'),
+        (changed('vit', 'search_head', grid_size='four'), ": grid_size .* but got 'four'"),
+        (changed('vit', 'search_head', mlp_ratio=-1), ': mlp_ratio .* positive number, but got -1'),
+        (changed('vit', 'search_head', out_channels='many'), ": out_channels .* but got 'many'"),
+        (changed('vit', 'projector', out_channels=11), ': projector and search head need the same'),
+        (changed('vit', 'projector', in_channels=0), ': in_channels of DINOProjector .* but got 0'),
+        (changed('vit', 'projector', hid_channels=1.5), ': hid_channels of DINO.* but got 1.5'),
+        (changed('vit', 'backbone', arch='vit-tiny'), ': .*vit-tiny is not in default archs'),
+        (changed('vit', 'backbone', norm_outputs=True, final_norm=False), ': norm_outputs=True needs'),
+        (branch_cfg('vit', cross_weight='much'), ": cross_weight of a branch .* but got 'much'"),
+        (branch_cfg('vit', cross_weight=-1), ': cross_weight of a branch must be a number >= 0'),
+        (branch_cfg('vit', heads=dict(sn={})), r": unknown loss heads \['sn'\]"),
+        (branch_cfg('vit', heads=dict(sm=0.1)), ': heads.sm must be a dict of settings'),
+        (branch_cfg('vit', heads=dict(sm=dict(student_temp='warm'))), ": student_temp .* 'warm'"),
+    ],
+)  # fmt: skip
+def test_values_of_a_branch(cfg, message):
+    """One sentence with the branch's name and the argument's."""
+    with pytest.raises(ValueError, match=rf'^branch vit.*{message}') as error:
+        build_mokd(dict(cnn=branch_cfg('cnn'), vit=cfg))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('mean', 'std'), [([1.0], [1.0] * 3), ([1.0] * 4, [1.0] * 4), ([1.0] * 3, None), (None, [1.0])]
+)
+def test_statistics_that_fit_no_image(mean, std):
+    with pytest.raises(ValueError, match='needs mean and std of three values each or, for gray'):
+        MODELS.build(dict(model_cfg(), data_preprocessor=dict(mean=mean, std=std)))
+
+
+def test_statistics_of_gray_images():
+    """One mean for the three channels that a gray image is read as, and a backbone of one."""
+    model = MODELS.build(
+        dict(
+            model_cfg(dict(vit=branch_cfg('vit', backbone=dict(in_channels=1)))),
+            data_preprocessor=dict(mean=[100.0], std=[50.0], to_rgb=True),
+        )
+    )
+    gray = torch.randint(256, (2, 1, 32, 32), generator=torch.Generator().manual_seed(0))
+    views = dict(inputs=[gray.expand(-1, 3, -1, -1)] * 3, data_samples=[DataSample()] * 2)
+    data = model.data_preprocessor(views, True)
+    expected = (gray.float() - 100) / 50
+    assert all(torch.equal(view, expected.expand(-1, 3, -1, -1)) for view in data['inputs'])
+    assert all(loss.isfinite() for loss in model(**data, mode='loss').values())

@@ -1,0 +1,168 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import logging
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmmokd.datasets import MultiCrop, iter_datasets, iter_transforms
+from mmmokd.models.branches import Branch, ViewGroup, check_views, find_lonely_norms
+from mmmokd.registry import HOOKS
+from mmmokd.utils import get_ori_model
+
+
+@HOOKS.register_module()
+class InputCheckHook(Hook):
+    """Tries every branch on images of zeros before training begins.
+
+    An image of every size that the pipelines make (``mmmokd.MultiCrop`` of the training set,
+    ``CenterCrop`` of the validation set) passes through each branch. What would end the run at its
+    first step, or at its first validation some epochs later, so ends it at once, with a message that
+    names the branch, the backbone, the size and what to set. So does a batch of one image where a
+    batch norm would be left with one value per channel; the last batch of an epoch is counted.
+    Weights, statistics and random numbers are untouched. A pipeline that makes its views by other
+    means is not checked.
+
+    Raises:
+        ValueError: If a branch cannot take the views, or the smallest batch.
+    """
+
+    # After the hook that checks the data, before all that is long or moves weights.
+    priority = 'HIGH'
+
+    def before_train(self, runner) -> None:
+        """Check sizes, then batches.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If a branch cannot take the views, or the smallest batch.
+        """
+        model = get_ori_model(runner.model)
+        branches = {
+            name: branch
+            for name, branch in getattr(model, 'branches', nn.ModuleDict()).items()
+            if isinstance(branch, Branch)
+        }
+        # The weights of one process alone are no model under FSDP.
+        if not branches or 'FullySharded' in type(runner.model).__name__:
+            return
+        views = view_groups(runner.train_dataloader.dataset, model.num_global_views)
+        sizes = [group.size for group in views]
+        if runner.val_loop is not None:
+            sizes += crop_sizes(runner.val_loop.dataloader.dataset)
+        for name, branch in branches.items():
+            grids = check_views(name, branch.student, sizes)
+            if views and grids[views[0].size] == (1, 1):
+                runner.logger.log(
+                    logging.WARNING,
+                    f'branch {name}: the map of the global views has one place only, so there is '
+                    'nothing to search in it: give larger views, or a backbone of smaller stride',
+                )
+        if views:
+            _check_smallest_batch(branches, views, model.num_global_views, runner.train_dataloader)
+
+
+def view_groups(dataset, num_global_views: int) -> list[ViewGroup]:
+    """The views that a training set's pipeline makes, those of one pass together.
+
+    Args:
+        dataset (Dataset): The training set, wrapped or not.
+        num_global_views (int): How many views, from the first, are global.
+
+    Returns:
+        list[ViewGroup]: The global views, then local ones of one size after the other; none if no
+        ``MultiCrop`` makes them, or several make different ones.
+    """
+    crops = [
+        transform
+        for inner in iter_datasets(dataset)
+        for transform in iter_transforms(inner)
+        if isinstance(transform, MultiCrop)
+    ]
+    made = {
+        tuple(g['size'] for g in crop.groups for _ in range(g['num'])) for crop in crops
+    }  # of each, the side of every view
+    if len(made) != 1:
+        return []
+    sides = made.pop()
+    groups = [ViewGroup((sides[0], sides[0]), len(sides[:num_global_views]))]
+    for i, side in enumerate(sides[num_global_views:]):
+        if i and groups[-1].size == (side, side):
+            groups[-1] = groups[-1]._replace(num=groups[-1].num + 1)
+        else:
+            groups.append(ViewGroup((side, side), 1))
+    return groups
+
+
+def crop_sizes(dataset) -> list[tuple[int, int]]:
+    """Sizes of the images that a validation set's pipeline ends with, as far as it says so.
+
+    Args:
+        dataset (Dataset): The validation set, wrapped or not.
+
+    Returns:
+        list[tuple[int, int]]: (H, W), in pixels, of every ``CenterCrop``.
+    """
+    return [
+        tuple(reversed(transform.crop_size))  # mmcv has the width first
+        for inner in iter_datasets(dataset)
+        for transform in iter_transforms(inner)
+        if type(transform).__name__ == 'CenterCrop'
+    ]
+
+
+def one_image_batches(dataloader: DataLoader) -> str | None:
+    """Which batches of a training set have one image, if any.
+
+    Args:
+        dataloader (DataLoader): The loader of one process.
+
+    Returns:
+        str, optional: ``'every batch'`` or ``'the last batch of an epoch'``.
+    """
+    sampler = dataloader.batch_sampler
+    batch_size = dataloader.batch_size or getattr(sampler, 'batch_size', None)
+    if not batch_size:
+        return None
+    if batch_size == 1:
+        return 'every batch'
+    drop_last = getattr(sampler, 'drop_last', False)
+    endless = type(dataloader.sampler).__name__ == 'InfiniteSampler'
+    if drop_last or endless or len(dataloader.sampler) % batch_size != 1:
+        return None
+    return 'the last batch of an epoch'
+
+
+def _check_smallest_batch(
+    branches: dict[str, Branch], views: list[ViewGroup], num_global_views: int, loader: DataLoader
+) -> None:
+    which = one_image_batches(loader)
+    # Where processes have batches of their own, one that fails leaves the others waiting.
+    anywhere = torch.tensor(float(which is not None))
+    all_reduce(anywhere, 'max')
+    if not anywhere:
+        return
+    which = which or 'the last batch of an epoch'
+    num_images, world_size = len(loader.dataset), get_world_size()
+    for name, branch in branches.items():
+        norms = find_lonely_norms(branch.student, views, num_global_views)
+        if not norms:
+            continue
+        norm, (height, width) = norms[0]
+        more = f' (and {len(norms) - 1} more)' if len(norms) > 1 else ''
+        advice = (
+            'Set train_dataloader.drop_last=True, another train_dataloader.batch_size'
+            if which != 'every batch'
+            else 'Set train_dataloader.batch_size to 2 or more'
+        )
+        raise ValueError(
+            f'branch {name}: {which} has one image ({num_images} images, batch size '
+            f'{loader.batch_size}, {world_size} process{"es" * (world_size > 1)}), of whose views '
+            f'of {height}x{width} the batch norm {norm}{more} gets one value per channel, which has '
+            f'no variance. {advice}, or give more or larger views of that group (`num`, `size` of '
+            'mmmokd.MultiCrop)'
+        )

@@ -1,0 +1,216 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""What a branch will meet in training, tried on images of zeros before it begins."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from mmengine.dist import get_world_size
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .adapter import BackboneFeatures
+from .backbone import FOR_SIZES, PAD_SMALL_MAP, STRICT, describe_backbone
+
+# Sides that are tried for the message when views of some size cannot pass: near it, in pixels.
+STEPS = (14, 16, 32)
+NUM_NAMED = 3
+CHANNELS = 3  # of every view that mmmokd.MultiCrop makes
+
+
+class ViewGroup(NamedTuple):
+    """Views that a student sees in one pass.
+
+    Attributes:
+        size (tuple[int, int]): Their (H, W), in pixels.
+        num (int): Their number for each image.
+    """
+
+    size: tuple[int, int]
+    num: int
+
+
+class LonelyNorm(NamedTuple):
+    """A batch norm to which a batch of one image gives one value per channel.
+
+    Attributes:
+        name (str): Its name in the network.
+        size (tuple[int, int]): (H, W) of the views with which it happens, in pixels.
+    """
+
+    name: str
+    size: tuple[int, int]
+
+
+def check_views(
+    name: str, network: nn.Module, sizes: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Pass an RGB image of zeros of each size through a branch's network, in evaluation mode.
+
+    Weights, buffers, modes and random numbers stay as they are.
+
+    Args:
+        name (str): Name of the branch, for messages.
+        network (BranchNetwork): The branch's student or teacher.
+        sizes (Sequence[tuple[int, int]]): (H, W) of the images, in pixels.
+
+    Returns:
+        dict[tuple[int, int], tuple[int, int]]: The map's (h, w) by size.
+
+    Raises:
+        ValueError: If the network cannot take images of a size, or its parts do not fit each
+            other; the message names branch, backbone, size and, where there is one, the argument.
+    """
+    sizes = list(dict.fromkeys(sizes))
+    grids = {}
+    with _undisturbed(network):
+        for size in sizes:
+            try:
+                features = _extract(network, size)
+            except Exception as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                others = [other for other in sizes if other != size]
+                raise ValueError(_explain(name, network, size, others, error)) from error
+            try:
+                _project(network, features)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise ValueError(
+                    f'branch {name}: projector and search head cannot take what '
+                    f'{describe_backbone(network.backbone_cfg)} gives of images of '
+                    f'{_by(size)}: {_one_line(error)}'
+                ) from error
+            grids[size] = features.grid
+    return grids
+
+
+def find_lonely_norms(
+    network: nn.Module, groups: Sequence[ViewGroup], num_global_views: int
+) -> list[LonelyNorm]:
+    """Batch norms that a batch of one image leaves with one value per channel, which they refuse.
+
+    Args:
+        network (BranchNetwork): A branch's student, in training mode.
+        groups (Sequence[ViewGroup]): What passes through it at once, the global views first.
+        num_global_views (int): How many views the teacher, a network of the same kind, sees at once.
+
+    Returns:
+        list[LonelyNorm]: The norms, in the order in which they are met.
+    """
+    world_size = get_world_size()
+    names = {
+        module: name
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm)
+        and module.training
+        and not (world_size > 1 and isinstance(module, nn.SyncBatchNorm))
+    }
+    values: dict[nn.Module, int] = {}  # of one view, per channel
+
+    def count(norm: nn.Module, args: tuple) -> None:
+        values[norm] = args[0].numel() // args[0].shape[1]
+
+    handles = [norm.register_forward_pre_hook(count) for norm in names]
+    passes = [ViewGroup(groups[0].size, num_global_views), *groups]  # the teacher's, the student's
+    total = sum(group.num for group in groups)
+    found: dict[str, LonelyNorm] = {}
+    try:
+        with _undisturbed(network):
+            for i, group in enumerate(passes if names else ()):
+                values.clear()
+                _project(network, _extract(network, group.size))
+                for norm, number in values.items():
+                    # The student's projector sees the views of all its passes at once.
+                    num = total if i and names[norm].startswith('projector.') else group.num
+                    if number * num == 1:
+                        found.setdefault(names[norm], LonelyNorm(names[norm], group.size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found.values())
+
+
+@contextmanager
+def _undisturbed(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module has the mode that it had."""
+    modes = {module: module.training for module in network.modules()}
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        # By its own train() first: some backbones of mmpretrain keep more than a flag.
+        network.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _extract(network: nn.Module, size: tuple[int, int]) -> BackboneFeatures:
+    weight = next(network.parameters())
+    return network.extract(weight.new_zeros(1, CHANNELS, *size))
+
+
+def _project(network: nn.Module, features: BackboneFeatures) -> tuple[Tensor, Tensor]:
+    head = network.search_head
+    tokens = head.embed(features.tokens, features.grid)
+    return network.projector(features.pooled), head(tokens, head.query(features.pooled))
+
+
+def _explain(
+    name: str,
+    network: nn.Module,
+    size: tuple[int, int],
+    others: list[tuple[int, int]],
+    error: Exception,
+) -> str:
+    """Why images of a size do not pass, and what to do about it."""
+    cfg = network.backbone_cfg
+    if isinstance(error, ValueError) and 'backbone' in str(error):
+        return f'branch {name}: {_one_line(error)}'
+    message = (
+        f'branch {name}: the backbone {describe_backbone(cfg)} cannot take images of '
+        f'{_by(size)}: {_one_line(error)}.'
+    )
+    wanted = dict(FOR_SIZES, **{STRICT: False, PAD_SMALL_MAP: True})
+    off = [f'{k}={v}' for k, v in wanted.items() if k in cfg and bool(cfg[k]) != v]
+    if off:
+        return f'{message} Set {" and ".join(off)} in model.branches.{name}.backbone'
+    near = _nearest_sizes(network, size, others)
+    known = f'it takes {", ".join(map(_by, near))}' if near else 'no size near it was found to pass'
+    return (
+        f'{message} Of the sizes tried, {known}. Give views of sizes that it takes (`size` in the '
+        f'groups of mmmokd.MultiCrop), or model.branches.{name}.backbone another img_size or type'
+    )
+
+
+def _nearest_sizes(
+    network: nn.Module, size: tuple[int, int], others: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Sizes that do pass: of the other views', of the config's and of round ones near a size."""
+    side = max(size)
+    rounded = {step * (side // step + more) for step in STEPS for more in (0, 1)}
+    sizes = {(r, r) for r in rounded if r} | set(others)
+    img_size = network.backbone_cfg.get('img_size', 224)
+    if isinstance(img_size, int):
+        sizes.add((img_size, img_size))
+    passed = []
+    for candidate in sorted(sizes - {size}, key=lambda found: abs(max(found) - side)):
+        try:
+            _extract(network, candidate)
+        except Exception:  # whatever it is, this size is none to be named
+            continue
+        passed.append(candidate)
+    return passed[:NUM_NAMED]
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f'{size[0]}x{size[1]}'
+
+
+def _one_line(error: Exception) -> str:
+    text = ' '.join(str(error).split()).rstrip('.')
+    return text or f'{type(error).__name__} in its own code'

@@ -1,0 +1,176 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Loading a backbone's weights, all of which must fit."""
+
+import re
+import sys
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from mmmokd.utils.state_dict import load_state_dict_strict, name_some
+
+from .branches import describe_backbone
+from .vit_names import rename_vit, resize_pos_embed, vit_library
+
+# What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
+_OPTIONS = (
+    (
+        re.compile(r'.*(\.gamma[12]\.weight|\.ls[12]\.gamma)'),
+        'layer scales',
+        'layer_scale_init_value=1e-5',
+    ),
+    (
+        re.compile(r'.*\.w12\.weight'),
+        'gated layers',
+        "layer_cfgs=dict(ffn_type='swiglu_fused')",
+    ),
+    (re.compile(r'patch_embed\.projection\.bias'), 'a bias of patches', 'patch_bias=True'),
+)
+# Parts of a transformer that its other weights were trained with: features are wrong without them.
+_NEEDED_PARTS = {
+    'rope_embed': 'a rotary position embedding (DINOv3), which no ViT with absolute positions has',
+    'storage_tokens': 'register tokens (DINOv3)',
+    'register_tokens': "register tokens, as timm's vit_small_patch14_reg4_dinov2 has them",
+    'reg_token': "register tokens, as timm's vit_small_patch14_reg4_dinov2 has them",
+    'dist_token': "a distillation token, as mmpretrain's DistilledVisionTransformer has it",
+    'norm_pre': 'a norm before the first block: pre_norm=True',
+}
+_RESNET_ANCHORS = ('conv1.weight', 'layer1.0.conv1.weight')
+# What a file of a plain model may lack: deformable convolutions and plugins in a ResNet's blocks; of
+# a ViT a final norm, where another feature is read, and relative positions. They do not start random.
+_EXTRAS = {
+    'ResNet': re.compile(r'layer\d\.\d+\.(?!conv\d\.(weight|bias)|bn\d\.|downsample\.\d\.).*'),
+    'ViT': re.compile(r'(ln\d|norm|fc_norm)\.(weight|bias)|.*relative_position.*'),
+}
+
+
+def backbone_kind(weights: Mapping[str, Tensor]) -> str | None:
+    """Which of the two common kinds a backbone's weights are of.
+
+    Args:
+        weights (Mapping[str, Tensor]): Weights by name.
+
+    Returns:
+        str | None: ``'ViT'``, ``'ResNet'``, or None.
+    """
+    if vit_library(weights) is not None:
+        return 'ViT'
+    return 'ResNet' if all(key in weights for key in _RESNET_ANCHORS) else None
+
+
+def load_backbone(
+    module: nn.Module, weights: Mapping[str, Tensor], source: str, extras: bool = False
+) -> list[str]:
+    """Load a backbone's weights into a backbone, all of which they must fit.
+
+    A ViT's weights may have the names of another library (``VIT_NAMES``), and a position embedding
+    of another size, which is resized; mmpretrain's wrapper of a timm model takes the weights of
+    timm. The module may lack whole parts of the source, as a detector lacks the last stage or a
+    segmenter the last norm, but must lack nothing in the parts it has: a ResNet-34 does not fit a
+    ResNet-18, though it has all of its weights.
+
+    Args:
+        module (nn.Module): The backbone, or a part of one, as a shared head of ``layer4``.
+        weights (Mapping[str, Tensor]): Its weights by name.
+        source (str): Where they are from, for the message.
+        extras (bool): Whether a ResNet or a ViT may have what a plain one has not, and the source
+            lacks, as deformable convolutions or another final norm. Defaults to False.
+
+    Returns:
+        list[str]: Names of weights that the module has no part for; they were not used.
+
+    Raises:
+        ValueError: If they do not fit; the message describes both sides.
+    """
+    module, weights = _unwrap(module, weights)
+    own = module.state_dict()
+    weights = adapt_weights(weights, own, source)
+    _check_needed_parts(weights, own, type(module).__name__, source)
+    extra = _EXTRAS.get(backbone_kind(own) or '') if extras else None
+    may_lack = None if extra is None else lambda key: extra.fullmatch(key) is not None
+    try:
+        unexpected = load_state_dict_strict(module, weights, source, may_lack)
+        parts = {key.split('.')[0] for key in own}
+        strange = [key for key in unexpected if key.split('.')[0] in parts]
+        if strange:
+            raise ValueError(
+                f'{source} has {len(strange)} weights that {type(module).__name__} has no place '
+                f'for: {name_some(strange)}'
+            )
+    except ValueError as error:
+        raise ValueError(
+            f'{error}. The weights are of {describe_backbone(weights)}, the model that they should '
+            f'go to is {describe_backbone(own)}{_hint(own, weights)}'
+        ) from error
+    return unexpected
+
+
+def _unwrap(
+    module: nn.Module, weights: Mapping[str, Tensor]
+) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """Of a wrapper of a timm model, the model, and weights by its names, if the weights are timm's."""
+    inner = getattr(module, 'timm_model', None)
+    if not isinstance(inner, nn.Module) or any(key.startswith('timm_model.') for key in weights):
+        return module, weights
+    own = inner.state_dict()
+    if not all(key in weights and weights[key].shape == own[key].shape for key in own):
+        # timm's own way to read its and others' files: sizes of position embeddings, registers.
+        convert = getattr(sys.modules[type(inner).__module__], 'checkpoint_filter_fn', None)
+        if convert is not None:
+            weights = convert(dict(weights), inner)
+    return inner, _rename_stages(weights, own)
+
+
+def _rename_stages(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """timm's ``features_only`` says ``stages_0`` where the whole model says ``stages.0``."""
+    places = {re.sub(r'_(?=\d+\.)', '.', key.removeprefix('model.')): key for key in own}
+    plain = {key: re.sub(r'_(?=\d+\.)', '.', key.removeprefix('model.')) for key in weights}
+    return {places.get(plain[key], key): value for key, value in weights.items()}
+
+
+def _check_needed_parts(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], name: str, source: str
+) -> None:
+    parts = {key.split('.')[0] for key in own}
+    for key in weights:
+        part = key.split('.')[0]
+        if part in _NEEDED_PARTS and part not in parts:
+            raise ValueError(
+                f'{source} does not fit {name}: its model has {_NEEDED_PARTS[part]} ({key})'
+            )
+
+
+def _hint(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Which argument of a ViT makes it fit."""
+    hints = []
+    for pattern, what, argument in _OPTIONS:
+        ours, theirs = (any(map(pattern.fullmatch, keys)) for keys in (own, weights))
+        if theirs and not ours:
+            hints.append(f'the weights have {what}: give the backbone {argument}')
+        elif ours and not theirs:
+            hints.append(f'only the model has {what}: leave {argument} out')
+    return ''.join(f'; {hint}' for hint in hints)
+
+
+def adapt_weights(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """Give a ViT's weights the names, and the size of position embedding, that a model has.
+
+    Args:
+        weights (Mapping[str, Tensor]): Weights by name.
+        own (Mapping[str, Tensor]): The model's own weights.
+        source (str): Where the weights are from, for the message.
+
+    Returns:
+        dict[str, Tensor]: The weights; as they were, if one side is no ViT.
+    """
+    theirs, ours = vit_library(weights), vit_library(own)
+    if theirs is None or ours is None:
+        return dict(weights)
+    adapted = rename_vit(weights, theirs, ours)
+    for key in ('pos_embed', 'encoder.pos_embedding'):
+        found, wanted = adapted.get(key), own.get(key)
+        if found is not None and wanted is not None and found.shape[1] != wanted.shape[1]:
+            adapted[key] = resize_pos_embed(found, wanted.shape[1], source)
+    return adapted

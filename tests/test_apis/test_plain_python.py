@@ -1,0 +1,74 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Shipped configs without this package's tools: mmengine's Runner alone, as in a notebook."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mokd_testing import short_log
+from picture_testing import rgb_noise, save
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mokd'
+FOLDER = CONFIGS / 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'
+VIT = dict(embed_dims=192, num_layers=1, num_heads=3, feedforward_channels=192)
+GRAY = dict(mean=[120.0], std=[60.0], to_rgb=True)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for i in range(4):
+        save(folder / f'{i}.png', rgb_noise(40, 50 + i), 'L' if i % 2 else None)
+    return folder
+
+
+def run(work_dir, pictures, **changes):
+    """Train as the page on training shows it, for one epoch of small views."""
+    cfg = Config.fromfile(FOLDER)
+    cfg.work_dir = str(work_dir)
+    cfg.train_dataloader.num_workers = 0
+    cfg.train_dataloader.batch_size = 2
+    cfg.train_dataloader.dataset.data_root = str(pictures)
+    for group in cfg.train_dataloader.dataset.pipeline[1].groups:
+        group.update(size=32, num=1)
+    for branch in cfg.model.branches.values():
+        branch.projector.update(out_channels=16, hid_channels=32)
+        branch.search_head.update(out_channels=16, num_layers=1)
+    cfg.model.branches.vit.backbone.arch = VIT
+    cfg.train_cfg.max_epochs = 1
+    cfg.default_hooks.checkpoint = None
+    cfg.log_level = 'ERROR'
+    cfg.merge_from_dict(changes)
+    with short_log():
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+    return runner
+
+
+def test_two_runs_of_the_folder_config_in_one_process(tmp_path, pictures):
+    """The second one of gray images, with backbones of one channel; neither needs a worker."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*pin_memory.*')
+        first = run(tmp_path / 'first', pictures)
+        gray = {f'model.branches.{name}.backbone.in_channels': 1 for name in ('cnn', 'vit')}
+        second = run(tmp_path / 'second', pictures, data_preprocessor=GRAY, **gray)
+    assert first.iter == second.iter == 2
+    assert first.work_dir != second.work_dir
+    for name, channels in ((first, 3), (second, 1)):
+        assert name.model.branches.cnn.student.backbone.conv1.in_channels == channels
+
+
+def test_views_are_checked_before_the_first_step(tmp_path, pictures):
+    beit = dict(_delete_=True, type='BEiTViT', img_size=64, patch_size=16, arch='deit-t')
+    with pytest.raises(ValueError, match='branch vit: the backbone BEiTViT .* images of 32x32'):
+        run(tmp_path / 'run', pictures, **{'model.branches.vit.backbone': beit})
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('mokd_*.py')), ids=lambda path: path.stem)
+def test_no_config_asks_for_what_a_machine_may_not_have(path):
+    """The tools choose these by the machine; mmengine would hand them to PyTorch as they are."""
+    loader = Config.fromfile(path).train_dataloader
+    assert not {'persistent_workers', 'pin_memory', 'prefetch_factor'} & set(loader)

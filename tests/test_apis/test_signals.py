@@ -1,0 +1,119 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import logging
+import os
+import signal
+import sys
+
+import pytest
+
+from mmmokd.apis import run_tool
+from mmmokd.apis.interrupt import how_to_go_on
+from mmmokd.apis.signals import this_command, where
+from mmmokd.weights import save_file
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """A command changes these for its process."""
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    monkeypatch.setattr(logging, 'raiseExceptions', True)
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+def turn_into_another(number, error):
+    try:
+        send(number)
+    except BaseException:
+        raise error from None
+
+
+@pytest.mark.parametrize(
+    ('number', 'status', 'said'),
+    [
+        (signal.SIGINT, 130, 'interrupted after lunch'),
+        (signal.SIGTERM, 143, 'interrupted by SIGTERM after lunch'),
+    ],
+)
+@pytest.mark.parametrize('error', [None, RuntimeError('broken pipe'), KeyboardInterrupt()])
+def test_one_message_and_the_status_of_the_signal(capsys, number, status, said, error):
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def main():
+        with where(lambda: ' after lunch'):
+            turn_into_another(number, error) if error else send(number)
+
+    with pytest.raises(SystemExit) as ended:
+        run_tool(main)
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f'\n{said}\n'
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_what_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run_tool(lambda: send(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_forked_process_ends_by_itself():
+    statuses = []
+
+    def main():
+        child = os.fork()
+        if not child:
+            send(signal.SIGTERM)
+            os._exit(1)
+        statuses.append(os.waitpid(child, 0)[1])
+
+    run_tool(main)
+    assert [os.waitstatus_to_exitcode(status) for status in statuses] == [-signal.SIGTERM]
+
+
+def test_launcher_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
+    with pytest.raises(SystemExit):
+        run_tool(lambda: send(signal.SIGTERM))
+    assert 'interrupted by SIGTERM' in (tmp_path / 'error.json').read_text()
+
+
+TRAIN = ['python', 'tools/train.py', 'a b.py']
+
+
+@pytest.mark.parametrize(
+    ('words', 'again'),
+    [
+        ([], ' --resume'),
+        (['--resume', '--amp'], ' --amp --resume'),
+        (['--resume=a.pth', '--overwrite'], ' --resume'),
+        (['--res', 'a.pth', '--over', '--cfg-options', 'x=1'], ' --cfg-options x=1 --resume'),
+        (['--cfg-options', "y='[1, 2]'"], """ --cfg-options 'y='"'"'[1, 2]'"'"'' --resume"""),
+    ],
+)
+def test_command_to_resume(monkeypatch, words, again):
+    monkeypatch.setattr(sys, 'orig_argv', TRAIN + words)
+    assert this_command(resume=True) == "python tools/train.py 'a b.py'" + again
+    assert this_command(resume=False) + ' --resume' == this_command(resume=True)
+
+
+def test_command_of_a_script(monkeypatch):
+    monkeypatch.setenv('MMMOKD_COMMAND', r'bash tools/dist_train.sh a\ b.py 2 --resume ')
+    assert this_command(resume=True) == "bash tools/dist_train.sh 'a b.py' 2 --resume"
+    monkeypatch.setenv('MMMOKD_RERUN', 'bash tools/transfer.sh a.pth cnn b.py ')
+    assert this_command(resume=True) == 'bash tools/transfer.sh a.pth cnn b.py'
+
+
+def test_how_to_go_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, 'orig_argv', ['train.py'])
+    said = how_to_go_on(str(tmp_path))
+    assert said == ', before the first checkpoint; start again with: train.py'
+    (tmp_path / 'epoch_1.pth').write_bytes(b'cut')
+    assert how_to_go_on(str(tmp_path)) == said
+    save_file({}, tmp_path / 'epoch_2.pth')
+    assert how_to_go_on(str(tmp_path)) == (
+        f', newest checkpoint {tmp_path / "epoch_2.pth"}; resume with: train.py --resume'
+    )

@@ -1,0 +1,50 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import importlib
+import sys
+
+import pytest
+from mmengine.registry import MODELS as MMENGINE_MODELS
+
+import mmmokd.models
+from mmmokd import registry
+from mmmokd.registry import HOOKS, MODELS
+
+
+@pytest.fixture
+def modules():
+    """Puts the package's modules and classes back as they were."""
+    loaded = {name: m for name, m in sys.modules.items() if name.partition('.')[0] == 'mmmokd'}
+    known = {r: dict(r._module_dict) for r in map(vars(registry).get, registry.__all__)}
+    contents = {name: dict(vars(module)) for name, module in loaded.items()}
+    yield loaded
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'mmmokd']:
+        del sys.modules[name]
+    sys.modules.update(loaded)
+    for name, content in contents.items():
+        vars(loaded[name]).clear()
+        vars(loaded[name]).update(content)
+    for one, classes in known.items():
+        one._module_dict.clear()
+        one._module_dict.update(classes)
+
+
+def test_every_module_can_be_loaded_again(modules):
+    """As notebooks do, one by one: a new class takes the old one's place, in the same registry."""
+    old = MODELS.get('MOKD')
+    for name in sorted(modules):
+        importlib.reload(modules[name])
+    new = sys.modules['mmmokd.models.selfsup.mokd'].MOKD
+    assert MODELS.get('MOKD') is new is not old
+    assert MMENGINE_MODELS.children['mmmokd'] is MODELS is sys.modules['mmmokd.registry'].MODELS
+
+
+def test_the_package_can_be_imported_again(modules):
+    for name in modules:
+        del sys.modules[name]
+    again = importlib.import_module('mmmokd.models')
+    assert again is not mmmokd.models and MODELS.get('MOKD') is again.MOKD
+
+
+def test_another_class_of_the_same_name_is_refused(modules):
+    with pytest.raises(KeyError, match='EMATeacherHook is already registered in hook'):
+        HOOKS.register_module(module=type('EMATeacherHook', (), {}))
