@@ -144,12 +144,12 @@ def _unknown_type(cfg: Config, path: tuple[str, ...], node: dict) -> str | None:
     registry = registry_of(path)
     prefix, _, name = str(node['type']).rpartition('.')
     names = registered_names(prefix or scope_at(cfg, path), registry)
-    own = {f'{OWN_SCOPE}.{own}' for own in registered_names(OWN_SCOPE, registry)}
-    hint = nearest(name, names, 0.6 if registry else NEAR) or nearest(
-        f'{OWN_SCOPE}.{name}', own, NEAR
-    )
+    hint = nearest(name, names, 0.6 if registry else NEAR)
     if not registry and not hint:
         return None
+    # This package's own, of which the scope was left out.
+    own = registered_names(OWN_SCOPE, registry) - registered_names('mmengine', registry)
+    hint = hint or nearest(f'{OWN_SCOPE}.{name}', (f'{OWN_SCOPE}.{each}' for each in own), NEAR)
     hint = hint or ' Is its module in custom_imports, and is what it needs installed?'
     return f'no {(registry or ("class",))[0]} is registered as {node["type"]!r}.{hint}'
 
