@@ -52,6 +52,7 @@ def test_one_message_and_the_status_of_the_signal(capsys, number, status, said, 
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_interruption_that_is_lost_is_raised_again():
     class Careless:
         def __del__(self):
