@@ -69,7 +69,7 @@ class BuildPy(build_py):
             add_mim_extension(Path(self.build_lib) / 'mmmokd', link=False)
 
 
-EXTRA_FILES = ('optional', 'images', 'loggers', 'det', 'seg', 'tests', 'docs')
+EXTRA_FILES = ('optional', 'images', 'loggers', 'det', 'seg', 'transformers', 'tests', 'docs')
 EXTRAS = {name: requirements(name) for name in EXTRA_FILES}
 EXTRAS['mim'] = requirements('mminstall')
 EXTRAS['all'] = sorted(

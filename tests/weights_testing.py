@@ -87,3 +87,11 @@ def write_classifier(folder, tiny_config):
     config = folder / 'r18.py'
     config.write_text(CLASSIFIER)
     return config
+
+
+def run_double(model: nn.Module, images: torch.Tensor):
+    """A model's output in double precision and evaluation mode; not all `eval()` return the model."""
+    model.double()
+    model.eval()
+    with torch.no_grad():
+        return model(images.double())

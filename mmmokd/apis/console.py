@@ -35,12 +35,15 @@ BACKGROUND = re.compile(
 WARNINGS = (
     # mmcv without operators, which pretraining does not need.
     (UserWarning, 'Fail to import ``MultiScaleDeformableAttention``', 'mmcv'),
+    # Nothing writes to the images that mmpretrain's MNIST reads.
+    (UserWarning, 'The given NumPy array is not writable', r'mmpretrain\.datasets\.mnist'),
     # Of mmdet and mmseg: of a metric that a config would have to name, and would miss; of a hook that
     # does nothing unless asked to; of a default.
     (UserWarning, 'faster_coco_eval is not installed', r'mmdet\.evaluation'),
     (UserWarning, 'The draw is False', r'mmseg\.engine\.hooks'),
     (UserWarning, 'Default ``avg_non_ignore`` is False', r'mmseg\.models\.losses'),
-    # The first line of a run says how many workers and CPUs there are.
+    # The first line of a run says how many threads, workers and CPUs there are.
+    (UserWarning, 'Setting (OMP|MKL)_NUM_THREADS environment variable', r'mmengine\.utils'),
     (UserWarning, 'This DataLoader will create', r'torch\.utils\.data\.dataloader'),
 )
 

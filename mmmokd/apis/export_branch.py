@@ -9,6 +9,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.export_libraries import EXPORT_TAKES
 from mmmokd.utils.state_dict import name_some
 from mmmokd.version import __version__
 from mmmokd.weights import (
@@ -26,7 +27,7 @@ from mmmokd.weights.config_text import read_config_text
 from mmmokd.weights.export_target import FILE, Target, check_out
 from mmmokd.weights.same_features import check_same_features
 from mmmokd.weights.source import Pixels, make_source
-from mmmokd.weights.targets import TAKES, build_target
+from mmmokd.weights.targets import build_target
 
 from .config import load_config
 
@@ -90,7 +91,7 @@ def export_branch(
             report = key_report(target.model, target.convert(weights), name)
             check_same_features(source, weights, target)
         except ValueError as error:
-            raise ValueError(f'{error}. --to {library} takes {TAKES[library]}') from error
+            raise ValueError(f'{error}. --to {library} takes {EXPORT_TAKES[library]}') from error
     if target.write is not None:
         target.write(target.model, out)
     else:

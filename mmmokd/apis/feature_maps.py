@@ -1,6 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Whether a detector or segmentor can work with the maps that its backbone gives."""
 
+import math
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +24,12 @@ HINT = (
     "a ViT's maps are all of one stride: give it neck=dict(type='mmmokd.SimpleFeaturePyramid', ...), "
     'as configs/mokd/benchmarks/detection/mask-rcnn_vit-small-p16_sfp_1x_coco.py does'
 )
-OUT_TYPE = "set model.backbone.out_type='featmap'"
+# How a backbone is told to give maps: a ViT by OUT_TYPE.
+OUT_TYPE = "out_type='featmap'"
+GIVE_MAPS = {
+    'ConvNeXt': 'gap_before_final_norm=False',
+    'TIMMBackbone': 'features_only=True and a model of timm that has maps',
+}
 
 
 class _WithoutMemory(TorchFunctionMode):
@@ -59,12 +66,12 @@ def check_feature_maps(cfg: Config) -> None:
             return
         maps = _as_maps(model, outputs, scope)
         if maps is not None and model.get('neck'):
-            maps = _neck_outputs(model['neck'], maps, scope)
+            maps = _neck_outputs(model, maps, scope)
     if maps is None:
         return
     if scope == 'mmdet':
         _check_strides(model, maps)
-    elif not model.get('neck'):
+    else:
         _check_heads(model, maps)
 
 
@@ -91,55 +98,67 @@ def _backbone_outputs(backbone: dict[str, Any]) -> Any:
 def _as_maps(model: dict[str, Any], outputs: Any, scope: str) -> list[Tensor] | None:
     """A backbone's maps; None where it gives anything else that heads may be made for."""
     outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
-    name = type_name(model['backbone'].get('type'))
-    if any(torch.is_tensor(output) and output.ndim < 4 for output in outputs) and (
-        scope == 'mmdet' or any(torch.is_tensor(o) and o.ndim == 2 for o in outputs)
-    ):
-        shapes = [tuple(output.shape) for output in outputs if torch.is_tensor(output)]
-        raise ValueError(
-            f'model.backbone, {name}, gives {_count(len(outputs), "output")} of shape {shapes[0]}, '
-            f'not maps, which every head and neck of {scope} takes: {OUT_TYPE}'
-        )
-    return outputs if all(torch.is_tensor(o) and o.ndim == 4 for o in outputs) else None
+    if all(torch.is_tensor(output) and output.ndim == 4 for output in outputs):
+        return outputs
+    shapes = [tuple(output.shape) for output in outputs if torch.is_tensor(output)]
+    flat = [shape for shape in shapes if len(shape) < 4]
+    kind = model['backbone'].get('type')
+    built = MODELS.get(kind) if isinstance(kind, str) else kind
+    own = built is not None and built.__module__.startswith(f'{scope}.')
+    if not flat or own:
+        return None
+    name = type_name(kind)
+    raise ValueError(
+        f'model.backbone, {name}, gives {_count(len(outputs), "output")} of shape {flat[0]}, not maps, '
+        f'which {scope} takes: set its {GIVE_MAPS.get(name, OUT_TYPE)}'
+    )
 
 
-def _neck_outputs(neck: Any, maps: list[Tensor], scope: str) -> list[Tensor] | None:
+def _neck_outputs(model: dict[str, Any], maps: list[Tensor], scope: str) -> list[Tensor] | None:
     """What a neck makes of maps; None where it cannot be found out."""
+    neck, same = model['neck'], len(maps) > 1 and len({_stride(one) for one in maps}) == 1
     name = type_name(neck['type']) if isinstance(neck, dict) else 'list of necks'
     try:
         module = MODELS.build(neck)
     except Exception:  # building the model says it better
         return None
     try:
-        outputs = _run(module, maps, 'meta')
-    except Exception:
-        try:
-            outputs = _run(module, maps, 'cpu')
-        except Exception as error:
-            takes = neck.get('in_channels') if isinstance(neck, dict) else None
-            hint = HINT if len({_stride(m) for m in maps}) == 1 else 'change the one or the other'
-            raise ValueError(
-                f'model.neck, {name}'
-                + (f' with in_channels={_plain(takes)}' if takes is not None else '')
-                + f', does not take what model.backbone gives, {_describe(maps)}: {hint}'
-            ) from error
+        outputs = _run(module, maps)
+    except Exception as error:  # of maps that do not fit, or of an operation for GPUs alone
+        takes = neck.get('in_channels') if isinstance(neck, dict) else None
+        gives = [one.shape[1] for one in maps]
+        others = takes is not None and (_plain(takes) not in (gives, gives[-1]) or same)
+        if not others and not _asserted_by(module, error):
+            return None
+        raise ValueError(
+            f'model.neck, {name}'
+            + (f', takes maps with {_plain(takes)} channels' if takes is not None else '')
+            + (' and of several strides, but' if same else ', but')
+            + f' model.backbone gives {_describe(maps)}: {_hint(model, maps)}'
+        ) from error
     outputs = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
     if not all(torch.is_tensor(output) and output.ndim == 4 for output in outputs):
         return None
     strides = [_stride(output) for output in outputs]
-    if len(maps) > 1 and len(outputs) > 1 and len({_stride(m) for m in maps}) == 1:
-        if strides[0] == strides[1] and (scope == 'mmdet' or name in PYRAMIDS):
-            raise ValueError(
-                f'model.neck, {name}, is made for maps of several strides, but model.backbone gives '
-                f'{_describe(maps)}: {HINT}'
-            )
+    if same and len(set(strides[:2])) < len(strides[:2]) and (scope == 'mmdet' or name in PYRAMIDS):
+        raise ValueError(
+            f'model.neck, {name}, is made for maps of several strides, but model.backbone gives '
+            f'{_describe(maps)}: {_hint(model, maps)}'
+        )
     return outputs
 
 
-def _run(module: nn.Module, maps: Sequence[Tensor], device: str) -> Any:
-    module.to(device)
+def _asserted_by(module: nn.Module, error: Exception) -> bool:
+    """Whether an assertion of the module's own, about its input, failed."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = frames[-1].f_locals.get('self') is module
+    return own and isinstance(error, AssertionError)
+
+
+def _run(module: nn.Module, maps: Sequence[Tensor]) -> Any:
+    module.to('meta')
     module.eval()
-    with torch.no_grad(), torch.device(device):
+    with torch.no_grad(), torch.device('meta'):
         inputs = tuple(torch.zeros(tuple(one.shape)) for one in maps)
         return module(inputs)
 
@@ -148,12 +167,12 @@ def _check_strides(model: dict[str, Any], maps: list[Tensor]) -> None:
     """Refuse maps of other strides than a detector's heads count on."""
     found = [_stride(one) for one in maps]
     for key, strides in _head_strides(model):
+        if not all(math.log2(stride).is_integer() for stride in strides):
+            continue  # SSD's and YOLACT's are those of images of a certain size
         if len(strides) > len(found) or strides != found[: len(strides)]:
-            place = 'model.neck' if model.get('neck') else 'model.backbone'
-            hint = HINT if len(set(found[:2])) == 1 else 'change the one or the other'
             raise ValueError(
-                f'model.{key} counts on maps of the strides {strides}, but {place} gives '
-                f'{_describe(maps)}: {hint}'
+                f'model.{key} counts on maps of the strides {strides}, but {_giver(model)} gives '
+                f'{_describe(maps)}: {_hint(model, maps)}'
             )
 
 
@@ -195,10 +214,22 @@ def _check_heads(model: dict[str, Any], maps: list[Tensor]) -> None:
         if not fits or [maps[place].shape[1] for place in places] != list(channels):
             raise ValueError(
                 f'{type_name(head.get("type"))} takes the maps {_plain(index)} with '
-                f'{_plain(channels)} channels, but model.backbone, '
-                f'{type_name(model["backbone"].get("type"))}, gives {_describe(maps)}: set '
-                'out_indices of the one, or in_index and in_channels of the other'
+                f'{_plain(channels)} channels, but {_giver(model)} gives {_describe(maps)}: set '
+                'out_indices of the backbone, or in_index and in_channels of the head'
             )
+
+
+def _giver(model: dict[str, Any]) -> str:
+    place = 'neck' if isinstance(model.get('neck'), dict) else 'backbone'
+    return f'model.{place}, {type_name(model[place].get("type"))},'
+
+
+def _hint(model: dict[str, Any], maps: Sequence[Tensor]) -> str:
+    plain = type_name(model['backbone'].get('type')) == 'VisionTransformer'
+    neck = model.get('neck')
+    pyramid = isinstance(neck, dict) and type_name(neck.get('type')) == 'SimpleFeaturePyramid'
+    one_stride = len(maps) > 1 and len({_stride(one) for one in maps}) == 1
+    return HINT if (plain or one_stride) and not pyramid else 'change the one or the other'
 
 
 def _stride(one: Tensor) -> int:

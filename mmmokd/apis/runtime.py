@@ -20,6 +20,7 @@ from mmmokd.utils.data_workers import end_workers_with_parent
 
 from .config_tree import iter_dicts, type_name
 from .cpu import describe_threads, set_threads
+from .feature_maps import check_feature_maps
 from .run_folder import check_folder
 from .shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
 
@@ -237,6 +238,7 @@ def build_runner(cfg: Config) -> Runner:
             cannot be written to.
     """
     drop_absent_hooks(cfg)
+    check_feature_maps(cfg)
     check_folder(cfg.work_dir)
     notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():

@@ -14,6 +14,7 @@ from mmmokd.weights.loaded import pretrained_entries
 
 from .config import load_config
 from .export_branch import choose_branch, key_report
+from .feature_maps import check_feature_maps
 
 
 def plan_transfer(
@@ -44,7 +45,7 @@ def plan_transfer(
     Raises:
         FileNotFoundError: If there is no such checkpoint or config.
         ValueError: If the branch is not there, the config has no backbone, or a part of its model
-            does not fit.
+            does not fit, or the heads are made for other maps than the backbone gives.
     """
     cfg = load_config(config, changes)
     file = read_weights(checkpoint)
@@ -62,6 +63,7 @@ def plan_transfer(
         options[f'{key}.init_cfg.type'] = 'Pretrained'
         options[f'{key}.init_cfg.checkpoint'] = str(Path(checkpoint).expanduser())
         options[f'{key}.init_cfg.prefix'] = prefix
+    check_feature_maps(cfg)
     return report, options
 
 

@@ -102,14 +102,16 @@ def plot_training(
     for name, points in losses.items():
         left.plot(*zip(*points, strict=True), label=name)
     left.set(xlabel='epoch', ylabel='loss term', title='Loss terms')
-    left.legend(fontsize=7)
+    if losses:
+        left.legend(fontsize=7)
     for axis, (measure, curves) in zip(rest, measures.items(), strict=True):
         for name, points in curves.items():
             axis.plot(*zip(*points, strict=True), marker='o', markersize=3, label=name)
         for name, value in baselines.items():
             axis.axhline(value, color='grey', linestyle=':', label=name)
         axis.set(xlabel='epoch', title=measure)
-        axis.legend(fontsize=7)
+        if curves or baselines:
+            axis.legend(fontsize=7)
     for axis in axes:
         axis.title.set_fontsize(10)
         axis.grid(alpha=0.3)

@@ -17,8 +17,6 @@ from .export_target import FILE, Target, not_taken, write_whole
 from .same_features import pooled
 from .source import Source
 
-TAKES = 'a ResNet'
-
 
 def detectron2_target(source: Source) -> Target:
     """Build the ResNet that detectron2 has, for a branch.
@@ -36,7 +34,7 @@ def detectron2_target(source: Source) -> Target:
         ValueError: If it is no ResNet.
     """
     if source.kind != 'ResNet':
-        raise not_taken('detectron2', TAKES, source)
+        raise not_taken('detectron2', source)
     keys = ('depth', 'stem_channels', 'base_channels', 'style')
     cfg = {key: source.cfg[key] for key in keys if key in source.cfg}
     with DefaultScope.overwrite_default_scope('mmpretrain'):

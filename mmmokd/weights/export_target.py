@@ -9,6 +9,8 @@ from typing import BinaryIO, NamedTuple
 
 from torch import Tensor, nn
 
+from mmmokd.utils.export_libraries import EXPORT_TAKES
+
 from .files import check_target
 from .source import Source
 
@@ -51,12 +53,11 @@ class Target(NamedTuple):
     write: Callable[[nn.Module, Path], None] | None = None
 
 
-def not_taken(library: str, takes: str, source: Source, why: str = '') -> ValueError:
+def not_taken(library: str, source: Source, why: str = '') -> ValueError:
     """The error that a library has no model for a branch.
 
     Args:
         library (str): The library.
-        takes (str): What it takes.
         source (Source): The branch's backbone.
         why (str): What is different. Defaults to ''.
 
@@ -65,8 +66,8 @@ def not_taken(library: str, takes: str, source: Source, why: str = '') -> ValueE
     """
     shown = {key: value for key, value in source.cfg.items() if key != 'type'}
     return ValueError(
-        f'--to {library} takes {takes}, but the branch is {source.cfg["type"]} with {shown}'
-        + (f': {why}' if why else '')
+        f'--to {library} takes {EXPORT_TAKES[library]}, but the branch is {source.cfg["type"]} with '
+        f'{shown}' + (f': {why}' if why else '')
     )
 
 

@@ -9,14 +9,11 @@ from torch import nn
 
 from mmmokd.registry import MODELS
 
-from .detectron2_target import TAKES as DETECTRON2_TAKES
 from .detectron2_target import detectron2_target
 from .export_target import FILE, Target, not_taken
 from .same_features import pooled
 from .source import Source
-from .timm_target import TAKES as TIMM_TAKES
 from .timm_target import timm_target
-from .transformers_target import TAKES as TRANSFORMERS_TAKES
 from .transformers_target import transformers_target
 
 # What the ResNets of mmpretrain, mmdet and mmseg all take, besides depth and widths.
@@ -122,7 +119,6 @@ def _mmseg(source: Source) -> Target:
 def _torchvision(source: Source) -> Target:
     import torchvision
 
-    takes = TAKES['torchvision']
     if source.kind == 'ResNet':
         name, options, head = f'resnet{source.cfg["depth"]}', '', 'fc'
         model = torchvision.models.get_model(name)
@@ -134,11 +130,11 @@ def _torchvision(source: Source) -> Target:
         if name not in known or (layers, heads, 4) != (
             vit['num_layers'], vit['num_heads'], vit['mlp_ratio'],
         ):  # fmt: skip
-            raise not_taken('torchvision', takes, source)
+            raise not_taken('torchvision', source)
         options = f'image_size={vit["img_size"]}'
         model = torchvision.models.get_model(name, image_size=vit['img_size'])
     else:
-        raise not_taken('torchvision', takes, source)
+        raise not_taken('torchvision', source)
     setattr(model, head, nn.Identity())
     usage = (
         f'model = torchvision.models.{name}({options})\nmodel.{head} = torch.nn.Identity()\n'
@@ -157,13 +153,4 @@ TARGETS: dict[str, Callable[[Source], Target]] = {
     'torchvision': _torchvision,
     'transformers': transformers_target,
     'detectron2': detectron2_target,
-}
-TAKES = {
-    'mmpretrain': 'any backbone of mmpretrain',
-    'mmdet': 'any backbone of mmpretrain',
-    'mmseg': 'any backbone of mmpretrain',
-    'timm': TIMM_TAKES,
-    'torchvision': 'a ResNet of depth 18 to 152, and a ViT of the sizes B, L and H that it has',
-    'transformers': TRANSFORMERS_TAKES,
-    'detectron2': DETECTRON2_TAKES,
 }

@@ -12,10 +12,6 @@ from .same_features import pooled
 from .source import Source
 from .timm_names import MobileNames, convnext_to_timm, mobile_to_timm, swin_to_timm
 
-TAKES = (
-    'a ResNet, a ViT with a class token, a ConvNeXt, a SwinTransformer, a MobileNetV2, a MobileNetV3, '
-    'an EfficientNet and any TIMMBackbone'
-)
 LOAD = f'model.load_state_dict(torch.load({FILE!r}, weights_only=True))'
 # Of a TIMMBackbone's config: what is not for timm, or would load weights.
 NOT_FOR_TIMM = ('type', 'model_name', 'pretrained', 'checkpoint_path', 'in_channels', 'out_indices')
@@ -41,7 +37,7 @@ def timm_target(source: Source) -> Target:
         return _own(source)
     plan = PLANS.get(source.kind)
     if plan is None or (source.kind == 'VisionTransformer' and not source.vit):
-        raise not_taken('timm', TAKES, source)
+        raise not_taken('timm', source)
     name, options, convert = plan(source)
     channels = source.cfg.get('in_channels', 3)
     if channels != 3:
@@ -58,12 +54,12 @@ def _create(name: str, options: dict[str, Any], source: Source) -> nn.Module:
     import timm
 
     if not timm.is_model(name.partition('.')[0]):
-        raise not_taken('timm', TAKES, source, f'timm has no {name}')
+        raise not_taken('timm', source, f'timm has no {name}')
     try:
         return timm.create_model(name, **options)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         why = f'timm cannot build {_call(name, options)}: {str(error) or type(error).__name__}'
-        raise not_taken('timm', TAKES, source, why) from error
+        raise not_taken('timm', source, why) from error
 
 
 def _call(name: str, options: Mapping[str, Any]) -> str:
@@ -112,7 +108,7 @@ def _resnet(source: Source) -> Plan:
 
 def _vit(source: Source) -> Plan:
     if not source.cfg.get('with_cls_token', True):
-        raise not_taken('timm', TAKES, source)
+        raise not_taken('timm', source)
     vit = source.vit
     options = dict(
         img_size=vit['img_size'],
@@ -175,7 +171,7 @@ def _swin(source: Source) -> Plan:
             f'timm and mmpretrain pad maps differently, so that images should be a multiple of '
             f'{step * options["window_size"]} pixels wide, not {size}: see --img-size'
         )
-        raise not_taken('timm', TAKES, source, why)
+        raise not_taken('timm', source, why)
     return 'swin_tiny_patch4_window7_224', options, swin_to_timm
 
 

@@ -12,7 +12,6 @@ from .export_target import FILE, Target, not_taken, write_folder
 from .source import Pixels, Source
 from .vit_names import rename, rename_vit, vit_library
 
-TAKES = 'a ResNet and a ViT with a class token'
 # {s} is a stage's number, {n} a block's, {rest} the end of a name.
 VIT_NAMES = {
     'cls_token': 'embeddings.cls_token',
@@ -51,7 +50,7 @@ def transformers_target(source: Source) -> Target:
     elif source.vit and source.cfg.get('with_cls_token', True):
         model, convert = _vit(source), vit_to_transformers
     else:
-        raise not_taken('transformers', TAKES, source)
+        raise not_taken('transformers', source)
     usage = f'model = transformers.AutoModel.from_pretrained({FILE!r})'
     size = source.vit.get('img_size', 224)
     if source.pixels:

@@ -264,3 +264,15 @@ def test_package_that_is_not_installed_is_one_sentence(
 
 def test_import_error_of_anything_else_keeps_its_traceback():
     assert explain_error(ImportError("cannot import name 'x' from 'y'", name='y')) is None
+
+
+def test_full_disk_is_one_message_whoever_writes(tmp_path):
+    def write():
+        with open(tmp_path / 'log', 'w') as file:
+            raise OSError(28, 'No space left on device')
+        file.close()
+
+    assert explain_error(raised(write)) == f'cannot write {tmp_path}/log: No space left on device'
+    error = OSError(30, 'Read-only file system', 'out.json')
+    assert explain_error(error) == 'cannot write out.json: Read-only file system'
+    assert explain_error(OSError(5, 'Input/output error')) is None

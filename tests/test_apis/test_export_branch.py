@@ -2,20 +2,26 @@
 """A branch in every library: the same features, or an error."""
 
 import importlib
+import pickle
 import re
 
+import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torchvision
+from mmengine.config import Config
 from mmengine.runner.checkpoint import _load_checkpoint_with_prefix, load_checkpoint
 from torch import nn
-from weights_testing import IMAGE_SIZE, build, randomize, save_mokd
+from weights_testing import IMAGE_SIZE, build, randomize, run_double, save_mokd
 
 from mmmokd.apis.export_branch import export_branch, key_report
+from mmmokd.utils.export_libraries import EXPORT_TAKES
 from mmmokd.weights import read_weights
+from mmmokd.weights.same_features import pooled
 from mmmokd.weights.source import make_source
-from mmmokd.weights.targets import build_target
+from mmmokd.weights.targets import TARGETS, build_target
 
 IMAGES = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
 TOLERANCE = 1e-5
@@ -45,7 +51,7 @@ def branch_features(model, branch):
 def follow(lines, file):
     """Build and load a model as the report says, by the library alone."""
     text = '\n'.join(lines[lines.index('use it by') + 1 :]).partition('\npixels:')[0]
-    scope = dict(timm=timm, torchvision=torchvision, torch=torch)
+    scope = dict(timm=timm, torchvision=torchvision, torch=torch, safetensors=safetensors)
     if 'backbone=' not in text:
         exec(text, scope)
         return scope['model']
@@ -102,6 +108,79 @@ def test_features_are_the_branchs(mokd, tmp_path, library, branch):
     assert torch.allclose(found, expected, atol=TOLERANCE)
 
 
+def save_branch(path, cfg):
+    """Write a checkpoint with one branch, named a; returns its backbone."""
+    backbone = build(dict(cfg))
+    randomize(backbone)
+    weights = {f'branches.a.teacher.backbone.{k}': v for k, v in backbone.state_dict().items()}
+    text = Config(dict(model=dict(branches=dict(a=dict(backbone=cfg))))).pretty_text
+    torch.save(dict(state_dict=weights, meta=dict(cfg=text)), path)
+    return backbone
+
+
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        dict(type='ConvNeXt', arch=dict(depths=[1] * 4, channels=[8] * 4), out_indices=[0, 3]),
+        dict(type='MobileNetV3', arch='small_050'),
+    ],
+)
+def test_networks_of_convolutions_in_timm(tmp_path, cfg):
+    backbone = save_branch(tmp_path / 'a.pth', cfg)
+    out = tmp_path / 'out.safetensors'
+    lines = export_branch(tmp_path / 'a.pth', out, 'timm')
+    left = '2, the model has no part for norm0.weight, norm0.bias'
+    assert lines[3] == f'unexpected {left if cfg["type"] == "ConvNeXt" else "none"}'
+    assert lines[-1] == 'pixels: the checkpoint does not tell how they were normalized'
+    model = follow(lines, out)
+    expected = pooled(run_double(backbone, IMAGES))
+    assert torch.allclose(pooled(run_double(model, IMAGES)), expected, rtol=1e-9)
+
+
+def test_nothing_is_written_of_what_computes_something_else(tmp_path):
+    save_branch(tmp_path / 'a.pth', dict(type='ResNet', depth=18, strides=(1, 2, 2, 1)))
+    for library, name in (('timm', 'out.pth'), ('detectron2', 'out.pkl')):
+        message = f'but its features differ by .* --to {library} takes a ResNet'
+        with pytest.raises(ValueError, match=message):
+            export_branch(tmp_path / 'a.pth', tmp_path / name, library)
+    assert [file.name for file in tmp_path.iterdir()] == ['a.pth']
+
+
+def test_detectron2(mokd, tmp_path):
+    lines = export_branch(mokd[0], tmp_path / 'out.pkl', 'detectron2', 'cnn')
+    usage = lines[lines.index('use it by') + 1 : -1]
+    assert usage[1] == f'  WEIGHTS: {tmp_path / "out.pkl"}'
+    assert '  PIXEL_MEAN: [123.0, 116.0, 103.0]' in usage
+    content = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    weight = mokd[1].branches['cnn'].teacher.backbone.conv1.weight
+    assert np.array_equal(content['model']['stem.conv1.weight'], weight.detach().numpy())
+    with pytest.raises(ValueError, match='is there already'):
+        export_branch(mokd[0], tmp_path / 'out.pkl', 'detectron2', 'cnn')
+
+
+def test_transformers(mokd, tmp_path):
+    transformers = pytest.importorskip('transformers')
+    out = tmp_path / 'out'
+    lines = export_branch(mokd[0], out, 'transformers', 'vit', img_size=96)
+    exec(
+        '\n'.join(lines[lines.index('use it by') + 1 : -1]),
+        scope := dict(transformers=transformers),
+    )
+    assert scope['model'].config.image_size == 96
+    assert scope['processor'].image_mean == [value / 255 for value in (123.0, 116.0, 103.0)]
+    with pytest.raises(ValueError, match='is there already: name another folder'):
+        export_branch(mokd[0], out, 'transformers', 'cnn')
+    (out / 'README.md').touch()
+    export_branch(mokd[0], out, 'transformers', 'cnn', overwrite=True)
+    assert type(transformers.AutoModel.from_pretrained(out)).__name__ == 'ResNetModel'
+    assert (out / 'README.md').is_file()  # what was there besides is left
+    assert [file.name for file in tmp_path.iterdir()] == ['out']
+
+
+def test_help_names_every_library():
+    assert set(EXPORT_TAKES) == set(TARGETS)
+
+
 @torch.no_grad()
 def test_torchvisions_vit(tmp_path):
     vit = build(dict(type='mmmokd.VisionTransformer', arch='deit-base', img_size=IMAGE_SIZE))
@@ -114,22 +193,6 @@ def test_torchvisions_vit(tmp_path):
     vit.eval()
     expected = vit(IMAGES)[0][:, 0]
     assert torch.allclose(target.model.eval()(IMAGES), expected, atol=TOLERANCE)
-
-
-def test_timm_backbone(tmp_path):
-    """A branch whose backbone is timm's own goes back to timm."""
-    backbone = build(dict(type='TIMMBackbone', model_name='mobilenetv3_small_050'))
-    randomize(backbone)
-    backbone.eval()
-    weights = {f'branches.a.teacher.backbone.{k}': v for k, v in backbone.state_dict().items()}
-    cfg = "model = dict(branches=dict(a=dict(backbone=dict(type='TIMMBackbone', "
-    cfg += "model_name='mobilenetv3_small_050'))))"
-    torch.save(dict(state_dict=weights, meta=dict(cfg=cfg)), tmp_path / 'a.pth')
-    lines = export_branch(tmp_path / 'a.pth', tmp_path / 'out.pth', 'timm')
-    model = follow(lines, tmp_path / 'out.pth').eval()
-    with torch.no_grad():
-        expected = backbone.timm_model.forward_features(IMAGES)
-        assert torch.allclose(model.forward_features(IMAGES), expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize('branch', ['cnn', 'vit'])
@@ -192,7 +255,18 @@ def test_safetensors(mokd, tmp_path):
             dict(library='timm', branch='cnn', img_size=96),
             'only a ViT .*but the branch is a ResNet',
         ),
-        (dict(library='torchvision', branch='vit'), 'torchvision has no VisionTransformer as this'),
+        (
+            dict(library='torchvision', branch='vit'),
+            '--to torchvision takes a ResNet .* but the branch',
+        ),
+        (
+            dict(library='detectron2', branch='vit'),
+            'reads such a file by its suffix: .*out.pth should',
+        ),
+        (
+            dict(library='transformers', branch='vit'),
+            'loads a folder: .*out.pth should be the name',
+        ),
     ],
 )
 def test_what_cannot_be_exported(mokd, tmp_path, arguments, message):

@@ -34,6 +34,13 @@ def test_compares_starts(run, r18_config, mokd, tmp_path):
     start = read_start(f'mokd={path}:cnn', r18_config)
     assert run_start(start, r18_config, out / 'mokd_seed3', 3, []) == metrics
     assert not file.exists()
+    # The same folder does not answer for another branch, config or option.
+    for other, options, said in (
+        (start._replace(part='cnn:student'), [], 'another part'),
+        (start._replace(checkpoint=None), ['a=1'], 'another weights and options'),
+    ):
+        with pytest.raises(ValueError, match=f'mokd_seed3 holds a run of {said}: remove the fold'):
+            run_start(other, r18_config, out / 'mokd_seed3', 3, options)
 
 
 def test_table():

@@ -1,7 +1,9 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import json
+import os
 import re
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmmokd.apis import read_checkpoint
+from mmmokd.apis.run_folder import claim_run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, 'tools/train.py')
@@ -162,6 +166,54 @@ def test_killed_run_resumes_to_the_same_weights(run, cpu_env, whole_run, tiny_co
     assert resumed['meta']['iter'] == whole['meta']['iter'] == 4 * EPOCHS
     for key, value in whole['state_dict'].items():
         assert torch.equal(resumed['state_dict'][key], value), key
+
+
+def test_interrupted_run_says_how_to_go_on(run, cpu_env, tiny_config, tmp_path):
+    command = train_command(tiny_config, tmp_path, '--overwrite')
+    command += ['train_dataloader.num_workers=2', 'train_cfg.max_epochs=60']
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=cpu_env, start_new_session=True, **pipes)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if '[2][1/4]' in line:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            break
+    lines += process.communicate(timeout=60)[0].splitlines(keepends=True)
+    text = ''.join(lines)
+    assert process.returncode == 130, text
+    assert 'Traceback' not in text
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    said = re.search(
+        r'^interrupted after epoch \d+(?:, iteration [1-4] of 4)?, newest checkpoint '
+        rf'{tmp_path}/epoch_\d+.pth; resume with: (.*)\n\Z', text, re.MULTILINE,
+    )  # fmt: skip
+    assert said, text
+    assert not list(tmp_path.glob('.*.part'))
+
+    done = run(*shlex.split(said[1]))
+    assert done.returncode == 0, done.stdout
+    assert f'resuming from {tmp_path / "epoch_"}' in done.stdout
+    assert (tmp_path / 'epoch_60.pth').exists()
+
+
+def test_run_is_not_written_over(train_here, whole_run, tiny_config):
+    before = sorted(whole_run.iterdir())
+    status, printed = train_here(tiny_config, '--work-dir', whole_run)
+    assert status == 2 and printed.count('\n') <= 3
+    assert f'{whole_run} holds checkpoints of an earlier run (epoch_' in printed
+    assert '--resume' in printed and '--work-dir' in printed and '--overwrite' in printed
+    assert sorted(whole_run.iterdir()) == before
+    status, printed = train_here(tiny_config, '--resume', '--overwrite')
+    assert status == 2 and '--resume goes on with the run that --overwrite would rem' in printed
+
+
+def test_folder_in_use_is_refused(train_here, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr('mmmokd.apis.run_folder.LOCK_TIMEOUT', 0.0)
+    with claim_run_folder(Config(dict(work_dir=str(tmp_path)))):
+        status, printed = train_here(tiny_config, '--work-dir', tmp_path)
+    assert status == 2 and f'another run writes to {tmp_path} (process {os.getpid()} ' in printed
 
 
 def test_checkpoint_of_another_model_is_refused(run, whole_run, tiny_config, tmp_path):

@@ -62,6 +62,20 @@ def tensorboard_scalars(work_dir: Path) -> dict[str, list[float]]:
     }
 
 
+def test_console_begins_with_what_a_user_wants(whole_run):
+    """The rest is in the log file."""
+    work_dir, output = whole_run
+    lines = output.splitlines()
+    first = next(number for number, line in enumerate(lines) if 'Epoch(train)' in line)
+    assert 'mokd_tiny.py: on ' in lines[0] and lines[0].endswith(f'writes to {work_dir}')
+    length = f'trains on 8 images in batches of 4: 2 iterations an epoch, {EPOCHS} epochs'
+    assert any(line.endswith(length) for line in lines[:5])
+    assert first < 10 and not any('Warning' in line for line in lines), output
+    log = next(work_dir.glob('*/*.log')).read_text()
+    for text in ('System environment:', 'Hooks will be executed', 'Initialization information'):
+        assert text in log and text not in output
+
+
 def test_tensorboard_has_what_the_log_has(whole_run):
     work_dir, output = whole_run
     scalars = tensorboard_scalars(work_dir)

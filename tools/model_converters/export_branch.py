@@ -1,10 +1,11 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Export a branch's backbone to mmpretrain, mmdet, mmseg, timm or torchvision.
+"""Export a branch's backbone to another library.
 
     python tools/model_converters/export_branch.py CHECKPOINT OUT --to LIBRARY [--branch NAME] [...]
 
-Builds the library's model, loads the branch into it, reports matched, missing and unexpected keys,
-and ends with an error unless all of the model's weights are matched.
+Builds the library's model, loads the branch into it and reports matched, missing and unexpected keys.
+Ends with an error, and writes nothing, unless all of the model's weights are matched and it computes
+the branch's features.
 """
 
 __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
@@ -12,17 +13,25 @@ __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
 import argparse
 
 from mmmokd.apis.cli import add_checkpoint_risk, run_tool
-
-LIBRARIES = ('mmpretrain', 'mmdet', 'mmseg', 'timm', 'torchvision')
+from mmmokd.utils.export_libraries import EXPORT_TAKES
 
 
 def parse_args() -> argparse.Namespace:
+    takes = [f'  {library:<13} {what}' for library, what in EXPORT_TAKES.items()]
     parser = argparse.ArgumentParser(
-        description="Export a branch's backbone to mmpretrain, mmdet, mmseg, timm or torchvision"
+        description="Export a branch's backbone to another library",
+        epilog='\n'.join(['what each library takes:', *takes]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('checkpoint', help="checkpoint of MOKD, this package's or the authors'")
-    parser.add_argument('out', help='file to write; *.safetensors for that format')
-    parser.add_argument('--to', required=True, choices=LIBRARIES, help='library to export to')
+    parser.add_argument(
+        'out',
+        help='file to write, *.safetensors for that format; '
+        'for transformers a folder, for detectron2 *.pkl',
+    )
+    parser.add_argument(
+        '--to', required=True, choices=list(EXPORT_TAKES), help='library to export to'
+    )
     parser.add_argument('--branch', help='name of the branch (default: the only one)')
     parser.add_argument(
         '--network',
@@ -43,7 +52,8 @@ def parse_args() -> argparse.Namespace:
         '--img-size',
         type=int,
         metavar='PIXELS',
-        help="side of the images to resize a ViT's position embedding for (default: as trained)",
+        help="side of the images to resize a ViT's position embedding for, or that a Swin "
+        'Transformer is to take (default: as trained)',
     )
     parser.add_argument('--force', action='store_true', help='overwrite OUT')
     add_checkpoint_risk(parser)

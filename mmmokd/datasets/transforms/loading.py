@@ -177,7 +177,7 @@ class LoadPicture(BaseTransform):
         """Raise if more samples are flagged than may be.
 
         Args:
-            last_path (str): The picture that was found unreadable last.
+            last_path (str): The picture that was found unreadable last, and why, if that is known.
 
         Raises:
             BadPictureError: With count, share, limit and ``last_path``.
@@ -340,7 +340,7 @@ class LoadPicture(BaseTransform):
             self._warned.add(path)
         self.warn(reason)
         if tracked:
-            self.check_share(path)
+            self.check_share(reason)
 
     @staticmethod
     def warn(reason: str) -> None:

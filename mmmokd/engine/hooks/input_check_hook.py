@@ -22,8 +22,8 @@ class InputCheckHook(Hook):
     first step, or at its first validation some epochs later, so ends it at once, with a message that
     names the branch, the backbone, the size and what to set. So does a batch of one image where a
     batch norm would be left with one value per channel; the last batch of an epoch is counted.
-    Weights, statistics and random numbers are untouched. A pipeline that makes its views by other
-    means is not checked.
+    Before a test its images' size is tried likewise. Weights, statistics and random numbers are
+    untouched. A pipeline that makes its views by other means is not checked.
 
     Raises:
         ValueError: If a branch cannot take the views, or the smallest batch.
@@ -41,14 +41,8 @@ class InputCheckHook(Hook):
         Raises:
             ValueError: If a branch cannot take the views, or the smallest batch.
         """
-        model = get_ori_model(runner.model)
-        branches = {
-            name: branch
-            for name, branch in getattr(model, 'branches', nn.ModuleDict()).items()
-            if isinstance(branch, Branch)
-        }
-        # The weights of one process alone are no model under FSDP.
-        if not branches or 'FullySharded' in type(runner.model).__name__:
+        model, branches = get_ori_model(runner.model), _branches(runner.model)
+        if not branches:
             return
         views = view_groups(runner.train_dataloader.dataset, model.num_global_views)
         sizes = [group.size for group in views]
@@ -64,6 +58,28 @@ class InputCheckHook(Hook):
                 )
         if views:
             _check_smallest_batch(branches, views, model.num_global_views, runner.train_dataloader)
+
+    def before_test(self, runner) -> None:
+        """Check the size of the test set's images.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If a branch cannot take them.
+        """
+        sizes = crop_sizes(runner.test_dataloader.dataset)
+        for name, branch in _branches(runner.model).items():
+            check_views(name, branch.teacher, sizes)
+
+
+def _branches(model: nn.Module) -> dict[str, Branch]:
+    """The branches of a model, if it has any."""
+    # The weights of one process alone are no model under FSDP.
+    if 'FullySharded' in type(model).__name__:
+        return {}
+    found = getattr(get_ori_model(model), 'branches', nn.ModuleDict())
+    return {name: branch for name, branch in found.items() if isinstance(branch, Branch)}
 
 
 def view_groups(dataset, num_global_views: int) -> list[ViewGroup]:
@@ -111,7 +127,7 @@ def crop_sizes(dataset) -> list[tuple[int, int]]:
         tuple(reversed(transform.crop_size))  # mmcv has the width first
         for inner in iter_datasets(dataset)
         for transform in iter_transforms(inner)
-        if type(transform).__name__ == 'CenterCrop'
+        if type(transform).__name__ == 'CenterCrop' and hasattr(transform, 'crop_size')
     ]
 
 

@@ -107,8 +107,8 @@ class LinearProbeMetric(FeatureMetric):
         if left < MIN_LEFT_SHARE * len(overlap.bank):
             raise ValueError(
                 f'{overlap.num_queries} of {len(overlap.queries)} queries are images of the bank, '
-                f'too, and only {left} of its {len(overlap.bank)} images are none of them: a linear '
-                'probe has too little to learn from, and tested on what it has learned it means '
+                f'too, which leaves a linear probe {left} of its {len(overlap.bank)} images to '
+                'learn from: too few, and tested on what it has learned an accuracy means '
                 'nothing. Give two sets of different images, or leave the probe out (--no-linear '
                 'of tools/evaluate.py), for k-NN can do without'
             )

@@ -126,6 +126,9 @@ def test_views_are_refused():
         check(model, loader(views=((32, 2), (24, 2))))
     with pytest.raises(ValueError, match='branch beit: .* cannot take images of 40x48'):
         check(model, loader(views=((32, 2), (32, 2))), CenterCrop())
+    runner = SimpleNamespace(model=model, test_dataloader=DataLoader(Images(1, CenterCrop())))
+    with pytest.raises(ValueError, match='branch beit: .* cannot take images of 40x48'):
+        InputCheckHook().before_test(runner)
 
 
 def test_a_map_of_one_place_is_said():

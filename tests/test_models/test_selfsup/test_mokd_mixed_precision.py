@@ -1,8 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Training under autocast, with a gradient scaler for each branch, against float32.
 
-In float16 and bfloat16 on a GPU; in bfloat16 on the CPU too, where mmengine's wrapper is told that
-it may.
+On a GPU, and on the CPU too, where mmengine's wrapper is told that it may.
 """
 
 import math
@@ -14,6 +13,7 @@ from mmengine.device import is_cuda_available
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.runner import amp
 from mokd_testing import build_mokd, random_views, train
 
 from mmmokd.engine.optimizers import branch_optim_wrapper_constructor
@@ -24,8 +24,12 @@ TOLERANCE = dict(float16=(0.01, 0.05), bfloat16=(0.03, 0.2))
 # Later on, a loss that has fallen is held to this share of what it was in the first step instead:
 # CPUs do not round bfloat16 alike, and what is left of such a loss is small.
 OF_FIRST = dict(float16=0.03, bfloat16=0.15)
-# No step of float16 is to be skipped while it is compared.
-SCALE = dict(init_scale=64.0)
+# No step of float16 is to be skipped while it is compared. Gradients of these tiny models reach 6300,
+# so from a scale of 11 on they leave float16's range (65504).
+SCALE = dict(init_scale=1.0)
+# At the full learning rate two runs part whatever the precision: over three seeds the largest loss
+# differed by 37 % under float16 and 97 % under bfloat16, at a tenth of it by 2 % and 13 %.
+LR_SHARE = 0.1
 
 
 class Steps(Hook):
@@ -44,7 +48,7 @@ class Steps(Hook):
 
 
 def run(runner_cfg, folder, counts=1, **optim):
-    """Six iterations at the full learning rate, prototype layers from the fourth."""
+    """Six iterations without a schedule, prototype layers from the fourth."""
     cfg = runner_cfg(
         folder,
         length=12,
@@ -52,19 +56,23 @@ def run(runner_cfg, folder, counts=1, **optim):
         param_scheduler=None,
         optim=dict(accumulative_counts=counts, **optim),
     )
+    for branch in cfg.optim_wrapper.branches.values():
+        for group in (branch.optimizer, *branch.get('parts', {}).values()):
+            group.lr *= LR_SHARE
     steps = Steps()
     return train(cfg, steps), steps
 
 
 def check_against_float32(runner_cfg, dtype, counts=1):
-    amp = dict(type='AmpOptimWrapper', dtype=dtype, loss_scale=SCALE)
-    runner, steps = run(runner_cfg, dtype, counts, **amp)
+    mixed = dict(type='AmpOptimWrapper', dtype=dtype, loss_scale=SCALE)
+    runner, steps = run(runner_cfg, dtype, counts, **mixed)
     _, expected = run(runner_cfg, 'float32', counts)
     assert steps.dtypes == {getattr(torch, dtype)} and expected.dtypes == {torch.float32}
 
     wrappers = list(runner.optim_wrapper.values())
     assert all(isinstance(wrapper, AmpOptimWrapper) for wrapper in wrappers)
     assert wrappers[0].loss_scaler is not wrappers[1].loss_scaler
+    assert [w.loss_scaler.get_scale() for w in wrappers] == [1.0, 1.0]  # no step was skipped
     assert len(steps.losses) == len(expected.losses) == 6
     for i, (losses, others) in enumerate(zip(steps.losses, expected.losses, strict=True)):
         assert all(math.isfinite(value) for value in losses.values())
@@ -88,12 +96,10 @@ def test_training_on_a_gpu(runner_cfg, dtype, counts):
     check_against_float32(runner_cfg, dtype, counts)
 
 
-@pytest.mark.gpu
-@needs_gpu
-def test_overflow_skips_the_step_of_its_branch_alone(runner_cfg):
+def check_overflow(runner_cfg):
     """A scale beyond float16's range: it is halved, and nothing of that branch moves."""
-    amp = dict(type='AmpOptimWrapper', dtype='float16', loss_scale=SCALE)
-    runner, _ = run(runner_cfg, 'overflow', **amp)
+    mixed = dict(type='AmpOptimWrapper', dtype='float16', loss_scale=SCALE)
+    runner, _ = run(runner_cfg, 'overflow', **mixed)
     model, wrappers = runner.model, runner.optim_wrapper
     wrappers['cnn'].loss_scaler.update(1e38)
     weights = {name: param.detach().clone() for name, param in model.named_parameters()}
@@ -105,17 +111,35 @@ def test_overflow_skips_the_step_of_its_branch_alone(runner_cfg):
     }
     assert moved == {'vit'}
     assert wrappers['cnn'].loss_scaler.get_scale() == pytest.approx(5e37)
-    assert wrappers['vit'].loss_scaler.get_scale() == 64.0
+    assert wrappers['vit'].loss_scaler.get_scale() == 1.0
 
 
-@pytest.mark.skipif(is_cuda_available(), reason='the tests on the GPU cover it')
-@pytest.mark.parametrize('counts', [1, 2])
-def test_training_on_the_cpu(runner_cfg, counts, monkeypatch):
+@pytest.mark.gpu
+@needs_gpu
+def test_overflow_skips_the_step_of_its_branch_alone(runner_cfg):
+    check_overflow(runner_cfg)
+
+
+@pytest.fixture
+def amp_on_the_cpu(monkeypatch):
+    """Lets mmengine train under autocast, with gradient scalers, where there is no GPU."""
     for module in (amp_optimizer_wrapper, branch_optim_wrapper_constructor):
         monkeypatch.setattr(module, 'is_cuda_available', lambda: True)
     scaler = partial(torch.amp.GradScaler, 'cpu')
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', scaler)
-    check_against_float32(runner_cfg, 'bfloat16', counts)
+    # Its own refuses float16 on the CPU, which PyTorch has learned since.
+    monkeypatch.setattr(amp, 'autocast', partial(torch.autocast, 'cpu'))
+
+
+@pytest.mark.skipif(is_cuda_available(), reason='the tests on the GPU cover it')
+@pytest.mark.parametrize(('dtype', 'counts'), [('float16', 1), ('bfloat16', 2)])
+def test_training_on_the_cpu(runner_cfg, dtype, counts, amp_on_the_cpu):
+    check_against_float32(runner_cfg, dtype, counts)
+
+
+@pytest.mark.skipif(is_cuda_available(), reason='the test on the GPU covers it')
+def test_overflow_on_the_cpu(runner_cfg, amp_on_the_cpu):
+    check_overflow(runner_cfg)
 
 
 def test_losses_and_gradients_under_autocast():
