@@ -24,7 +24,7 @@ from mmmokd.weights import (
     select_weights,
 )
 from mmmokd.weights.config_text import read_config_text
-from mmmokd.weights.export_target import FILE, Target, check_out
+from mmmokd.weights.export_target import FILE, Target, check_out, model_name
 from mmmokd.weights.same_features import check_same_features
 from mmmokd.weights.source import Pixels, make_source
 from mmmokd.weights.targets import build_target
@@ -88,7 +88,7 @@ def export_branch(
         source = make_source(weights, cfg, img_size)._replace(pixels=pixels)
         target = build_target(library, source)
         try:
-            report = key_report(target.model, target.convert(weights), name)
+            report = key_report(target.model, target.convert(weights), name, target.name)
             check_same_features(source, weights, target)
         except ValueError as error:
             raise ValueError(f'{error}. --to {library} takes {EXPORT_TAKES[library]}') from error
@@ -166,13 +166,16 @@ def backbone_config(
     return branches[branch]['backbone']
 
 
-def key_report(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> list[str]:
+def key_report(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str, name: str = ''
+) -> list[str]:
     """Load weights into a model, all of which must be matched, and say which were.
 
     Args:
         model (nn.Module): The model.
         weights (Mapping[str, Tensor]): Weights by name.
         source (str): Where they are from.
+        name (str): The model's name. Defaults to '', its class and package.
 
     Returns:
         list[str]: Matched, missing and unexpected keys, a line each.
@@ -182,9 +185,8 @@ def key_report(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> 
     """
     left_out = load_backbone(model, weights, source)
     total = len(model.state_dict())
-    name = f'{type(model).__module__.partition(".")[0]}.{type(model).__name__}'
     return [
-        f'{source} -> {name}, {describe_backbone(model.state_dict())}',
+        f'{source} -> {name or model_name(model)}, {describe_backbone(model.state_dict())}',
         f'matched    {total} of {total} weights (100 %)',
         'missing    none',
         f'unexpected {len(left_out)}, the model has no part for {name_some(left_out)}'

@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Whether a detector or segmentor can work with the maps that its backbone gives."""
 
+import copy
 import math
 import traceback
 from collections.abc import Iterator, Sequence
@@ -77,7 +78,7 @@ def check_feature_maps(cfg: Config) -> None:
 
 def _backbone_outputs(backbone: dict[str, Any]) -> Any:
     """What a backbone gives; None where it cannot be found out."""
-    cfg = dict(backbone, init_cfg=None)
+    cfg = dict(copy.deepcopy(backbone), init_cfg=None)  # a class may change what it is given
     for key in ('pretrained', 'checkpoint_path'):  # nothing is to be downloaded
         cfg.pop(key, None)
     channels = cfg.get('in_channels', 3)
@@ -119,7 +120,8 @@ def _neck_outputs(model: dict[str, Any], maps: list[Tensor], scope: str) -> list
     neck, same = model['neck'], len(maps) > 1 and len({_stride(one) for one in maps}) == 1
     name = type_name(neck['type']) if isinstance(neck, dict) else 'list of necks'
     try:
-        module = MODELS.build(neck)
+        with _WithoutMemory():
+            module = MODELS.build(copy.deepcopy(neck))
     except Exception:  # building the model says it better
         return None
     try:

@@ -45,6 +45,7 @@ def detectron2_target(source: Source) -> Target:
         _usage(source, model),
         features=lambda model, x: pooled(model(x)),
         write=_write,
+        name='detectron2.ResNet',
     )
 
 

@@ -20,6 +20,18 @@ SUFFIXES = {'detectron2': '.pkl'}
 FILE_SUFFIXES = ('.pth', '.pt', '.pkl', '.bin', '.safetensors')
 
 
+def model_name(model: nn.Module) -> str:
+    """A model's class and package.
+
+    Args:
+        model (nn.Module): The model.
+
+    Returns:
+        str: For example ``'timm.ResNet'``.
+    """
+    return f'{type(model).__module__.partition(".")[0]}.{type(model).__name__}'
+
+
 def unchanged(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights by their own names.
 
@@ -43,6 +55,7 @@ class Target(NamedTuple):
         features (Callable, optional): The model's pooled features (B, C) of images (B, 3, H, W), to
             be the same as the branch's own. None where the model is the branch's own code.
         write (Callable, optional): Writes the model to a path. Defaults to None, a file of weights.
+        name (str): The model's name for messages. Defaults to '', its class and package.
     """
 
     model: nn.Module
@@ -51,6 +64,7 @@ class Target(NamedTuple):
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = unchanged
     features: Callable[[nn.Module, Tensor], Tensor] | None = None
     write: Callable[[nn.Module, Path], None] | None = None
+    name: str = ''
 
 
 def not_taken(library: str, source: Source, why: str = '') -> ValueError:

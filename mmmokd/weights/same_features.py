@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmmokd.registry import MODELS
 
 from .backbones import load_backbone
-from .export_target import Target
+from .export_target import Target, model_name
 from .source import Source
 
 # In double precision, relative to the largest feature: another epsilon of a norm shows at 1e-6, the
@@ -60,7 +60,7 @@ def check_same_features(source: Source, weights: dict[str, Tensor], target: Targ
     load_backbone(own, weights, "the branch's backbone")
     shape = (2, cfg.get('in_channels', 3), *_image_size(source))
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    name = f'{type(target.model).__module__.partition(".")[0]}.{type(target.model).__name__}'
+    name = target.name or model_name(target.model)
     try:
         expected = pooled(_run(own, own, images))
         found = _run(target.model, lambda x: target.features(target.model, x), images)

@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from .export_target import FILE, Target, not_taken, write_folder
 from .source import Pixels, Source
-from .vit_names import rename, rename_vit, vit_library
+from .vit_names import rename, rename_vit, resize_pos_embed, vit_library
 
 # {s} is a stage's number, {n} a block's, {rest} the end of a name.
 VIT_NAMES = {
@@ -48,7 +49,8 @@ def transformers_target(source: Source) -> Target:
     if source.kind == 'ResNet':
         model, convert = _resnet(source), resnet_to_transformers
     elif source.vit and source.cfg.get('with_cls_token', True):
-        model, convert = _vit(source), vit_to_transformers
+        tokens = (source.vit['img_size'] // source.vit['patch_size']) ** 2 + 1
+        model, convert = _vit(source), partial(vit_to_transformers, num_tokens=tokens)
     else:
         raise not_taken('transformers', source)
     usage = f'model = transformers.AutoModel.from_pretrained({FILE!r})'
@@ -118,13 +120,14 @@ def _vit(source: Source) -> nn.Module:
     return ViTModel(config)
 
 
-def vit_to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def vit_to_transformers(weights: Mapping[str, Tensor], num_tokens: int) -> dict[str, Tensor]:
     """Give a ViT's weights the names of transformers' ``ViTModel``.
 
     Its pooler, which ``AutoModel`` would draw at random, passes the class token on as it is.
 
     Args:
         weights (Mapping[str, Tensor]): Weights by the names of mmpretrain.
+        num_tokens (int): Of the position embedding, which is resized to it.
 
     Returns:
         dict[str, Tensor]: The weights; those without a name there keep theirs.
@@ -137,6 +140,8 @@ def vit_to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 found[f'encoder.layer.{match[1]}.attention.attention.{name}.{match[2]}'] = part
         else:
             found[rename(key, VIT_NAMES)] = value
+    place = VIT_NAMES['pos_embed']
+    found[place] = resize_pos_embed(found[place], num_tokens, 'the branch')
     width = weights['cls_token'].shape[-1]
     found['pooler.dense.weight'] = torch.eye(width, dtype=weights['cls_token'].dtype)
     found['pooler.dense.bias'] = torch.zeros(width, dtype=weights['cls_token'].dtype)

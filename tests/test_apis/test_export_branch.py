@@ -149,6 +149,7 @@ def test_nothing_is_written_of_what_computes_something_else(tmp_path):
 def test_detectron2(mokd, tmp_path):
     lines = export_branch(mokd[0], tmp_path / 'out.pkl', 'detectron2', 'cnn')
     usage = lines[lines.index('use it by') + 1 : -1]
+    assert '-> detectron2.ResNet, a ResNet of 2-2-2-2 basic blocks, 64 wide' in lines[0]
     assert usage[1] == f'  WEIGHTS: {tmp_path / "out.pkl"}'
     assert '  PIXEL_MEAN: [123.0, 116.0, 103.0]' in usage
     content = pickle.loads((tmp_path / 'out.pkl').read_bytes())

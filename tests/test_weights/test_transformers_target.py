@@ -69,7 +69,7 @@ def test_names():
         'encoder.stages.3.layers.0.shortcut.normalization.weight',
     ]
     weights = build(dict(VIT)).state_dict()
-    found = vit_to_transformers(weights)
+    found = vit_to_transformers(weights, num_tokens=5)
     qkv = weights['layers.1.attn.qkv.weight']
     assert torch.equal(found['encoder.layer.1.attention.attention.key.weight'], qkv[24:48])
     assert torch.equal(found['pooler.dense.weight'], torch.eye(24))
