@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import worker_init_fn
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mokd_testing import short_log
 from PIL import Image, ImageOps
@@ -191,6 +192,7 @@ def test_the_work_dir_of_a_run_of_this_version_is_known(tmp_path):
             model=torch.nn.Linear(1, 1),
             work_dir=str(tmp_path / 'images' / 'run'),
             experiment_name='own_outputs',
+            default_scope='mmpretrain',
         )
     put(tmp_path / 'images', 'run/a.png')
     assert os.path.isdir(runner.log_dir)
@@ -246,7 +248,9 @@ def test_several_folders_on_the_command_line(tmp_path, monkeypatch, text):
     option = f'train_dataloader.dataset.data_root={text.format(tmp_path)}'
     args = tool_parser('').parse_args([str(FOLDER_CONFIG), '--cfg-options', option])
     dataset = load_config(args.config, args.cfg_options).train_dataloader.dataset
-    assert paths_of(DATASETS.build(dataset), tmp_path) == ['a/1.png', 'b/2.png']
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = DATASETS.build(dataset)
+    assert paths_of(built, tmp_path) == ['a/1.png', 'b/2.png']
 
 
 def test_classes_of_several_folders(tmp_path):
