@@ -1,5 +1,9 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mmengine.model import BaseModel, ModuleDict
+from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from mmmokd.registry import MODELS
@@ -48,7 +52,8 @@ class MOKD(BaseModel):
         preprocessor = dict(data_preprocessor or {})
         preprocessor.setdefault('type', 'mmpretrain.SelfSupDataPreprocessor')
         _check_statistics(preprocessor)
-        super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
+        with _scope():
+            super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
         check_counts('MOKD', num_global_views=num_global_views)
         if not isinstance(branches, dict) or not branches or any('.' in name for name in branches):
             raise ValueError(
@@ -56,12 +61,13 @@ class MOKD(BaseModel):
                 f'{list(branches) if isinstance(branches, dict | list | tuple) else branches!r}'
             )
         self.num_global_views = num_global_views
-        self.branches = ModuleDict(
-            {
-                name: _build_branch(name, cfg, peers=self._others(name, branches))
-                for name, cfg in branches.items()
-            }
-        )
+        with _scope():
+            self.branches = ModuleDict(
+                {
+                    name: _build_branch(name, cfg, peers=self._others(name, branches))
+                    for name, cfg in branches.items()
+                }
+            )
         self._check_branches_agree()
 
     @staticmethod
@@ -208,6 +214,16 @@ class MOKD(BaseModel):
             for name in self.branches
         }
         return total, log_vars
+
+
+@contextmanager
+def _scope() -> Iterator[None]:
+    """mmpretrain's names without a prefix, as in configs, also where no Runner has set a scope."""
+    if DefaultScope.get_current_instance() is not None:
+        yield
+        return
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
 
 
 def _build_branch(name: str, cfg: dict, peers: tuple[str, ...]) -> Branch:

@@ -1,6 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """MOKD's losses, gradients and centres against the paper's formulas written out plainly."""
 
+from collections import OrderedDict
+
 import numpy as np
 import plain_mokd
 import pytest
@@ -381,3 +383,11 @@ def test_statistics_of_gray_images():
     expected = (gray.float() - 100) / 50
     assert all(torch.equal(view, expected.expand(-1, 3, -1, -1)) for view in data['inputs'])
     assert all(loss.isfinite() for loss in model(**data, mode='loss').values())
+
+
+def test_names_of_mmpretrain_need_no_scope(monkeypatch):
+    """In plain Python, where no Runner has set one; none is left behind."""
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
+    model = MODELS.build(model_cfg(('cnn',)))
+    assert type(model.branches.cnn.student.backbone).__name__ == 'ResNet_CIFAR'
+    assert DefaultScope.get_current_instance() is None
