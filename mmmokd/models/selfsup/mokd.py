@@ -228,14 +228,17 @@ def _scope() -> Iterator[None]:
 
 def _build_branch(name: str, cfg: dict, peers: tuple[str, ...]) -> Branch:
     """Build a branch; whatever is wrong with its values is said with its name."""
-    missing = [key for key in NEEDED if not isinstance(cfg, dict) or not cfg.get(key)]
-    unknown = sorted(set(cfg) - {*NEEDED, *OPTIONAL}) if isinstance(cfg, dict) else []
-    if missing or unknown:
-        found = [f'has no {" and no ".join(missing)}'] * bool(missing)
-        found += [f'has the unknown {" and ".join(unknown)}'] * bool(unknown)
+    if not isinstance(cfg, dict):
+        raise ValueError(f'branch {name} must be a dict with {", ".join(NEEDED)}, got {cfg!r}')
+    if set(cfg) - {*NEEDED, *OPTIONAL}:
+        return Branch(
+            **cfg, peers=peers
+        )  # a TypeError, as of every class that is built from a config
+    missing = [key for key in NEEDED if not cfg.get(key)]
+    if missing:
         raise ValueError(
-            f'branch {name} {" and ".join(found)}: a branch is a dict with {", ".join(NEEDED)} and, '
-            f'if wanted, {", ".join(OPTIONAL)}'
+            f'branch {name} has no {" and no ".join(missing)}: it needs {", ".join(NEEDED)} and '
+            f'takes {", ".join(OPTIONAL)}'
         )
     for part in NEEDED:
         if not isinstance(cfg[part], dict) or 'type' not in cfg[part]:
