@@ -8,11 +8,8 @@ torchrun's own report, of 30 lines, would stand below that message. For tools/_l
 
 import logging
 import os
+import signal
 import sys
-
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import parse_args, run
 
 INTERRUPTED = (130, 143)  # exit status after Ctrl-C, after SIGTERM
 
@@ -25,6 +22,11 @@ WORDY = (
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports, which take a while
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
     for name in WORDY:
         logging.getLogger(name).setLevel(logging.ERROR)
     args = parse_args(sys.argv[1:])

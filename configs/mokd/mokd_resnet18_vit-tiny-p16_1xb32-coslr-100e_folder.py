@@ -1,6 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# A folder of your own pictures, on one GPU or none. Copy this file beside itself and go through the
-# first lines; or keep it, and say --cfg-options train_dataloader.dataset.data_root=/my/pictures.
+# A folder of your own pictures, on one GPU or none. Copy this file, to wherever you like, and go through
+# the first lines; or keep it, and say --cfg-options train_dataloader.dataset.data_root=/my/pictures.
 _base_ = [
     '../_base_/models/mokd_resnet18_vit-tiny-p16.py',
     '../_base_/datasets/folder_bs32_multi-crop.py',

@@ -20,7 +20,7 @@ from mmmokd.weights.files import missing_file_message
 
 from .config_check import check_config
 from .config_keys import OWN_CONSTRUCTOR, nearest
-from .config_names import runner_keys
+from .config_names import places_of, runner_keys
 from .config_tree import CommaText, get_node, iter_dicts, type_name
 from .runtime import DATALOADERS
 
@@ -173,7 +173,7 @@ def _check_options(cfg: Config, options: dict[str, Any]) -> None:
         if first in known:
             continue
         if first in cfg:
-            places = _places_of(cfg, first)
+            places = places_of(cfg, first)[:3]
             hint = f' Set {" or ".join(places)} instead.' if places else ''
             raise ValueError(
                 f'--cfg-options {key}: {first} is a variable of {cfg.filename}, which has been read '
@@ -184,23 +184,6 @@ def _check_options(cfg: Config, options: dict[str, Any]) -> None:
         if nested:
             hint = f' Did you mean {" or ".join(f"{name}.{key}" for name in nested)}?'
         raise ValueError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
-
-
-def _places_of(cfg: Config, name: str) -> list[str]:
-    """Where the value of a variable stands in the rest of a config: at most three places."""
-    value = cfg[name]
-    if not isinstance(value, str | int | float | dict) or isinstance(value, bool):
-        return []
-    known = runner_keys()
-    places = [
-        '.'.join((*path, str(key)))
-        for path, node in iter_dicts(cfg._cfg_dict)
-        if path and path[0] in known
-        for key, other in node.items()
-        if type(other) is type(value) and other == value
-    ]
-    alike = [place for place in places if place.rpartition('.')[2] in name]
-    return (alike or places)[:3]
 
 
 def _plain_value(cfg: Config, key: str, value: Any) -> Any:

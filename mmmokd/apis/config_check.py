@@ -70,7 +70,10 @@ def _origin(cfg: Config, path: tuple[str, ...], options: Mapping[str, str]) -> t
 def _faults(cfg: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     known = runner_keys()
     for name in sorted(unread_names(cfg)):
-        hint = nearest(name, known) or ' (Begin the name of a variable of your own with _.)'
+        hint = nearest(name, known, 0.75) or (
+            ' What a base has read from a variable is set where it went; the name of a variable of '
+            'your own begins with _.'
+        )
         yield (name,), f'nothing reads {name}.{hint}'
     if 'runner_type' in cfg:
         return
@@ -141,12 +144,12 @@ def _unknown_type(cfg: Config, path: tuple[str, ...], node: dict) -> str | None:
     registry = registry_of(path)
     prefix, _, name = str(node['type']).rpartition('.')
     names = registered_names(prefix or scope_at(cfg, path), registry)
-    own = {f'{OWN_SCOPE}.{own}' for own in registered_names(OWN_SCOPE, registry)}
-    hint = nearest(name, names, 0.6 if registry else NEAR) or nearest(
-        f'{OWN_SCOPE}.{name}', own, NEAR
-    )
+    hint = nearest(name, names, 0.6 if registry else NEAR)
     if not registry and not hint:
         return None
+    # This package's own, of which the scope was left out.
+    own = registered_names(OWN_SCOPE, registry) - registered_names('mmengine', registry)
+    hint = hint or nearest(f'{OWN_SCOPE}.{name}', (f'{OWN_SCOPE}.{each}' for each in own), NEAR)
     hint = hint or ' Is its module in custom_imports, and is what it needs installed?'
     return f'no {(registry or ("class",))[0]} is registered as {node["type"]!r}.{hint}'
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from .config_tree import iter_dicts
+
 # What a Runner reads from its config besides its own arguments.
 RUNNER_KEYS = (
     'activation_checkpointing',
@@ -23,6 +25,7 @@ RUNNER_KEYS = (
 )
 # What FlexibleRunner, and the tools of mmpretrain, mmdet and mmseg, read.
 TOOL_KEYS = ('strategy', 'tta_cfg', 'tta_model', 'tta_pipeline')
+LIBRARY = '.mim'  # the folder of a library's configs
 BASE_VARIABLE = re.compile(r'\{\{\s*([\w.:]+)\s*\}\}')
 
 
@@ -39,9 +42,10 @@ def runner_keys() -> set[str]:
 def unread_names(cfg: Config) -> set[str]:
     """Names that a config assigns at its top and nothing reads.
 
-    Not among them: a name with an underscore in front; one that the config's text reads, by itself
-    or as ``_base_.NAME``; one of a config that a library ships, which its user cannot change; one
-    of a file that tells nothing of what it reads, as one that mmengine wrote, or JSON.
+    A file's names are read by itself, or as ``_base_.NAME`` by those that build on it: what its bases
+    read, they have read before. Not among the names found: one with an underscore in front; one of a
+    config that a library ships, which its user cannot change; one of a file that does not say what it
+    reads, as one that mmengine wrote, or JSON.
 
     Args:
         cfg (Config): The config, as read from its file.
@@ -52,8 +56,8 @@ def unread_names(cfg: Config) -> set[str]:
     unknown = {name for name in cfg if not name.startswith('_')} - runner_keys()
     if not unknown:
         return set()
-    assigned, read = set(), set()
-    for file, text in _files(cfg):
+    unread: set[str] = set()
+    for file, text in _files(cfg):  # bases before what builds on them
         try:
             tree = ast.parse(BASE_VARIABLE.sub(r'(\1)', text))
         except SyntaxError:  # JSON, YAML
@@ -61,10 +65,36 @@ def unread_names(cfg: Config) -> set[str]:
         names, used = _names(tree)
         if _is_written_by_mmengine(names, used):
             return set()
-        read |= used
-        if '.mim' not in Path(file).parts:
-            assigned |= {*names}
-    return (unknown & assigned) - read
+        if LIBRARY not in Path(file).parts:
+            unread |= {*names}
+        unread -= used
+    # One that says again what is there does no harm.
+    return {name for name in unread & unknown if not places_of(cfg, name)}
+
+
+def places_of(cfg: Config, name: str) -> list[str]:
+    """Where the value of a variable stands in what a Runner reads.
+
+    Args:
+        cfg (Config): The config.
+        name (str): The variable.
+
+    Returns:
+        list[str]: Dotted keys, those first that are named as the variable; [] of values so common
+        that they tell nothing, as numbers.
+    """
+    value = cfg[name]
+    if not value or not isinstance(value, str | dict | list | tuple):
+        return []
+    known = runner_keys()
+    places = [
+        (*path, str(key))
+        for path, node in iter_dicts(cfg._cfg_dict)
+        if path and path[0] in known
+        for key, other in node.items()
+        if type(other) is type(value) and other == value
+    ]
+    return ['.'.join(place) for place in sorted(places, key=lambda place: place[-1] not in name)]
 
 
 def _files(cfg: Config) -> Iterator[tuple[str, str]]:
@@ -103,4 +133,5 @@ def _names(tree: ast.Module) -> tuple[list[str], set[str]]:
 
 def _is_written_by_mmengine(assigned: list[str], read: set[str]) -> bool:
     """Whether a file looks as ``Config.dump`` writes it: values for variables, sorted by name."""
-    return read <= {'dict', 'set'} and len(assigned) > 1 and assigned == sorted(assigned)
+    whole = '_base_' not in assigned and len(assigned) > 1
+    return whole and read <= {'dict', 'set'} and assigned == sorted(assigned)

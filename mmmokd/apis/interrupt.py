@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmmokd.utils.misc import is_epoch_based
 
 from .checkpoint import find_resume_checkpoint
-from .signals import this_command, where
+from .signals import raise_again, this_command, where
 
 
 class PositionHook(Hook):
@@ -20,6 +20,14 @@ class PositionHook(Hook):
 
     def __init__(self) -> None:
         self.position = ' before the first iteration'
+
+    def before_train_iter(self, runner: Runner, **kwargs) -> None:
+        """End, if an interruption was lost."""
+        raise_again()
+
+    def before_val_iter(self, runner: Runner, **kwargs) -> None:
+        """End, if an interruption was lost."""
+        raise_again()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
         """Note the iteration, as the log counts it."""

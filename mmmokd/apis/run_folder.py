@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from mmmokd.utils.atomic import atomic_write, remove_parts
 
@@ -142,10 +142,9 @@ def _lock(folder: Path) -> Iterator[None]:
             'another folder by --work-dir OTHER'
         ) from None
     except (OSError, NotImplementedError) as error:
-        print_log(
-            f'{folder} cannot be locked ({error}): see to it that no other run writes to it',
-            logger='current',
-            level=30,
+        print(
+            f'warning: {folder} cannot be locked ({error}): no other run should write to it',
+            file=sys.stderr,
         )
         yield
         return

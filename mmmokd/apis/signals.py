@@ -59,11 +59,24 @@ def where(describe: Callable[[], str]) -> Iterator[None]:
         _where.remove(describe)
 
 
+def raise_again() -> None:
+    """Raise the interruption once more, if there was one.
+
+    Where Python cannot raise, as in a ``__del__`` that happens to run, it drops what a handler of
+    signals raises. So does code that catches everything.
+
+    Raises:
+        Interrupted: If a signal came.
+    """
+    if _received:
+        raise _received[0]
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let the signals that ask a process to end raise :class:`Interrupted`, once.
 
-    A second Ctrl-C ends the process at once; under torchrun, which may send on what the process has
+    A second signal ends the process at once; under torchrun, which may send on what the process has
     from the terminal already, it does nothing. Of several processes the first tells of it; the
     others have nothing to say, and end at once, whatever they wait for.
 
@@ -101,8 +114,8 @@ def _stop_once(process: int) -> Callable[[int, FrameType | None], None]:
             os.kill(os.getpid(), number)
             return
         again = signal.SIG_IGN if 'TORCHELASTIC_RUN_ID' in os.environ else signal.SIG_DFL
-        signal.signal(signal.SIGINT, again)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for each in SIGNALS:
+            signal.signal(each, again)
         _received.append(Interrupted(number))
         raise _received[0]
 
@@ -151,7 +164,8 @@ def this_command(resume: bool) -> str:
         str: The command; of a script that runs the tools, the script's.
     """
     if RERUN in os.environ:
-        return os.environ[RERUN].strip()
+        words = shlex.split(os.environ[RERUN])
+        return shlex.join(word for word in words if not OVERWRITE.fullmatch(word))
     words = shlex.split(os.environ[COMMAND]) if COMMAND in os.environ else sys.orig_argv
     kept, skip = [], False
     for word in words:

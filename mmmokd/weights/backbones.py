@@ -98,9 +98,11 @@ def load_backbone(
                 f'for: {name_some(strange)}'
             )
     except ValueError as error:
+        text = str(error).rstrip('.')
+        text += ' ' if text.endswith('?') else '. '
         raise ValueError(
-            f'{error}. The weights are of {describe_backbone(weights)}, the model that they should '
-            f'go to is {describe_backbone(own)}{_hint(own, weights)}'
+            f'{text}The weights are of {describe_backbone(weights)}, the model that they should go to '
+            f'is {describe_backbone(own)}{_hint(own, weights)}'
         ) from error
     return unexpected
 

@@ -20,6 +20,8 @@ from .branches import (
 from .loaded import remember_loaded
 from .locate import find_backbone
 
+PUBLISHED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
+
 
 # Under mmengine's own name, and not one of ours: mmengine initialises by `Pretrained` after, and by
 # anything else before, the module's children initialise themselves.
@@ -158,4 +160,4 @@ def _is_published(checkpoint: str) -> bool:
 
     Some have more weights than their model, as the bias of Caffe's first convolution.
     """
-    return '://' in checkpoint and not checkpoint.startswith(('http://', 'https://'))
+    return str(checkpoint).startswith(PUBLISHED)

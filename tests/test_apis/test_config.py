@@ -212,3 +212,70 @@ def test_blanks_stay_in_a_text(tmp_path):
 def test_list_that_can_be_no_file(text):
     cfg = load(FOLDER, f'train_dataloader.dataset.extensions={text}')
     assert cfg.train_dataloader.dataset.extensions == text.split(',')
+
+
+def optimizers(cfg):
+    return {name: branch.optimizer for name, branch in cfg.optim_wrapper.branches.items()}
+
+
+def test_option_for_the_optimizer_is_for_all_branches(tmp_path):
+    own = optimizers(load_config(FOLDER))
+    cfg = load(FOLDER, 'optim_wrapper.optimizer.lr=0.3')
+    assert optimizers(cfg) == {name: dict(own[name], lr=0.3) for name in own}
+    # What is said of one branch counts, in whatever order.
+    one = 'optim_wrapper.branches.vit.optimizer.lr=0.2'
+    assert optimizers(load(FOLDER, one, 'optim_wrapper.optimizer.lr=0.3'))['vit'].lr == 0.2
+    options = [f'optim_wrapper.optimizer.{each}' for each in ('_delete_=True', 'type=SGD', 'lr=1')]
+    assert optimizers(load(FOLDER, *options)) == dict.fromkeys(own, dict(type='SGD', lr=1))
+    with pytest.raises(
+        ValueError, match="optimizer.type: .* no optimizer is registered as 'Nonsen"
+    ):
+        load(FOLDER, 'optim_wrapper.optimizer.type=Nonsense')
+    with pytest.raises(
+        ValueError, match=r'optimizer.momentum: .*vit.optimizer \(AdamW\) takes no mom'
+    ):
+        load(FOLDER, 'optim_wrapper.optimizer.momentum=0.5')
+
+
+def test_optimizer_in_a_file_is_the_default_of_all_branches(tmp_path):
+    file = tmp_path / 'mine.py'
+    base = f'_base_ = {str(FOLDER)!r}\n'
+    file.write_text(f'{base}optim_wrapper = dict(optimizer=dict(lr=0.3))')
+    with pytest.raises(
+        ValueError, match='mine.py: optim_wrapper.optimizer.lr has no effect: every'
+    ):
+        load_config(file)
+    file.write_text(
+        f"{base}optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.3), branches=dict("
+        'cnn=dict(_delete_=True), vit=dict(_delete_=True, optimizer=dict(lr=0.1))))'
+    )
+    expected = dict(cnn=dict(type='SGD', lr=0.3), vit=dict(type='SGD', lr=0.1))
+    assert optimizers(load_config(file)) == expected
+
+
+def test_element_of_a_list():
+    cfg = load(
+        FOLDER,
+        'model.branches.cnn.backbone.out_indices=[2,3]',
+    )
+    assert cfg.model.branches.cnn.backbone.out_indices == [2, 3]
+    cfg = load(FOLDER, 'train_dataloader.dataset.pipeline.1.groups.0.size=64')
+    assert cfg.train_dataloader.dataset.pipeline[1].groups[0].size == 64
+    cfg = load(FOLDER, 'custom_imports.imports.0=mmmokd.models')
+    assert cfg.custom_imports.imports == ['mmmokd.models']
+    with pytest.raises(ValueError, match='do not fit .*exceeds the length'):
+        load(FOLDER, 'train_dataloader.dataset.pipeline.9.type=LoadImageFromFile')
+
+
+def test_modules_that_options_name_are_imported(tmp_path, monkeypatch):
+    (tmp_path / 'option_module.py').write_text(
+        'from mmengine.hooks import Hook\nfrom mmengine.registry import HOOKS\n\n\n'
+        '@HOOKS.register_module()\nclass OptionHook(Hook):\n    pass\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    hook = 'default_hooks.mine.type=OptionHook'
+    with pytest.raises(ValueError, match="no hook is registered as 'OptionHook'"):
+        load(FOLDER, hook)
+    load(FOLDER, hook, 'custom_imports.imports=[mmmokd,option_module]')
+    with pytest.raises(ValueError, match='custom_imports: Failed to import nothing_here'):
+        load(FOLDER, 'custom_imports.imports=[nothing_here]')

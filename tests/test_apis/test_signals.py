@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mmmokd.apis import run_tool
-from mmmokd.apis.interrupt import how_to_go_on
+from mmmokd.apis.interrupt import PositionHook, how_to_go_on
 from mmmokd.apis.signals import this_command, where
 from mmmokd.weights import save_file
 
@@ -50,6 +50,24 @@ def test_one_message_and_the_status_of_the_signal(capsys, number, status, said, 
     assert ended.value.code == status
     assert capsys.readouterr().err == f'\n{said}\n'
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_interruption_that_is_lost_is_raised_again():
+    class Careless:
+        def __del__(self):
+            send(signal.SIGINT)
+
+    def main():
+        Careless()  # Python cannot raise here
+        came_here.append(True)
+        PositionHook().before_train_iter(None)
+        came_here.append(False)
+
+    came_here = []
+    with pytest.raises(SystemExit, match='130'):
+        run_tool(main)
+    assert came_here == [True]
 
 
 def test_what_was_ignored_stays_ignored():
@@ -103,7 +121,7 @@ def test_command_to_resume(monkeypatch, words, again):
 def test_command_of_a_script(monkeypatch):
     monkeypatch.setenv('MMMOKD_COMMAND', r'bash tools/dist_train.sh a\ b.py 2 --resume ')
     assert this_command(resume=True) == "bash tools/dist_train.sh 'a b.py' 2 --resume"
-    monkeypatch.setenv('MMMOKD_RERUN', 'bash tools/transfer.sh a.pth cnn b.py ')
+    monkeypatch.setenv('MMMOKD_RERUN', 'bash tools/transfer.sh a.pth cnn b.py --overwrite ')
     assert this_command(resume=True) == 'bash tools/transfer.sh a.pth cnn b.py'
 
 

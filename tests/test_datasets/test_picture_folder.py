@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from functools import partial
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -12,11 +13,14 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import worker_init_fn
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mokd_testing import short_log
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
+from mmmokd.apis.cli import tool_parser
+from mmmokd.apis.config import load_config
 from mmmokd.apis.evaluate import FILES
 from mmmokd.apis.quickstart_runs import RECORD
 from mmmokd.datasets import BadPictureError, LoadPicture, PictureFolder
@@ -41,6 +45,9 @@ def paths_of(dataset, root):
     return [os.path.relpath(info['img_path'], root) for info in infos]
 
 
+FOLDER_CONFIG = (
+    Path(__file__).parents[2] / 'configs/mokd/mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'
+)
 NESTED = ('b.png', 'a.JPG', 'cats/1.webp', 'cats/old/2.TIFF', 'dogs/3.jpg', 'dogs/notes.txt')
 SORTED = ['a.JPG', 'b.png', 'cats/1.webp', 'cats/old/2.TIFF', 'dogs/3.jpg']
 
@@ -185,6 +192,7 @@ def test_the_work_dir_of_a_run_of_this_version_is_known(tmp_path):
             model=torch.nn.Linear(1, 1),
             work_dir=str(tmp_path / 'images' / 'run'),
             experiment_name='own_outputs',
+            default_scope='mmpretrain',
         )
     put(tmp_path / 'images', 'run/a.png')
     assert os.path.isdir(runner.log_dir)
@@ -231,6 +239,18 @@ def test_several_folders(tmp_path, monkeypatch, read_log):
     (tmp_path / 'a, b').mkdir()
     put(tmp_path / 'a, b', 'c.png')
     assert len(PictureFolder(f'{tmp_path}/a, b')) == 1
+
+
+@pytest.mark.parametrize('text', ['[{0}/a,{0}/b]', "['{0}/a', '{0}/b']", '{0}/a,{0}/b', '~/a,~/b'])
+def test_several_folders_on_the_command_line(tmp_path, monkeypatch, text):
+    put(tmp_path, 'a/1.png', 'b/2.png')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    option = f'train_dataloader.dataset.data_root={text.format(tmp_path)}'
+    args = tool_parser('').parse_args([str(FOLDER_CONFIG), '--cfg-options', option])
+    dataset = load_config(args.config, args.cfg_options).train_dataloader.dataset
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = DATASETS.build(dataset)
+    assert paths_of(built, tmp_path) == ['a/1.png', 'b/2.png']
 
 
 def test_classes_of_several_folders(tmp_path):

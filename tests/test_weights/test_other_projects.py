@@ -4,6 +4,7 @@
 import pytest
 import timm
 import torch
+from mmengine.runner import CheckpointLoader
 from weights_testing import build, randomize
 
 WIDTH, DEPTH, PATCH = 64, 2, 14
@@ -406,3 +407,17 @@ def test_what_a_plain_model_has_not_may_be_missing(tmp_path, resnets, vits):
     model = start(tmp_path, vits[0].state_dict(), cfg)
     assert (model.ln2.weight == 1).all()
     assert torch.equal(model.cls_token, vits[0].cls_token)
+
+
+@pytest.mark.parametrize('address', ['open-mmlab://detectron/resnet', 'https://a.b/resnet.pth'])
+def test_models_that_mmengine_knows_by_name_load_as_they_do_there(monkeypatch, resnets, address):
+    """A bias of Caffe's first convolution is left out of them alone."""
+    weights = {**resnets[0].state_dict(), 'conv1.bias': torch.zeros(64)}
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', lambda *args: {'state_dict': weights})
+    model = build(dict(RESNET, init_cfg=dict(type='Pretrained', checkpoint=address)))
+    if address.startswith('https'):
+        with pytest.raises(ValueError, match=r'no place for: conv1\.bias'):
+            model.init_weights()
+    else:
+        model.init_weights()
+        assert torch.equal(model.conv1.weight, weights['conv1.weight'])

@@ -6,8 +6,13 @@ train_dataloader = dict(
         type='mmmokd.PictureFolder',
         data_root='data/pictures',
         pipeline=[
-            # (0, 4095) for 12 bits kept in 16; None: the whole range of the pictures' type.
-            dict(type='mmmokd.LoadPicture', value_range=None),
+            dict(
+                type='mmmokd.LoadPicture',
+                # (0, 4095) for 12 bits kept in 16; None: the whole range of the pictures' type.
+                value_range=None,
+                bands=None,  # (3, 2, 1) for others than the first three of a multi-band TIFF
+                max_pixels=178_956_970,  # a larger picture counts as unreadable
+            ),
             dict(
                 type='mmmokd.MultiCrop',
                 groups=[  # the global views first

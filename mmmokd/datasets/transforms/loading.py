@@ -33,6 +33,7 @@ from .tiff import (
     Bands,
     bands_to_bgr,
     choose_bands,
+    count_pages,
     is_plain_tiff,
     read_bands,
 )
@@ -144,6 +145,7 @@ class LoadPicture(BaseTransform):
         self.max_pixels = max_pixels
         # In shared memory: one warning, whichever worker meets the first such picture.
         self._bands_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
+        self._pages_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self._flat_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self.max_bad_share = 1.0
         self.bad_flags: torch.Tensor | None = None
@@ -229,6 +231,7 @@ class LoadPicture(BaseTransform):
         content = read_file(path, self.backend_args)
         img = open_image(content, self.max_pixels)
         if img is None:
+            self._check_pages(content, path)
             return self._read_bands(content, None, path)
         with img, decoding(img):
             if img.format == 'TIFF':
@@ -242,6 +245,8 @@ class LoadPicture(BaseTransform):
 
     def _read_tiff(self, content: bytes, img: Image.Image, path: str) -> np.ndarray:
         """Read a TIFF by Pillow, where that knows how it is stored; its fourth band with care."""
+        if img.tag_v2.next:
+            self._check_pages(content, path)
         if not is_plain_tiff(img, self.bands):
             return self._read_bands(content, img, path)
         left_out = img.tag_v2.get(SAMPLES, 1) == 4 and img.mode == 'RGB'
@@ -262,6 +267,20 @@ class LoadPicture(BaseTransform):
         if remark:
             self._warn_bands(path, remark)
         return bands_to_bgr(stored, chosen, alpha, partial(self._to_uint8, name=path))
+
+    def _check_pages(self, content: bytes, path: str) -> None:
+        """Say once that a TIFF holds more images: bands are sometimes stored so."""
+        if self._pages_seen:
+            return
+        pages = count_pages(content)
+        if pages > 1:
+            self._pages_seen[0] = 1
+            print_log(
+                f'{printable(path)} holds {pages} images, of which the first alone is read. If they '
+                'are bands of one, store them as bands',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _warn_bands(self, path: str, remark: str) -> None:
         if self._bands_seen:
@@ -358,7 +377,7 @@ class LoadPicture(BaseTransform):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         # A deep copy or a plain pickle leaves shared memory, torch's own pickle does not.
-        for flags in (self.bad_flags, self._flat_seen, self._bands_seen):
+        for flags in (self.bad_flags, self._flat_seen, self._bands_seen, self._pages_seen):
             if flags is not None:
                 flags.share_memory_()
 

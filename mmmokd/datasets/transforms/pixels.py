@@ -123,7 +123,13 @@ def decode_deep(content: bytes, to_uint8: ToUint8, alpha: bool = False) -> Image
     Raises:
         OSError: If OpenCV cannot decode it, or it is neither grey nor colour.
     """
-    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise OSError(
+            f'OpenCV cannot decode it: {error.err} (of 16 bits it takes 2^30 pixels, unless the '
+            'environment variable OPENCV_IO_MAX_IMAGE_PIXELS says otherwise)'
+        ) from error
     if values is None:
         raise OSError('neither Pillow nor OpenCV can decode it')
     if values.ndim == 2:

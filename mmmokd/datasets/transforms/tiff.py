@@ -21,6 +21,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 UNSIGNED = 1
 PREMULTIPLIED, STRAIGHT, COREL = 1, 2, 999
 PHOTOMETRIC, ORIENTATION, EXTRA_SAMPLES, GDAL_NODATA = 262, 274, 338, 42113
+SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
 BITS, SAMPLES, PLANAR, SAMPLE_FORMAT = 258, 277, 284, 339
 # Of the values of a band that is called alpha, so many are 0 or the greatest where it is alpha: a
 # mask with soft edges. In a band of light, as near-infrared, they are anything.
@@ -93,8 +94,11 @@ def is_plain_tiff(img: Image.Image, bands: Sequence[int] | None = None) -> bool:
         bool: False if :func:`read_bands` is to read it.
     """
     layout = _Layout.of(img)
-    if layout.photometric in (PALETTE, CMYK, YCBCR):
+    if layout.photometric in (PALETTE, YCBCR):
         return True
+    if layout.photometric == CMYK:
+        packed = img.info.get('compression') != 'raw'
+        return layout.contiguous or packed or set(layout.bits) == {8}
     bits, samples = set(layout.bits), layout.samples
     unsigned = set(layout.formats) == {UNSIGNED}
     if layout.photometric == RGB:
@@ -166,6 +170,26 @@ def read_bands(
         return _describe(page, values, divided)
 
 
+def count_pages(content: bytes) -> int:
+    """How many images a TIFF holds.
+
+    Args:
+        content (bytes): The file's.
+
+    Returns:
+        int: Their number, without smaller forms of others and masks.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        kinds = [int(page.tags.valueof(SUBFILE_TYPE, 0)) for page in map(_tags_of, file.pages)]
+    return sum(not kind & (REDUCED | MASK) for kind in kinds)
+
+
+def _tags_of(page: Any) -> Any:
+    return page.aspage() if hasattr(page, 'aspage') else page
+
+
 def _name(value: Any) -> str:
     return str(getattr(value, 'name', value))
 
@@ -174,7 +198,11 @@ def _check_page(page: Any, size: int, max_pixels: int | None) -> None:
     """Raise if what a TIFF says of its first image shows that it cannot be read."""
     kinds = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB)
     if page.photometric not in kinds:
-        raise OSError(f'its colors are {_name(page.photometric)}; RGB and gray can be read')
+        planes = ' in planes' * (page.planarconfig == 2)
+        raise OSError(
+            f'its colors are {_name(page.photometric)}, {page.dtype}{planes}; RGB and gray can be '
+            'read in any layout, CMYK as pixels'
+        )
     if page.dtype is None or page.dtype.kind not in 'uifb':
         raise OSError(f'its values are {page.dtype or "of a type that is not known"}, not numbers')
     check_pixels(page.imagewidth, page.imagelength, max_pixels)

@@ -1,5 +1,9 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mmengine.model import BaseModel, ModuleDict
+from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from mmmokd.registry import MODELS
@@ -49,7 +53,8 @@ class MOKD(BaseModel):
         preprocessor = dict(data_preprocessor or {})
         preprocessor.setdefault('type', 'mmpretrain.SelfSupDataPreprocessor')
         _check_statistics(preprocessor)
-        super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
+        with _scope():
+            super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
         check_counts('MOKD', num_global_views=num_global_views)
         if not isinstance(branches, dict) or not branches or any('.' in name for name in branches):
             raise ValueError(
@@ -57,12 +62,13 @@ class MOKD(BaseModel):
                 f'{list(branches) if isinstance(branches, dict | list | tuple) else branches!r}'
             )
         self.num_global_views = num_global_views
-        self.branches = ModuleDict(
-            {
-                name: _build_branch(name, cfg, peers=self._others(name, branches))
-                for name, cfg in branches.items()
-            }
-        )
+        with _scope():
+            self.branches = ModuleDict(
+                {
+                    name: _build_branch(name, cfg, peers=self._others(name, branches))
+                    for name, cfg in branches.items()
+                }
+            )
         self._check_branches_agree()
         watch_plain_modules(self)
 
@@ -212,16 +218,29 @@ class MOKD(BaseModel):
         return total, log_vars
 
 
+@contextmanager
+def _scope() -> Iterator[None]:
+    """mmpretrain's names without a prefix, as in configs, also where no Runner has set a scope."""
+    if DefaultScope.get_current_instance() is not None:
+        yield
+        return
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
 def _build_branch(name: str, cfg: dict, peers: tuple[str, ...]) -> Branch:
     """Build a branch; whatever is wrong with its values is said with its name."""
-    missing = [key for key in NEEDED if not isinstance(cfg, dict) or not cfg.get(key)]
-    unknown = sorted(set(cfg) - {*NEEDED, *OPTIONAL}) if isinstance(cfg, dict) else []
-    if missing or unknown:
-        found = [f'has no {" and no ".join(missing)}'] * bool(missing)
-        found += [f'has the unknown {" and ".join(unknown)}'] * bool(unknown)
+    if not isinstance(cfg, dict):
+        raise ValueError(f'branch {name} must be a dict with {", ".join(NEEDED)}, got {cfg!r}')
+    if set(cfg) - {*NEEDED, *OPTIONAL}:
+        return Branch(
+            **cfg, peers=peers
+        )  # a TypeError, as of every class that is built from a config
+    missing = [key for key in NEEDED if not cfg.get(key)]
+    if missing:
         raise ValueError(
-            f'branch {name} {" and ".join(found)}: a branch is a dict with {", ".join(NEEDED)} and, '
-            f'if wanted, {", ".join(OPTIONAL)}'
+            f'branch {name} has no {" and no ".join(missing)}: it needs {", ".join(NEEDED)} and '
+            f'takes {", ".join(OPTIONAL)}'
         )
     for part in NEEDED:
         if not isinstance(cfg[part], dict) or 'type' not in cfg[part]:

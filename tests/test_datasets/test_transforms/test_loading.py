@@ -2,6 +2,7 @@
 import copy
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -152,6 +153,19 @@ def test_very_large_pictures(tmp_path, monkeypatch, messages, ending):
     for wrong in (0, -1, 1.5, 'many'):
         with pytest.raises(ValueError, match='max_pixels must be a whole number above 0'):
             LoadPicture(max_pixels=wrong)
+
+
+def test_more_pixels_than_opencv_takes(tmp_path, monkeypatch, messages):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.dstack([RAMP] * 3))
+
+    def refuse(*args):
+        error = cv2.error('too many')
+        error.err = 'pixels <= CV_IO_MAX_IMAGE_PIXELS'
+        raise error
+
+    monkeypatch.setattr(cv2, 'imdecode', refuse)
+    assert LoadPicture()(dict(img_path=f'{tmp_path}/a.png')) is None
+    assert 'OPENCV_IO_MAX_IMAGE_PIXELS says otherwise' in messages()[0]
 
 
 @pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'P', 'L', '1', 'LA', 'CMYK'])

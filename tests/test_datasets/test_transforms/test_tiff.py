@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from picture_testing import load
+from PIL import Image
 
 from mmmokd.datasets import BadPictureError, LoadPicture
 
@@ -145,6 +146,35 @@ def test_the_other_byte_order_compressed(tmp_path, dtype, bands):
         tmp_path / 'a.tif', values, byteorder='>', compression='deflate', photometric='minisblack'
     )
     check(load(path), values[..., :3])
+
+
+@pytest.mark.parametrize('dtype', ['u1', 'u2'])
+@pytest.mark.parametrize('planar', ['contig', 'separate'])
+@pytest.mark.parametrize('inks', [4, 5])
+def test_cmyk(tmp_path, dtype, planar, inks):
+    values = noise(inks, dtype)
+    path = write(
+        *(tmp_path / 'a.tif', values, planar),
+        photometric='separated',
+        extrasamples=(0,) * (inks - 4) or None,
+    )
+    try:
+        img = load(path, skip_bad=False)
+    except BadPictureError as error:
+        assert 'its colors are SEPARATED' in str(error) and (dtype == 'u2' or inks == 5)
+        return
+    eight = np.ascontiguousarray(values[..., :4] // (257 if dtype == 'u2' else 1), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(eight, 'CMYK').convert('RGB'))[..., ::-1]
+    assert np.abs(img.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize('bands', [1, 3, 4])
+@needs_codecs
+def test_12_bits_that_the_file_tells_of(tmp_path, bands):
+    values = noise(bands, 'u2') // 16
+    path = write(tmp_path / 'a.tif', values, photometric='minisblack', bitspersample=12)
+    expected = values[..., :3][..., ::-1] / 4095 * 255
+    assert np.abs(load(path) - expected).max() <= 0.5 + 1e-3
 
 
 @pytest.mark.long
@@ -299,6 +329,27 @@ def test_orientation_of_bands(tmp_path, orientation):
 
 
 # ----------------------------------------------------------------------------------- what is named
+@pytest.mark.parametrize('bands', [1, 8])
+def test_more_than_one_image_is_named_once(tmp_path, read_log, bands):
+    values, path = noise(bands), tmp_path / 'a.tif'
+    stored = dict(photometric='minisblack', metadata=None)
+    stored['planarconfig'] = 'contig' if bands > 1 else None
+    with tifffile.TiffWriter(path) as file:
+        file.write(values.squeeze(), **stored)
+        for kind in (1, 1):  # smaller forms, as cloud-optimized GeoTIFFs have them
+            file.write(values[::2, ::2].squeeze(), subfiletype=kind, **stored)
+    transform = LoadPicture()
+    check(transform(dict(img_path=str(path)))['img'], values[..., :3])
+    assert not [line for line in read_log() if 'images' in line]
+    with tifffile.TiffWriter(path) as file:
+        for _ in range(3):
+            file.write(values.squeeze(), **stored)
+    for _ in range(2):
+        check(transform(dict(img_path=str(path)))['img'], values[..., :3])
+    (line,) = [line for line in read_log() if 'images' in line]
+    assert 'a.tif holds 3 images, of which the first alone is read' in line
+
+
 @pytest.mark.parametrize(('dtype', 'nodata'), [('f4', '-9999'), ('i2', '-32768'), ('f8', 'nan')])
 @pytest.mark.parametrize('bands', [1, 4])
 def test_no_data_is_black_and_no_end_of_the_range(tmp_path, dtype, nodata, bands):

@@ -192,3 +192,26 @@ def test_settings_that_do_not_fit(branches, message):
 def test_paramwise_settings_are_refused():
     with pytest.raises(ValueError, match='takes no paramwise_cfg: .*branches.NAME.parts'):
         BranchOptimWrapperConstructor(dict(branches={}), dict(norm_decay_mult=0.0))
+
+
+def test_default_of_all_branches():
+    """What a branch says goes before it; a branch of which nothing is said has the default."""
+    default = dict(type='SGD', lr=0.5, momentum=0.5)
+    branches = dict(cnn=dict(optimizer=dict(lr=0.1), parts=dict(search_head=dict(lr=0.2))))
+    cfg = dict(optimizer=default, branches=branches)
+    wrappers = BranchOptimWrapperConstructor(cfg)(build_mokd())
+    assert wrappers.get_lr() == {'cnn.lr': [0.1, 0.1, 0.2, 0.2], 'vit.lr': [0.5, 0.5]}
+    assert wrappers.get_momentum() == {'cnn.momentum': [0.5] * 4, 'vit.momentum': [0.5] * 2}
+
+
+def test_default_that_no_branch_takes_is_refused():
+    message = (
+        'optim_wrapper.optimizer.lr has no effect: .* Set optim_wrapper.branches.cnn.optimizer.lr'
+    )
+    with pytest.raises(ValueError, match=message):
+        build(build_mokd(), optimizer=dict(lr=0.5))
+
+
+def test_clipping_by_parameter_needs_a_norm():
+    with pytest.raises(ValueError, match='per_parameter=True needs max_norm'):
+        build(build_mokd(), clip_grad=dict(per_parameter=True))
