@@ -55,7 +55,10 @@ ELSEWHERE = (
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
 )
 REPLACED = (
+    (r'mmmokd::(?=mokd/)', 'configs/'),  # those of the package are large: test_config_paths.py
     (r'/my/(pictures|images)\b', 'ROOM/images'),
+    (r'/more\b', 'ROOM/test'),
+    (r's3://bucket/images', 'file://ROOM/images'),
     (r'/my/(labell?ed|train)\b', 'ROOM/labeled'),
     (r'/my/test\b', 'ROOM/test'),
     (
