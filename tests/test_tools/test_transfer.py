@@ -62,7 +62,7 @@ def test_plans_only_what_fits(config, mokd, tmp_path):
         plan_transfer(tmp_path / 'none.pth', 'cnn', config)
     with pytest.raises(FileNotFoundError, match=r'config .*r19\.py is not there. .*r18\.py'):
         plan_transfer(path, 'cnn', config.with_name('r19.py'))
-    config.write_text('model = dict(type="A")')
+    config.write_text('model = dict()')
     with pytest.raises(ValueError, match='has no model.backbone to start from a branch'):
         plan_transfer(path, 'cnn', config)
 
