@@ -232,6 +232,10 @@ def _set_elements(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
             node = get_node(cfg, parent)
         except LookupError:
             node = None
+        if node is None and name.isdecimal():  # mmengine would make a dict with the key '0'
+            raise ValueError(
+                f'--cfg-options {key}: {cfg.filename} has no list {".".join(parent)}: give all of it'
+            )
         if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
             node[int(name)] = value
         else:

@@ -33,6 +33,10 @@ HINTS = {
 }
 
 
+# Its place in the config, what is there, and what is wrong with it.
+Fault = tuple[tuple[str, ...], str, str]
+
+
 def check_config(cfg: Config, options: Mapping[str, str] | None = None) -> None:
     """Refuse what nothing would read, and what would end in an error once it is built.
 
@@ -47,9 +51,11 @@ def check_config(cfg: Config, options: Mapping[str, str] | None = None) -> None:
     Raises:
         ValueError: If there is a fault; names its place, where it comes from and the nearest name.
     """
-    for path, message in _faults(cfg):
+    for path, place, fault in _faults(cfg):
         origin, hint = _origin(cfg, path, options or {})
-        raise ValueError(f'{origin}: {message}{hint}')
+        if place and origin.startswith('config '):
+            place = f'{place} of the config'
+        raise ValueError(f'{origin}: {place}{fault}{hint}')
 
 
 def _origin(cfg: Config, path: tuple[str, ...], options: Mapping[str, str]) -> tuple[str, str]:
@@ -67,40 +73,39 @@ def _origin(cfg: Config, path: tuple[str, ...], options: Mapping[str, str]) -> t
     return f'config {cfg.filename}', ''
 
 
-def _faults(cfg: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+def _faults(cfg: Config) -> Iterator[Fault]:
     known = runner_keys()
     for name in sorted(unread_names(cfg)):
         hint = nearest(name, known, 0.75) or (
             ' What a base has read from a variable is set where it went; the name of a variable of '
             'your own begins with _.'
         )
-        yield (name,), f'nothing reads {name}.{hint}'
+        yield (name,), '', f'nothing reads {name}.{hint}'
     if 'runner_type' in cfg:
         return
     scope = cfg.get('default_scope')
     if isinstance(scope, str) and not is_scope(scope):
         yield (
             ('default_scope',),
+            '',
             f'no library is installed, and no registry made, for default_scope {scope!r}.'
             + nearest(scope, ('mmengine', 'mmpretrain', 'mmdet', 'mmseg')),
         )
     for key in cfg:
         if key in known and (wrong := wrong_value((), cfg, key, None, ())):
-            yield (key,), f'{key} {wrong}'
+            yield (key,), key, f' {wrong}'
     for path, node in iter_dicts(cfg._cfg_dict):
         if path and path[0] in known:
             yield from _faults_at(cfg, path, node)
 
 
-def _faults_at(
-    cfg: Config, path: tuple[str, ...], node: dict
-) -> Iterator[tuple[tuple[str, ...], str]]:
+def _faults_at(cfg: Config, path: tuple[str, ...], node: dict) -> Iterator[Fault]:
     place = describe_place(path, node)
     if needed := entries_by_name(cfg, path):
         yield from _faults_of_entries(path, node, needed)
         return
     if 'type' in node and (unknown := _unknown_type(cfg, path, node)):
-        yield (*path, 'type'), f'{place}: {unknown}'
+        yield (*path, 'type'), place, f': {unknown}'
         return
     found = arguments_at(cfg, path)
     if found.names is not None:
@@ -109,15 +114,13 @@ def _faults_at(
             hint = '' if key in found.names else nearest(key, found.names, 0.6 if sure else NEAR)
             if key not in found.names and (sure or hint):
                 hint = HINTS.get((*path, key), hint)
-                yield (*path, str(key)), f'{place} takes no {key}.{hint}'
+                yield (*path, str(key)), place, f' takes no {key}.{hint}'
     if missing := [] if _may_lack(path, node) else sorted(found.required - {*node}):
-        yield path, f'{place} lacks what it needs: {", ".join(map(repr, missing))}.'
+        yield path, place, f' lacks what it needs: {", ".join(map(repr, missing))}.'
     yield from _wrong_values(cfg, path, node, found)
 
 
-def _faults_of_entries(
-    path: tuple[str, ...], node: dict, needed: str
-) -> Iterator[tuple[tuple[str, ...], str]]:
+def _faults_of_entries(path: tuple[str, ...], node: dict, needed: str) -> Iterator[Fault]:
     good = {name for name, entry in node.items() if isinstance(entry, dict) and needed in entry}
     right = good | names_of_entries(path)
     for name, entry in node.items():
@@ -125,9 +128,9 @@ def _faults_of_entries(
             continue
         place = '.'.join(path)
         if name in right or not (hint := nearest(name, right)):
-            yield (*path, name), f'{place}.{name} lacks what it needs: {needed!r}.'
+            yield (*path, name), f'{place}.{name}', f' lacks what it needs: {needed!r}.'
         else:
-            yield (*path, name), f'{place} takes no {name}.{hint}'
+            yield (*path, name), place, f' takes no {name}.{hint}'
 
 
 def _may_lack(path: tuple[str, ...], node: dict) -> bool:
@@ -156,11 +159,11 @@ def _unknown_type(cfg: Config, path: tuple[str, ...], node: dict) -> str | None:
 
 def _wrong_values(
     cfg: Config, path: tuple[str, ...], node: dict, found: Arguments
-) -> Iterator[tuple[tuple[str, ...], str]]:
+) -> Iterator[Fault]:
     targets = types_at(cfg, path).targets if 'type' in node else []
     for key in node:
         wrong = wrong_value(path, node, key, found.annotations.get(key), targets)
         if wrong:
             kind = type_name(node.get('type'))
             place = '.'.join((*path, str(key))) + (f' ({kind})' if kind else '')
-            yield (*path, str(key)), f'{place} {wrong}'
+            yield (*path, str(key)), place, f' {wrong}'

@@ -263,6 +263,10 @@ def test_element_of_a_list():
     assert cfg.train_dataloader.dataset.pipeline[1].groups[0].size == 64
     cfg = load(FOLDER, 'custom_imports.imports.0=mmmokd.models')
     assert cfg.custom_imports.imports == ['mmmokd.models']
+    with pytest.raises(
+        ValueError, match='has no list model.branches.cnn.backbone.out_indices: give'
+    ):
+        load(FOLDER, 'model.branches.cnn.backbone.out_indices.0=3')
     with pytest.raises(ValueError, match='do not fit .*exceeds the length'):
         load(FOLDER, 'train_dataloader.dataset.pipeline.9.type=LoadImageFromFile')
 

@@ -108,7 +108,7 @@ def test_mistyped_file_is_refused(tmp_path, text, message):
     with pytest.raises(ValueError) as error_info:
         load(tmp_path, text)
     assert str(error_info.value).startswith(f'config {tmp_path / "mine.py"}: ')
-    assert message in str(error_info.value)
+    assert message in str(error_info.value).replace(' of the config', '')
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_config_of_classes(tmp_path):
     cfg = load(tmp_path, 'model.depth = 34\n', new)
     assert cfg.model.depth == 34
     for text, message in (
-        ('model.dept = 34', r'model \(ResNet\) takes no dept. Did you mean depth'),
-        ('optim_wrapper.optimizer.lrr = 1', r'optimizer \(SGD\) takes no lrr'),
+        ('model.dept = 34', r'model \(ResNet\) .* no dept. Did you mean depth'),
+        ('optim_wrapper.optimizer.lrr = 1', r'optimizer \(SGD\) .* no lrr'),
         ('default_hook = dict()', 'nothing reads default_hook'),
     ):
         with pytest.raises(ValueError, match=message):
@@ -214,7 +214,7 @@ def test_configs_of_the_libraries_are_taken(library):
 # Faults of the libraries' own: nothing reads or takes what is named.
 FAULTS = re.compile(
     r'cannot be read: |no dataset is registered|no class is registered as .(CLIP|Bert|Modified)|'
-    r'BatchCutMix|MOTChallengeMetrics|dsdl.*lacks what it needs: .sampler|eval_mode|force_grad_on_level'
+    r'BatchCutMix|MOTChallengeMetrics|lacks what it needs: .sampler|eval_mode|force_grad_on_level'
 )
 
 
