@@ -19,14 +19,13 @@ from mmengine.config import Config
 from mmmokd.utils.atomic import atomic_write, remove_parts
 
 from .config_tree import iter_dicts
+from .signals import is_first_process
 
 POINTER = 'last_checkpoint'  # of mmengine: names the newest checkpoint
 LOCK, HOLDER = '.run.lock', '.run.json'
 ROOM = 2**18  # bytes: of the logs and the config that a run writes as it begins
 LOCK_TIMEOUT = 3.0  # seconds: the data workers of a killed run take a moment to end, too
 TIMESTAMP = re.compile(r'\d{8}_\d{6}')
-# The number of a process among all, before they join: by launcher, where it is to be read.
-RANK_VARIABLES = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
 @contextmanager
@@ -58,18 +57,6 @@ def claim_run_folder(cfg: Config, overwrite: bool = False) -> Iterator[None]:
             remove_parts(folder, lambda file: bool(name.fullmatch(file)) or file == POINTER)
         _make_room(cfg, folders, name, overwrite)
         yield
-
-
-def is_first_process(launcher: str) -> bool:
-    """Whether this process is the only one, or the first, of a run whose processes did not yet join.
-
-    Args:
-        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-
-    Returns:
-        bool: True for rank 0.
-    """
-    return os.environ.get(RANK_VARIABLES.get(launcher, ''), '0') == '0'
 
 
 def check_folder(folder: str | Path) -> None:

@@ -19,6 +19,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 COMMAND, RERUN = 'MMMOKD_COMMAND', 'MMMOKD_RERUN'
 RESUME = re.compile(r'--r(e(s(u(me?)?)?)?)?(=.*)?')  # as argparse takes it, shortened or not
 OVERWRITE = re.compile(r'--o(v(e(r(w(r(i(te?)?)?)?)?)?)?)?')
+LAUNCHER = re.compile(r'--launcher[ =](pytorch|slurm|mpi)')
+# The number of a process among all, before they join: by launcher, where it is to be read.
+RANK_VARIABLES = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 GRACE = 5.0  # seconds that one of several processes has to end by itself
 
 _where: list[Callable[[], str]] = []  # say how far what runs has come
@@ -59,6 +62,23 @@ def where(describe: Callable[[], str]) -> Iterator[None]:
         _where.remove(describe)
 
 
+def is_first_process(launcher: str) -> bool:
+    """Whether this process is the only one, or the first, of a run whose processes did not yet join.
+
+    Args:
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Returns:
+        bool: True for rank 0.
+    """
+    return os.environ.get(RANK_VARIABLES.get(launcher, ''), '0') == '0'
+
+
+def _launcher() -> str:
+    found = LAUNCHER.search(' '.join(sys.argv))
+    return found[1] if found else 'none'
+
+
 def raise_again() -> None:
     """Raise the interruption once more, if there was one.
 
@@ -87,11 +107,16 @@ def interruptible() -> Iterator[None]:
     """
     # What whoever started this process had it ignore, as nohup does, stays ignored.
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: was for number, was in before.items() if was is not signal.SIG_IGN}
+    before = {
+        number: was or signal.SIG_DFL  # None: a handler that is not Python's
+        for number, was in before.items()
+        if was is not signal.SIG_IGN
+    }
     if threading.current_thread() is not threading.main_thread() or not before:
         yield
         return
-    stop = _stop_once(os.getpid()) if os.environ.get('RANK', '0') == '0' else signal.SIG_DFL
+    stop = _stop_once(os.getpid()) if is_first_process(_launcher()) else signal.SIG_DFL
+    _told.clear()
     for number in before:
         signal.signal(number, stop)
     try:
@@ -129,20 +154,20 @@ def _ending_if_stuck() -> Iterator[None]:
     A handler of Python's runs between two of its instructions, and the call of a GPU that waits for
     others does not come to an end.
     """
-    if os.environ.get('RANK') != '0':
+    if _launcher() == 'none' or not is_first_process(_launcher()):
         yield
         return
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
 
     def end_if_stuck() -> None:
-        number = os.read(receiver, 1)
-        if number:  # else the block is over
-            time.sleep(GRACE)
-            error = _received[0] if _received else Interrupted(number[0])
-            if not _told:
-                print(f'\n{error}', file=sys.stderr, flush=True)
-            os._exit(128 + error.number)
+        while number := os.read(receiver, 1):  # until the block is over
+            if number[0] in SIGNALS:  # and not one that tells of a data worker
+                time.sleep(GRACE)
+                error = _received[0] if _received else Interrupted(number[0])
+                if not _told:
+                    print(f'\n{error}', file=sys.stderr, flush=True)
+                os._exit(128 + error.number)
 
     threading.Thread(target=end_if_stuck, daemon=True).start()
     os.register_at_fork(after_in_child=_forget_parent)
@@ -189,7 +214,7 @@ def end_interrupted(error: KeyboardInterrupt, tell: Callable[[str], None]) -> No
     _told.append(True)
     tell(str(error))
     code = 128 + error.number
-    if 'RANK' in os.environ:  # processes that wait for one another would not end by themselves
+    if _launcher() != 'none':  # processes that wait for one another would not end by themselves
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,12 +1,15 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import sys
+import time
 
 import pytest
 
-from mmmokd.apis import run_tool
+from mmmokd.apis import run_tool, signals
 from mmmokd.apis.interrupt import PositionHook, how_to_go_on
 from mmmokd.apis.signals import this_command, where
 from mmmokd.weights import save_file
@@ -90,6 +93,48 @@ def test_a_forked_process_ends_by_itself():
 
     run_tool(main)
     assert [os.waitstatus_to_exitcode(status) for status in statuses] == [-signal.SIGTERM]
+
+
+def wait_for_others(sender):
+    """The first of several processes: a data worker of it ends, then it waits in a library's call."""
+    sys.stderr = os.fdopen(sender, 'w')
+    sys.argv.append('--launcher=pytorch')
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    mutex = ctypes.create_string_buffer(64)
+
+    def main():
+        with where(lambda: ' as it waits'):
+            if not os.fork():
+                os._exit(0)
+            time.sleep(3 * signals.GRACE)
+            print('waits', end='', file=sys.stderr, flush=True)
+            for _ in range(2):
+                ctypes.CDLL(None).pthread_mutex_lock(mutex)  # the second time for ever
+
+    run_tool(main)
+
+
+def test_first_of_several_processes_does_not_hang(monkeypatch):
+    monkeypatch.setattr(signals, 'GRACE', 0.1)
+    monkeypatch.setenv('RANK', '0')
+    receiver, sender = os.pipe()
+    process = multiprocessing.get_context('fork').Process(target=wait_for_others, args=(sender,))
+    process.start()
+    os.close(sender)
+    assert os.read(receiver, 100) == b'waits'
+    time.sleep(0.2)
+    process.terminate()
+    process.join(20)
+    assert process.exitcode == 143
+    assert os.read(receiver, 100) == b'\ninterrupted by SIGTERM as it waits\n'
+
+
+def test_the_others_end_at_once(monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--launcher', 'pytorch'])
+    with signals.interruptible():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_launcher_is_told(monkeypatch, tmp_path):
