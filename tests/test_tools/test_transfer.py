@@ -88,6 +88,7 @@ def segmentor_options(scenes):
         'train_dataloader.batch_size': 2,
         'train_cfg.max_iters': 1,
         'train_cfg.val_interval': 1,
+        'default_hooks.logger.interval': 1,
     }
 
 
