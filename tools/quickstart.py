@@ -31,7 +31,7 @@ from mmmokd.apis.quickstart_runs import (
     lock,
     read_record,
 )
-from mmmokd.apis.signals import this_command, where
+from mmmokd.apis.stop_signals import this_command, where
 from mmmokd.utils.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ from mmmokd.utils.environment import ALLOW_CODE, TRACEBACK, WEIGHTS_ONLY
 from .config_tree import CommaText
 from .console import quiet_console
 from .cpu import set_wait_policy
-from .signals import end_interrupted, interruptible
+from .stop_signals import end_interrupted, interruptible
 
 # mmengine's parser drops every blank: those inside of a text stand as another character meanwhile.
 BLANK = '\0'

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmmokd.utils.misc import is_epoch_based
 
 from .checkpoint import find_resume_checkpoint
-from .signals import raise_again, this_command, where
+from .stop_signals import raise_again, this_command, where
 
 
 class PositionHook(Hook):

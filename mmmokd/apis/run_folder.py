@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmmokd.utils.atomic import atomic_write, remove_parts
 
 from .config_tree import iter_dicts
-from .signals import is_first_process
+from .stop_signals import is_first_process
 
 POINTER = 'last_checkpoint'  # of mmengine: names the newest checkpoint
 LOCK, HOLDER = '.run.lock', '.run.json'

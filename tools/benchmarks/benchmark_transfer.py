@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 from mmmokd.apis.cli import add_cfg_options, add_checkpoint_risk, run_tool
-from mmmokd.apis.signals import this_command, where
+from mmmokd.apis.stop_signals import this_command, where
 
 
 def parse_args() -> argparse.Namespace:

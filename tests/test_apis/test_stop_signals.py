@@ -11,7 +11,7 @@ import pytest
 
 from mmmokd.apis import run_tool, signals
 from mmmokd.apis.interrupt import PositionHook, how_to_go_on
-from mmmokd.apis.signals import this_command, where
+from mmmokd.apis.stop_signals import this_command, where
 from mmmokd.weights import save_file
 
 
