@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mmmokd.apis import run_tool, signals
+from mmmokd.apis import run_tool, stop_signals
 from mmmokd.apis.interrupt import PositionHook, how_to_go_on
 from mmmokd.apis.stop_signals import this_command, where
 from mmmokd.weights import save_file
@@ -106,7 +106,7 @@ def wait_for_others(sender):
         with where(lambda: ' as it waits'):
             if not os.fork():
                 os._exit(0)
-            time.sleep(3 * signals.GRACE)
+            time.sleep(3 * stop_signals.GRACE)
             print('waits', end='', file=sys.stderr, flush=True)
             for _ in range(2):
                 ctypes.CDLL(None).pthread_mutex_lock(mutex)  # the second time for ever
@@ -115,7 +115,7 @@ def wait_for_others(sender):
 
 
 def test_first_of_several_processes_does_not_hang(monkeypatch):
-    monkeypatch.setattr(signals, 'GRACE', 0.1)
+    monkeypatch.setattr(stop_signals, 'GRACE', 0.1)
     monkeypatch.setenv('RANK', '0')
     receiver, sender = os.pipe()
     process = multiprocessing.get_context('fork').Process(target=wait_for_others, args=(sender,))
@@ -132,7 +132,7 @@ def test_first_of_several_processes_does_not_hang(monkeypatch):
 def test_the_others_end_at_once(monkeypatch):
     monkeypatch.setenv('RANK', '1')
     monkeypatch.setattr(sys, 'argv', ['train.py', '--launcher', 'pytorch'])
-    with signals.interruptible():
+    with stop_signals.interruptible():
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
