@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """MOKD (Multi-Mode Online Knowledge Distillation, CVPR 2023) for mmpretrain."""
 
+import signal
 import sys
 
 from .version import __version__
@@ -11,5 +12,8 @@ __all__ = ['__version__', 'registry', 'weights']
 # program that says `__mmmokd_reads_arguments_first__ = True`, as the tools do: it imports
 # mmmokd.apis.cli, which is light, reads its arguments, and only then whatever takes seconds.
 # mmmokd.apis.config and .runtime, without which nothing runs, register what is registered here.
-if not getattr(sys.modules.get('__main__'), '__mmmokd_reads_arguments_first__', False):
+if getattr(sys.modules.get('__main__'), '__mmmokd_reads_arguments_first__', False):
+    # Until the tool takes care of it: no traceback of imports.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+else:
     from . import registry, weights

@@ -10,6 +10,7 @@ import pytest
 
 from mmmokd.apis.evaluate import KS
 from mmmokd.evaluation.metrics.linear_probe_metric import DEFAULT_LRS
+from mmmokd.utils.export_libraries import EXPORT_TAKES
 from mmmokd.weights.targets import TARGETS
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
@@ -50,10 +51,8 @@ def test_wrong_arguments_are_said_as_fast(arguments, message, cpu_env):
 
 
 def test_choices_and_defaults_are_those_of_the_package():
-    """They stand in the tools a second time, so that reading arguments needs no import of them."""
-    assert runpy.run_path(str(TOOLS / 'model_converters/export_branch.py'))['LIBRARIES'] == tuple(
-        TARGETS
-    )
+    """They stand a second time in what is light to import, for the help of the tools."""
+    assert [*EXPORT_TAKES] == [*TARGETS]
     evaluate = runpy.run_path(str(TOOLS / 'evaluate.py'))
     assert (evaluate['KS'], evaluate['LRS']) == (KS, DEFAULT_LRS)
 
@@ -72,4 +71,5 @@ def test_a_tool_registers_all_before_it_reads_a_config(cpu_env):
     ended = subprocess.run(
         [sys.executable, '-c', program], env=cpu_env, capture_output=True, text=True
     )
-    assert ended.stdout.split() == ['mmmokd.weights.pretrained_init'], ended.stderr
+    # mmpretrain may say before what it could not import.
+    assert ended.stdout.split()[-1:] == ['mmmokd.weights.pretrained_init'], ended.stderr
