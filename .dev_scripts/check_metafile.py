@@ -113,7 +113,7 @@ def check_folder(folder: Path, root: Path) -> Iterator[str]:
     readme, metafile = folder / 'README.md', folder / 'metafile.yml'
     lacking = [path for path in (readme, metafile) if not path.is_file()]
     if lacking:
-        yield from (f'{path.relative_to(root)} is not there' for path in lacking)
+        yield from (f'{path.relative_to(root)} does not exist' for path in lacking)
         return
     links = [posixpath.normpath(x) for x in LINK.findall(readme.read_text(encoding='utf-8'))]
     links = [link for link in links if not link.startswith('..')]
@@ -125,7 +125,7 @@ def check_folder(folder: Path, root: Path) -> Iterator[str]:
     collections = {collection['Name']: collection for collection in content['Collections']}
     for name, collection in collections.items():
         if not (root / collection['README']).is_file():
-            yield f'{where}: the README of {name}, {collection["README"]}, is not there'
+            yield f'{where}: the README of {name}, {collection["README"]}, does not exist'
     models = {model['Config']: model for model in content['Models']}
     listed = [model['Config'] for model in content['Models']]
     there = [path.relative_to(root).as_posix() for path in configs]
@@ -135,7 +135,7 @@ def check_folder(folder: Path, root: Path) -> Iterator[str]:
         if model['Name'] != Path(path).stem:
             yield f'{where}: {model["Name"]} is not the name of {path}'
         if model['In Collection'] not in collections:
-            yield f'{where}: {model["Name"]} is in {model["In Collection"]}, which is not there'
+            yield f'{where}: {model["Name"]} is in {model["In Collection"]}, which does not exist'
         yield from check_name(root / path, folder, model)
 
 
@@ -203,7 +203,7 @@ def check_benchmarks(folder: Path, root: Path) -> Iterator[str]:
     where = str(readme.relative_to(root))
     configs = sorted(folder.rglob('*.py'))
     if not readme.is_file():
-        yield f'{where} is not there'
+        yield f'{where} does not exist'
     else:
         text = readme.read_text(encoding='utf-8')
         links = [posixpath.normpath(link) for link in LINK.findall(text)]

@@ -83,7 +83,7 @@ def named_config(path: str) -> Path:
     names = {file.name: file for file in sorted(folder.rglob('*.py'))}
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f' Did you mean {PREFIX}{names[near[0]].relative_to(folder)}?' if near else ''
-    raise FileNotFoundError(f'config {path} is not there.{hint}')
+    raise FileNotFoundError(f'config {path} does not exist.{hint}')
 
 
 @contextlib.contextmanager
@@ -113,7 +113,7 @@ def _get_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         return path, scope
     if filename not in told:
         told.add(filename)
-        text = f'{filename}: {cfg_path}, which it builds on, is not there; taken is {found}'
+        text = f'{filename}: {cfg_path}, which it builds on, does not exist; taken is {found}'
         print_log(text, 'current', logging.WARNING)
     return str(found), None
 

@@ -70,9 +70,9 @@ def test_check_finds_what_is_wrong(tmp_path):
             f'{misnamed}: Epochs in the metafile None, but the config has 100',
             'configs/mokd/metafile.yml: a is not the name of '
             'configs/mokd/mokd_resnet18_1xb32-amp-coslr-7e_cifar10.py',
-            'configs/mokd/metafile.yml: a is in nothing, which is not there',
-            'configs/byol/README.md is not there',
-            'configs/byol/metafile.yml is not there',
+            'configs/mokd/metafile.yml: a is in nothing, which does not exist',
+            'configs/byol/README.md does not exist',
+            'configs/byol/metafile.yml does not exist',
             'model-index.yml: configs/byol/metafile.yml is not listed',
         ]
     )
@@ -116,7 +116,7 @@ def test_check_finds_what_is_wrong_with_benchmarks(tmp_path):
         ]
     )
     readme.unlink()
-    assert f'{where} is not there' in check(tmp_path).stdout.splitlines()
+    assert f'{where} does not exist' in check(tmp_path).stdout.splitlines()
 
 
 def test_recipes_in_the_table_of_benchmarks():

@@ -3,8 +3,8 @@
 
     bash tools/quickstart.sh [PICTURES] [--out DIR] [--seed N] [--epochs N]
 
-Without PICTURES: the Fashion-MNIST subset in resources/. Started again, it goes on where it was; a
-run of other pictures, other settings or other code is kept aside and starts anew.
+Without PICTURES: the Fashion-MNIST subset in resources/. Started again, it continues where it was; a
+run of other pictures, other settings or other code is kept aside and starts from scratch.
 """
 
 __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
@@ -252,5 +252,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with where(lambda: f'; go on with: {this_command(resume=False)}'):
+    with where(lambda: f'; resume with: {this_command(resume=False)}'):
         run_tool(main)

@@ -5,7 +5,7 @@
 #   bash tools/quickstart.sh /my/pictures  # on a folder of pictures, with or without class folders
 #
 # Makes (or reuses) the environment, pretrains, and ends with a table and a picture file. Other
-# arguments: bash tools/quickstart.sh --help. A call that was stopped goes on where it was.
+# arguments: bash tools/quickstart.sh --help. A call that was stopped continues where it was.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint or, without one, from the newest in the work dir, if any',
+        help='resume from this checkpoint or, without one, from the newest in the work dir, if any',
     )
     parser.add_argument(
         '--overwrite',
@@ -39,9 +39,7 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.overwrite and args.resume == 'auto':
-        parser.error(
-            '--resume goes on with the run that --overwrite would remove: give one of them'
-        )
+        parser.error('--resume continues the run that --overwrite would remove: give one of them')
     os.environ['LOCAL_RANK'] = str(args.local_rank)
     return args
 

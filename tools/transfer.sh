@@ -66,13 +66,13 @@ run() { # run TOOL ARGUMENT...: train.py or test.py, in one process or several
   if [ "$gpus" -gt 1 ]; then bash "$TOOLS/_launch.sh" "$1" "$gpus" "${@:2}"; else "$PYTHON" "$TOOLS/$1" "${@:2}"; fi
 }
 
-# The same call again goes on where it was, or tests again what it has; no other one is mixed with it.
+# The same call again continues where it was, or tests again what it has; no other one is mixed with it.
 record="$work_dir/.transfer_call"
 call="$(cksum <"${checkpoint/#\~/$HOME}") $branch ${NETWORK:-teacher} $config ${others[*]-}"
 if [ "$start" = given ] && [ -f "$work_dir/last_checkpoint" ]; then
   if [ "$(cat "$record" 2>/dev/null)" != "$call" ]; then
     echo "error: $work_dir holds another training: name another folder in the variable WORK_DIR," \
-      'go on with that training by --resume, or remove it and start anew by --overwrite' >&2
+      'resume that training with --resume, or remove it and start from scratch with --overwrite' >&2
     exit 2
   fi
   set -- "$@" --resume

@@ -53,7 +53,7 @@ def load_checkpoint_strict(
 
 
 def check_resumable(path: str | Path) -> None:
-    """Make sure that a training run can go on from a checkpoint.
+    """Make sure that a training run can continue from a checkpoint.
 
     Args:
         path (str | Path): The checkpoint, a local file.

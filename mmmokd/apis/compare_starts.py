@@ -160,7 +160,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
         str: The table in Markdown.
 
     Raises:
-        ValueError: If a measure is not there.
+        ValueError: If a measure does not exist.
     """
     found = {
         key: None

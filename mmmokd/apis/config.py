@@ -68,12 +68,12 @@ def _find(path: str | Path) -> Path:
     found = None if path.is_dir() else find_config(path)
     if found is None:
         raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
-    print_log(f'config {path} is not there; taken is {found}', 'current', logging.WARNING)
+    print_log(f'config {path} does not exist; taken is {found}', 'current', logging.WARNING)
     return found
 
 
 def _read_config(path: Path) -> Config:
-    """Read a config; refuse one of a library that is not there, or for whom mmcv lacks its ops."""
+    """Read a config; refuse one of a library that does not exist, or for whom mmcv lacks its ops."""
     try:
         with bases_are_found():
             cfg = Config.fromfile(path)
@@ -258,7 +258,7 @@ def require_keys(cfg: Config, keys: Sequence[str], purpose: str) -> None:
         purpose (str): For the message, for example ``'training'``.
 
     Raises:
-        ValueError: If one is not there.
+        ValueError: If one does not exist.
     """
     missing = [key for key in keys if cfg.get(key) is None]
     if missing:

@@ -166,7 +166,7 @@ def check_out(out: str | Path) -> Path:
 
     Args:
         out (str | Path): Folder for ``results.md``, ``results.json`` and ``results.png``; made if
-            it is not there. Earlier results in it are replaced.
+            it does not exist. Earlier results in it are replaced.
 
     Returns:
         Path: The folder.

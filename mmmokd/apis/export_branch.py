@@ -71,7 +71,7 @@ def export_branch(
 
     Raises:
         FileNotFoundError: If there is no such checkpoint or config.
-        ValueError: If the branch is not there, the library has no such model, not every weight of
+        ValueError: If the branch does not exist, the library has no such model, not every weight of
             it is matched, or it computes other features. Nothing is written then.
     """
     out = check_out(out, library, overwrite)
@@ -130,7 +130,7 @@ def choose_branch(file: WeightFile, branch: str | None) -> str:
         str: Its name.
 
     Raises:
-        ValueError: If it is not there, or there are several to choose from.
+        ValueError: If it does not exist, or there are several to choose from.
     """
     branches = list_branches(file.weights)
     if not branches:

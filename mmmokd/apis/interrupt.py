@@ -46,7 +46,7 @@ class PositionHook(Hook):
 
 @contextmanager
 def resumable(work_dir: str) -> Iterator[PositionHook]:
-    """Say of a training that is interrupted how far it has come, and how to go on with it.
+    """Say of a training that is interrupted how far it has come, and how to continue with it.
 
     Args:
         work_dir (str): Where it writes its checkpoints.
@@ -60,7 +60,7 @@ def resumable(work_dir: str) -> Iterator[PositionHook]:
 
 
 def how_to_go_on(work_dir: str) -> str:
-    """Say by which command to go on with a training.
+    """Say by which command to continue with a training.
 
     Args:
         work_dir (str): Where it wrote its checkpoints.

@@ -65,7 +65,7 @@ def find_pictures(source: Path) -> list[Path]:
         list[Path]: Their files.
 
     Raises:
-        FileNotFoundError: If the folder is not there.
+        FileNotFoundError: If the folder does not exist.
         ValueError: If it has no pictures.
     """
     folder = PictureFolder(data_root=str(source), lazy_init=True)
@@ -142,7 +142,7 @@ def _empty(target: Path, source: Path) -> None:
         )
     if found:
         print(
-            f'{target} holds other copies than those of {source} as it is: copied anew', flush=True
+            f'{target} holds other copies than those of {source} as it is: copied again', flush=True
         )
     write_record(target, {})  # first, so that what a stopped call leaves is known to be ours
     for path in target.iterdir():
@@ -222,7 +222,7 @@ def count_pictures(folder: Path) -> int:
         folder (Path): Folder that :func:`shrink_folder` wrote.
 
     Returns:
-        int: The number; 0 if it is not there.
+        int: The number; 0 if it does not exist.
     """
     return sum(path.is_file() for path in folder.rglob('*.png'))
 

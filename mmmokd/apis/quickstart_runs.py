@@ -75,7 +75,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Note what a folder is made of, wholly or not at all.
 
     Args:
-        folder (Path): The folder; made if it is not there.
+        folder (Path): The folder; made if it does not exist.
         record (dict): Anything that JSON holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def lock(out: Path) -> Iterator[TextIO]:
     """Keep a second quick start out of a folder.
 
     Args:
-        out (Path): The folder; made if it is not there.
+        out (Path): The folder; made if it does not exist.
 
     Yields:
         TextIO: The open lock. A process that inherits it holds it, too, until it ends.
@@ -112,7 +112,7 @@ def claim_run(folder: Path, record: dict[str, Any]) -> None:
     """Make sure that a folder holds one run and nothing of another.
 
     What is there of another run is kept beside it, as ``NAME.old1`` and so on, and one line says
-    so. What is there of the same run stays, to be gone on with.
+    so. What is there of the same run stays, to be resumed.
 
     Args:
         folder (Path): The run's folder; need not exist.
@@ -131,12 +131,14 @@ def claim_run(folder: Path, record: dict[str, Any]) -> None:
         else:
             keys = [key for key in {**found, **record} if found.get(key) != record.get(key)]
             why = f'another run ({", ".join(keys)} differ{"s" * (len(keys) == 1)})'
-        print(f'{folder} holds {why}: kept as {kept.name}; this run starts anew', flush=True)
+        print(
+            f'{folder} holds {why}: kept as {kept.name}; this run starts from scratch', flush=True
+        )
     write_record(folder, record)
 
 
 def drop_unusable_checkpoints(folder: Path, cfg: Config, validate: bool) -> None:
-    """Remove the checkpoints that a run should not go on from, so that it takes the one before.
+    """Remove the checkpoints that a run should not continue from, so that it takes the one before.
 
     A run that was cut off may have left part of a file; or a whole one whose validation is missing,
     which a resumed run would not make up for: the last accuracy would be that of an earlier epoch.

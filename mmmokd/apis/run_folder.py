@@ -164,16 +164,16 @@ def _make_room(cfg: Config, folders: list[Path], name: re.Pattern, overwrite: bo
     if overwrite:
         _remove_run(cfg, folders, old)
     elif own:
-        # A run that goes on from an earlier checkpoint than its last, and is stopped before it
-        # writes one, is not to go on from that last one next time.
+        # A run that continues from an earlier checkpoint than its last, and is stopped before it
+        # writes one, is not to continue from that last one next time.
         with atomic_write(folders[0] / POINTER) as part:
             part.write_text(str(resumed.resolve()), encoding='utf-8')
     elif old:
         more = f' and {len(old) - 1} more' if len(old) > 1 else ''
         raise ValueError(
-            f'{old[-1].parent} holds checkpoints of an earlier run ({old[-1].name}{more}): go on '
-            'with that run by --resume, write to another folder by --work-dir OTHER, or remove that '
-            'run and start anew by --overwrite'
+            f'{old[-1].parent} holds checkpoints of an earlier run ({old[-1].name}{more}): resume '
+            'it with --resume, write to another folder with --work-dir OTHER, or remove it and start '
+            'from scratch with --overwrite'
         )
 
 

@@ -234,7 +234,7 @@ def build_runner(cfg: Config) -> Runner:
         Runner: Ready to ``train()`` or ``test()``. Call :func:`close_process_group` afterwards.
 
     Raises:
-        ValueError: If the processes that the launcher stands for are not there, or the work dir
+        ValueError: If the processes that the launcher stands for do not exist, or the work dir
             cannot be written to.
     """
     drop_absent_hooks(cfg)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What a script that runs the tools was called as: one whose call is to get --resume, and one that
-# goes on by itself where it was.
+# continues by itself where it was.
 COMMAND, RERUN = 'MMMOKD_COMMAND', 'MMMOKD_RERUN'
 RESUME = re.compile(r'--r(e(s(u(me?)?)?)?)?(=.*)?')  # as argparse takes it, shortened or not
 OVERWRITE = re.compile(r'--o(v(e(r(w(r(i(te?)?)?)?)?)?)?)?')
@@ -50,7 +50,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def where(describe: Callable[[], str]) -> Iterator[None]:
-    """Say, if the block is interrupted, how far it has come and how to go on.
+    """Say, if the block is interrupted, how far it has come and how to continue.
 
     Args:
         describe (Callable): Returns the rest of the sentence that begins with "interrupted".
@@ -183,7 +183,7 @@ def this_command(resume: bool) -> str:
     """The command that this process runs, to be typed again.
 
     Args:
-        resume (bool): Whether it is to go on from the newest checkpoint.
+        resume (bool): Whether it is to continue from the newest checkpoint.
 
     Returns:
         str: The command; of a script that runs the tools, the script's.

@@ -44,7 +44,7 @@ def plan_transfer(
 
     Raises:
         FileNotFoundError: If there is no such checkpoint or config.
-        ValueError: If the branch is not there, the config has no backbone, or a part of its model
+        ValueError: If the branch does not exist, the config has no backbone, or a part of its model
             does not fit, or the heads are made for other maps than the backbone gives.
     """
     cfg = load_config(config, changes)

@@ -122,7 +122,7 @@ def split_roots(data_root: Any) -> list[str]:
     roots = [expand_path(os.fspath(root)) for root in given]
     if len(roots) == 1 and ',' in roots[0] and not osp.exists(roots[0]):
         parts = [expand_path(part.strip()) for part in roots[0].split(',')]
-        # A folder may have a comma in its name, also one that is not there.
+        # A folder may have a comma in its name, also one that does not exist.
         if any(is_remote(part) or osp.isdir(part) for part in parts):
             roots = [part for part in parts if part]
     roots = [root for root in roots if root]
@@ -184,7 +184,7 @@ def check_folder(path: str, extensions: Sequence[str]) -> None:
         extensions (Sequence[str]): Endings of images.
 
     Raises:
-        FileNotFoundError: If it is not there.
+        FileNotFoundError: If it does not exist.
         NotADirectoryError: If it is a file; says what to do with one of its kind.
     """
     folder = osp.abspath(path)
@@ -201,7 +201,7 @@ def check_folder(path: str, extensions: Sequence[str]) -> None:
     if not osp.isdir(folder):
         unset = [name for name in UNSET.findall(path) if name not in os.environ]
         why = f' The environment variable {unset[0]} is not set.' if unset else ''
-        link = ' It is a link to what is not there.' if osp.islink(folder) else ''
+        link = ' It is a link to what does not exist.' if osp.islink(folder) else ''
         raise FileNotFoundError(
-            f'The folder of pictures, {printable(folder)}, is not there.{why}{link}'
+            f'The folder of pictures, {printable(folder)}, does not exist.{why}{link}'
         )

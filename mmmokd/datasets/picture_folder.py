@@ -64,7 +64,7 @@ class PictureFolder(CustomDataset):
         **kwargs: Further arguments of :class:`mmpretrain.datasets.CustomDataset`.
 
     Raises:
-        FileNotFoundError: If the folder or the list file is not there, or no listed path is.
+        FileNotFoundError: If the folder or the list file does not exist, or no listed path is.
         NotADirectoryError: If ``data_root`` is a file.
         ValueError: If there is no picture, no folder is given or one twice, a remote one cannot be
             listed, or there are no class folders for ``with_label``.
@@ -248,7 +248,7 @@ class PictureFolder(CustomDataset):
         if not is_remote(self.ann_file):
             path = osp.abspath(self.ann_file)
             if not osp.isfile(path):
-                raise FileNotFoundError(f'The list file (ann_file), {path}, is not there.')
+                raise FileNotFoundError(f'The list file (ann_file), {path}, does not exist.')
         # As list_from_file of mmengine; names that are no UTF-8 are kept as the file system has them.
         text = read_file(self.ann_file).decode('utf-8', 'surrogateescape')
         lines = [line.strip('\ufeff \t\r') for line in text.split('\n')]

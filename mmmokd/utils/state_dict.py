@@ -41,7 +41,7 @@ def load_state_dict_strict(
 ) -> list[str]:
     """Load weights into a model, every one of whose weights must be there.
 
-    mmengine's own loading only logs what is missing or has another shape, and goes on with random
+    mmengine's own loading only logs what is missing or has another shape, and continues with random
     weights. Counters of batches that a BN layer has seen may be missing, as they may for mmengine:
     checkpoints of other libraries lack them, and a BN layer with a momentum does not read them.
 

@@ -13,7 +13,7 @@ from mmmokd.registry import VISBACKENDS
 
 
 def _import_logger(package: str) -> ModuleType:
-    """Import the package of a logger; say how to get it where it is not there."""
+    """Import the package of a logger; say how to get it where it does not exist."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -34,7 +34,7 @@ def _safe_globals() -> list:
 
 
 def missing_file_message(path: Path, what: str, suffix: str, trees: Sequence[Path] = ()) -> str:
-    """Say that a file is not there, and which ones with a similar name are.
+    """Say that a file does not exist, and which ones with a similar name are.
 
     Args:
         path (Path): The path that was given.
@@ -50,7 +50,7 @@ def missing_file_message(path: Path, what: str, suffix: str, trees: Sequence[Pat
     files += [file for tree in trees for file in tree.rglob(f'*{suffix}')]
     found = {file.name: file for file in sorted(files) if '_base_' not in file.parts}
     similar = [str(found[name]) for name in difflib.get_close_matches(path.name, found, 3, 0.5)]
-    kind = 'is a folder, not a file' if path.is_dir() else 'is not there'
+    kind = 'is a folder, not a file' if path.is_dir() else 'does not exist'
     return f'{what} {path} {kind}.' + (f' Did you mean {" or ".join(similar)}?' if similar else '')
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """What was loaded into a model stays while the model's weights are initialized.
 
-mmengine draws a module's weights, then loads those of ``Pretrained``. But many classes go on and draw
+mmengine draws a module's weights, then loads those of ``Pretrained``. But many classes continue and draw
 again after that: a ViT its position embedding, a ResNet the last norm of every block, unless
 ``init_cfg`` is the one dict that they look for. And a Runner draws again what was loaded in Python
 before it. So every module remembers, by name, which of its tensors were loaded, and each
@@ -267,7 +267,7 @@ def _wrap_subclasses(cls: type) -> None:
 
 
 def refuse_foreign(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse weights that a model would pass over, and go on with random ones.
+    """Refuse weights that a model would pass over, and continue with random ones.
 
     Args:
         module (nn.Module): The model that is to load them.

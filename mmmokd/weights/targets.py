@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""A branch's backbone, built anew by the library that is to have its weights."""
+"""A branch's backbone, built again by the library that is to have its weights."""
 
 from collections.abc import Callable
 from typing import Any

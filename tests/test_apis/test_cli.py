@@ -104,7 +104,7 @@ def test_torchrun_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(file))
     monkeypatch.setenv('RANK', '1')
     for command, message in (
-        (lambda: load_config('nowhere.py'), 'error: config nowhere.py is not there.'),
+        (lambda: load_config('nowhere.py'), 'error: config nowhere.py does not exist.'),
         (lambda: tool_parser('').parse_args([]), 'error: the following arguments are required'),
     ):
         with pytest.raises(SystemExit) as exit_info:

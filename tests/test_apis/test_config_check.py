@@ -123,7 +123,7 @@ def test_mistyped_file_is_refused(tmp_path, text, message):
         "tta_model = dict(type='ClassificationTTA')",
         # Says again what is there.
         "name = 'mmmokd.PictureFolder'",
-        # Merges and deletions, also of what is not there.
+        # Merges and deletions, also of what does not exist.
         "cnn = dict(init_cfg=dict(_delete_=True, type='Kaiming'))\n"
         'model = dict(branches=dict(cnn=dict(backbone=cnn)))',
         "custom_hooks = [dict(type='mmpretrain.EMAHook', momentum=1e-4, priority='LOW')]",
@@ -177,7 +177,7 @@ def test_config_of_classes(tmp_path):
             "custom_imports = dict(imports=['nothing_here'])",
             'ImportError: Failed to import nothing_here',
         ),
-        ("_base_ = 'mmmokd::mokd/nothing.py'", 'config mmmokd::mokd/nothing.py is not there'),
+        ("_base_ = 'mmmokd::mokd/nothing.py'", 'config mmmokd::mokd/nothing.py does not exist'),
         ("_base_ = './nothing.py'", 'No such file or directory'),
     ],
 )

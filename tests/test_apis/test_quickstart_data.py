@@ -131,7 +131,7 @@ def test_changed_pictures_are_copied_afresh(tmp_path, capsys):
     assert 'holds other copies' in capsys.readouterr().out
     assert len(copies(target, 'train') + copies(target, 'test')) == 46
 
-    shutil.rmtree(source / 'c')  # as at first: the same copies, made anew
+    shutil.rmtree(source / 'c')  # as at first: the same copies, made again
     assert shrink(source, target, seed=0)
     assert hash_files(target, '*.png') == before
 
@@ -227,7 +227,7 @@ def test_broken_picture_and_too_many(tmp_path, monkeypatch, capfd):
 
 
 def test_nothing_to_copy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/gone, is not there'):
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/gone, does not exist'):
         shrink(tmp_path / 'gone', tmp_path / 'out', seed=0)
     (tmp_path / 'empty').mkdir()
     with pytest.raises(ValueError, match=f'No picture in the folder {tmp_path}/empty'):

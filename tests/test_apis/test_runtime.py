@@ -222,7 +222,7 @@ def test_run_tool_ends_with_one_message(monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_info:
         run_tool(lambda: load_config('nowhere.py'))
     assert exit_info.value.code == 2
-    assert capsys.readouterr().err.startswith('error: config nowhere.py is not there.')
+    assert capsys.readouterr().err.startswith('error: config nowhere.py does not exist.')
     monkeypatch.setenv('MMMOKD_TRACEBACK', '1')
     with pytest.raises(FileNotFoundError):
         run_tool(lambda: load_config('nowhere.py'))

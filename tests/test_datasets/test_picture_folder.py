@@ -266,8 +266,8 @@ def test_classes_of_several_folders(tmp_path):
         (['{0}/a', '{0}/a/'], ValueError, 'names {0}/a twice: it is, or is in, {0}/a/'),
         (['{0}', '{0}/a'], ValueError, 'names {0}/a twice: it is, or is in, {0}'),
         (['{0}/a', '{0}/link'], ValueError, 'names {0}/a twice'),
-        (['{0}/a', '{0}/gone'], FileNotFoundError, '{0}/gone, is not there'),
-        ('{0}/a,{0}/gone', FileNotFoundError, '{0}/gone, is not there'),
+        (['{0}/a', '{0}/gone'], FileNotFoundError, '{0}/gone, does not exist'),
+        ('{0}/a,{0}/gone', FileNotFoundError, '{0}/gone, does not exist'),
         (['{0}/a', 3], ValueError, 'a folder or a list of folders, but got'),
         (7, ValueError, 'a folder or a list of folders, but got 7'),
         ([], ValueError, 'needs data_root'),
@@ -332,7 +332,7 @@ def test_a_local_address(tmp_path):
         ('gs://bucket/images', r'gs:// .*gcsfs'),
         ('https://example.com/images', r'no folder that could be listed.*ann_file='),
         ('nothing://bucket/images', r'no storage is known for nothing://'),
-        ('memory://gone/images', 'memory://gone/images, is not there'),
+        ('memory://gone/images', 'memory://gone/images, does not exist'),
     ],
 )
 def test_remote_folders_that_cannot_be_read(monkeypatch, root, message):
@@ -425,7 +425,7 @@ def test_list_file_with_labels(tmp_path):
 
 def test_list_file_errors(tmp_path):
     put(tmp_path, 'a.png')
-    with pytest.raises(FileNotFoundError, match=f'ann_file.*{tmp_path}/list.txt, is not there'):
+    with pytest.raises(FileNotFoundError, match=f'ann_file.*{tmp_path}/list.txt, does not exist'):
         PictureFolder(str(tmp_path), ann_file='list.txt')
     (tmp_path / 'list.txt').write_text('\n  \n')
     with pytest.raises(ValueError, match='list.txt names no picture'):
@@ -441,10 +441,10 @@ def test_list_file_errors(tmp_path):
 def test_no_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='data_root'):
         PictureFolder()
-    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/gone, is not there'):
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/gone, does not exist'):
         PictureFolder(str(tmp_path / 'gone'))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/gone, is not there'):
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/gone, does not exist'):
         PictureFolder('gone')
     put(tmp_path, 'a.png', 'b.txt')
     (tmp_path / 'b.txt').rename(tmp_path / 'c.zip')
@@ -453,7 +453,7 @@ def test_no_folder(tmp_path, monkeypatch):
         with pytest.raises(NotADirectoryError, match=f'{tmp_path}/{name}, is a file.*{hint}'):
             PictureFolder(str(tmp_path / name))
     (tmp_path / 'link').symlink_to(tmp_path / 'nothing')
-    with pytest.raises(FileNotFoundError, match='is not there. It is a link to what is not'):
+    with pytest.raises(FileNotFoundError, match='does not exist. It is a link to what is not'):
         PictureFolder(str(tmp_path / 'link'))
     monkeypatch.delenv('IMAGES', raising=False)
     with pytest.raises(FileNotFoundError, match='The environment variable IMAGES is not set'):

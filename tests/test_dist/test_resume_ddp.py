@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""A run of one process goes on in two, as it does in one with the same images a step."""
+"""A run of one process continues in two, as it does in one with the same images a step."""
 
 import os
 

@@ -65,7 +65,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
     with socket.socket() as sock:
         sock.bind(('127.0.0.1', 0))
         port = sock.getsockname()[1]
-    # Forked, for started anew each process would spend most of the time on imports.
+    # Forked, for started from scratch each process would spend most of the time on imports.
     mp.start_processes(evaluate_on_rank, args=(port, Path(tmp_path)), nprocs=2, start_method='fork')
     expected = evaluate_both(tmp_path)
     for rank in range(2):

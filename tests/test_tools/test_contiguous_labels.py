@@ -68,7 +68,7 @@ def empty_maps(source, classes, out):
         (break_map, 'b.png cannot be read'),
         (colour_map, 'should have one channel, but is (2, 2, 3)'),
         (write_out, 'is there already'),
-        (remove_classes, 'classes.json is not there'),
+        (remove_classes, 'classes.json does not exist'),
         (garble_classes, 'should be a list as [{"id"'),
         (empty_classes, 'with ids from 1 to 65535, but it has 0'),
         (empty_maps, 'no label map (*.png) in'),

@@ -223,7 +223,7 @@ def test_files_that_cannot_be_read(convert, released, tmp_path, tool):
 
     trap = save(tmp_path / 'trap.pth', {**released, 'args': Trap()})
     for source, message in (
-        (tmp_path / 'goood.pth', f'is not there. Did you mean {good}'),
+        (tmp_path / 'goood.pth', f'does not exist. Did you mean {good}'),
         (tmp_path, 'is a folder, not a file'),
         (cut, 'is damaged or no checkpoint'),
         (text, 'is refused: it is no PyTorch file'),

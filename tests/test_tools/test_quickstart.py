@@ -66,7 +66,7 @@ def test_only_the_same_run_is_gone_on_with(quickstart, tmp_path):
     assert again.returncode == 0, again.stdout
     epochs = [line for line in again.stdout.splitlines() if 'Epoch(train)' in line]
     assert epochs and all('[2]' in line for line in epochs)
-    assert 'anew' not in again.stdout
+    assert 'from scratch' not in again.stdout
     assert json.loads((out / 'results.json').read_text()) == results
 
     # Another folder of that name, and another length: nothing of the above may come back.
@@ -74,7 +74,7 @@ def test_only_the_same_run_is_gone_on_with(quickstart, tmp_path):
     other, _ = quickstart(others, '--epochs', '1')
     assert other.returncode == 0, other.stdout
     assert other.stdout.count('holds another run (pictures, ') == 3
-    assert other.stdout.count('starts anew') == 3 and 'resumed' not in other.stdout
+    assert other.stdout.count('starts from scratch') == 3 and 'resumed' not in other.stdout
     results = json.loads((out / 'results.json').read_text())
     assert results['raw_pixels'] is None
     signals = {'effective rank of the features', 'standard deviation of the features'}
@@ -125,7 +125,7 @@ def test_what_makes_a_run_the_same(tool, tmp_path):
 @pytest.mark.parametrize(
     'classes, message',
     [
-        (None, 'missing, is not there'),
+        (None, 'missing, does not exist'),
         ({'': 0}, 'No picture in the folder'),
         ({'': 9}, 'has 9 readable pictures; at least 32 are needed'),
         (

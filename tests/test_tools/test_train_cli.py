@@ -65,7 +65,7 @@ def test_help_names_every_argument(train_here):
     'arguments, message',
     [
         (['--amp'], '--amp needs a GPU and there is none'),
-        (['--resume', 'nowhere/epoch_3.pth'], 'checkpoint nowhere/epoch_3.pth is not there'),
+        (['--resume', 'nowhere/epoch_3.pth'], 'checkpoint nowhere/epoch_3.pth does not exist'),
         (['--launcher', 'slurm'], '--launcher slurm needs GPUs'),
         (['--cfg-options', 'max_epochs=3'], 'Did you mean train_cfg.max_epochs?'),
         (['--cfg-options', 'train_cfg.max_epoch=3'], 'Did you mean max_epochs?'),
@@ -116,7 +116,7 @@ def test_wrong_config_path_is_one_message(run, tiny_config):
     wrong = tiny_config.with_name('lenet5-tiny.py')
     done = run(*TRAIN, wrong)
     assert done.returncode == 2
-    assert f'error: config {wrong} is not there. Did you mean {tiny_config}' in done.stdout
+    assert f'error: config {wrong} does not exist. Did you mean {tiny_config}' in done.stdout
     assert 'Traceback' not in done.stdout
 
 
@@ -205,7 +205,7 @@ def test_run_is_not_written_over(train_here, whole_run, tiny_config):
     assert '--resume' in printed and '--work-dir' in printed and '--overwrite' in printed
     assert sorted(whole_run.iterdir()) == before
     status, printed = train_here(tiny_config, '--resume', '--overwrite')
-    assert status == 2 and '--resume goes on with the run that --overwrite would rem' in printed
+    assert status == 2 and '--resume continues the run that --overwrite would rem' in printed
 
 
 def test_folder_in_use_is_refused(train_here, tiny_config, tmp_path, monkeypatch):
@@ -234,7 +234,7 @@ def test_resume_with_another_batch_size(run, whole_run, tiny_config, tmp_path):
     done = run(*command, '--no-validate', '--cfg-options', *options)
     assert done.returncode == 0, done.stdout
     assert 'batch size 2 -> 4, iterations per epoch 4 -> 2, epochs 40 -> 3.' in done.stdout
-    assert 'goes on after epoch 2, at iteration 4 of 6 (8 in the checkpoint)' in done.stdout
+    assert 'continues after epoch 2, at iteration 4 of 6 (8 in the checkpoint)' in done.stdout
     assert 'auto_scale_lr is off: learning rates stay those of the config' in done.stdout
     rates = [float(rate) for rate in re.findall(r'Epoch\(train\) \[3\].* lr: (\S+)', done.stdout)]
     assert rates == pytest.approx([0.01 * (1 - step / 199) for step in (4, 5)], rel=1e-4)

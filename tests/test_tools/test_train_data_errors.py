@@ -50,7 +50,7 @@ def train_error(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
-        ('gone', 'The folder of pictures, {folder}, is not there.'),
+        ('gone', 'The folder of pictures, {folder}, does not exist.'),
         ('empty', 'No picture in the folder {folder}: it is empty'),
         ('no picture', 'No picture in the folder {folder}: it holds 1 files (1 x .txt)'),
         ('too few', 'The training set has 3 pictures, fewer than one step takes: 32'),

@@ -129,7 +129,7 @@ def test_mmdets_own_tool_trains_a_vit(run, mokd_checkpoint, data_root, tmp_path)
     ('options', 'message'),
     [
         ('model.backbone.init_cfg.prefix=branches.none.teacher.backbone.', 'the branches cnn'),
-        ('model.backbone.init_cfg.checkpoint=nowhere.pth', 'nowhere.pth is not there'),
+        ('model.backbone.init_cfg.checkpoint=nowhere.pth', 'nowhere.pth does not exist'),
         ('model.backbone.depth=34', 'lacks'),
     ],
 )

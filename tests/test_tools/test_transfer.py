@@ -193,9 +193,9 @@ def test_plans_only_what_fits(config, mokd, tmp_path):
     path = mokd[0]
     with pytest.raises(ValueError, match='of a ViT of 3 layers.* is a ResNet of 2-2-2-2 basic'):
         plan_transfer(path, 'vit', config)
-    with pytest.raises(FileNotFoundError, match=r'none\.pth is not there'):
+    with pytest.raises(FileNotFoundError, match=r'none\.pth does not exist'):
         plan_transfer(tmp_path / 'none.pth', 'cnn', config)
-    with pytest.raises(FileNotFoundError, match=r'config .*r19\.py is not there. .*r18\.py'):
+    with pytest.raises(FileNotFoundError, match=r'config .*r19\.py does not exist. .*r18\.py'):
         plan_transfer(path, 'cnn', config.with_name('r19.py'))
     config.write_text('train_cfg = dict(by_epoch=True, max_epochs=1)')
     with pytest.raises(ValueError, match='has no model.backbone to start from a branch'):

@@ -66,7 +66,7 @@ def test_never_runs_code_of_a_file(tmp_path, new_format):
 
 def test_says_what_is_wrong_with_a_file(tmp_path, model):
     good = save(tmp_path / 'epoch_10.pth', model.state_dict())
-    with pytest.raises(FileNotFoundError, match=f'is not there. Did you mean {good}'):
+    with pytest.raises(FileNotFoundError, match=f'does not exist. Did you mean {good}'):
         read_checkpoint(tmp_path / 'epoch_11.pth')
     (tmp_path / 'cut.pth').write_bytes(good.read_bytes()[:-100])
     (tmp_path / 'empty.pth').touch()

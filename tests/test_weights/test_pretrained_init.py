@@ -171,7 +171,7 @@ def test_fewer_layers_are_no_fit_though_all_weights_are_there(tmp_path):
 
 def test_missing_damaged_and_foreign_files(tmp_path, mokd):
     cfg = init_cfg(tmp_path / 'none.pth')
-    with pytest.raises(FileNotFoundError, match=r'none\.pth is not there'):
+    with pytest.raises(FileNotFoundError, match=r'none\.pth does not exist'):
         initialized(dict(RESNET, init_cfg=cfg))
     with pytest.raises(ValueError, match='names no checkpoint'):
         initialized(dict(RESNET, init_cfg=dict(cfg, checkpoint=None)))

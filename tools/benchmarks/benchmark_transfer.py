@@ -6,7 +6,7 @@
         [--seeds 0 1 2] [--out DIR] [--measures MEASURE ...] [--cfg-options KEY=VALUE ...]
 
 Every run has the same config and schedule. Writes results.md and results.json into DIR; a call that
-was stopped goes on where it was.
+was stopped continues where it was.
 """
 
 __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
@@ -67,5 +67,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with where(lambda: f'; go on with: {this_command(resume=False)}'):
+    with where(lambda: f'; resume with: {this_command(resume=False)}'):
         run_tool(main)

@@ -29,7 +29,7 @@ MAX_CLASSES = IGNORED
 def read_categories(path: Path) -> dict[int, str]:
     """Names by id, in the order of the ids, without 0."""
     if not path.is_file():
-        raise FileNotFoundError(f'list of classes {path} is not there')
+        raise FileNotFoundError(f'list of classes {path} does not exist')
     try:
         categories = {int(item['id']): str(item['name']) for item in json.loads(path.read_text())}
     except (ValueError, TypeError, KeyError) as error:

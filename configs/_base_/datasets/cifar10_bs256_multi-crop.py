@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = './imagenet_bs16_multi-crop.py'
 
-data_root = 'data/cifar10/'  # downloaded into it if it is not there
+data_root = 'data/cifar10/'  # downloaded into it if it does not exist
 batch_size = 256  # pictures a step of each GPU
 num_workers = 8  # of each GPU
 

@@ -336,7 +336,7 @@ def choose_bands(
         is transparency, if any, and what is to be said of it.
 
     Raises:
-        OSError: If a wanted band is not there.
+        OSError: If a wanted band does not exist.
     """
     count = stored.values.shape[2]
     if bands is not None and count > 1:

@@ -16,7 +16,7 @@ class AccumulatedLRHook(Hook):
     run this hook scales the rates by that factor too. Without accumulation, or with
     ``auto_scale_lr`` off, it changes nothing.
 
-    Where an epoch is no multiple of ``accumulative_counts`` batches, a step goes on in the next
+    Where an epoch is no multiple of ``accumulative_counts`` batches, a step continues in the next
     epoch; a run resumed there has lost the first part of that step's gradient (mmengine warns).
     """
 

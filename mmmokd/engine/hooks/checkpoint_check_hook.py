@@ -12,7 +12,7 @@ from mmmokd.weights.loaded import refuse_foreign
 class CheckpointCheckHook(Hook):
     """Stops a run whose checkpoint does not fit the model.
 
-    A Runner loads what fits and only logs what does not: it then tests, or goes on training,
+    A Runner loads what fits and only logs what does not: it then tests, or continues training,
     random weights. With this hook every weight of the model must be in the checkpoint. The tools
     of this package add it by themselves.
 

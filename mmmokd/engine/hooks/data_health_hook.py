@@ -50,7 +50,7 @@ class DataHealthHook(Hook):
       unreadable pictures.
     - Before every epoch: tells every :class:`~mmmokd.datasets.MultiCrop` and
       :class:`~mmmokd.datasets.PictureFolder` its number. In an iteration-based loop, where
-      workers run ahead of the loop, it does not: their random numbers just go on, and a resumed run
+      workers run ahead of the loop, it does not: their random numbers just continue, and a resumed run
       draws others than one that was never stopped.
     - After every epoch: adds up the unreadable pictures of all processes, logs their number, share
       and first paths in one line, and raises if there are too many.

@@ -15,7 +15,7 @@ class EpochSeedHook(Hook):
     """Lets a resumed run draw the random numbers that it would have drawn without a stop.
 
     Checkpoints do not hold the state of the generators from which a model draws, as drop path does.
-    This hook seeds those of the process (Python's, NumPy's, PyTorch's on all devices) anew in every
+    This hook seeds those of the process (Python's, NumPy's, PyTorch's on all devices) again in every
     epoch, by the run's seed, the rank and the epoch. So ranks draw different numbers, whatever
     ``randomness.diff_rank_seed`` says.
 
@@ -27,7 +27,7 @@ class EpochSeedHook(Hook):
     """
 
     def before_train(self, runner) -> None:
-        """Begin anew: a resumed run starts in any epoch."""
+        """Reset: a resumed run starts in any epoch."""
         self._epoch: int | None = None
 
     def before_train_epoch(self, runner) -> None:

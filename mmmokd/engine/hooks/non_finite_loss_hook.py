@@ -149,7 +149,7 @@ def is_save_due(hook: Hook, runner) -> bool:
 
 
 def last_good_checkpoint(runner) -> str:
-    """Where to go on from.
+    """Where to continue from.
 
     Args:
         runner (Runner): The runner.
@@ -164,5 +164,5 @@ def last_good_checkpoint(runner) -> str:
     if path is None:
         return 'No checkpoint was written yet: start again.'
     if '://' not in path and not Path(path).exists():
-        return f'The last good checkpoint was {path}, but it is not there any more.'
-    return f'The last good checkpoint is {path}: go on from it with "--resume {path}".'
+        return f'The last good checkpoint was {path}, but it does not exist any more.'
+    return f'The last good checkpoint is {path}: continue from it with "--resume {path}".'

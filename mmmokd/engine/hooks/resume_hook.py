@@ -29,7 +29,7 @@ from .accumulated_lr_hook import AccumulatedLRHook
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Lets a resumed run go on where it was, also with another batch size or number of processes.
+    """Lets a resumed run continue where it was, also with another batch size or number of processes.
 
     mmengine resumes at the checkpoint's number of iterations. With other batches, processes or
     images, that number stands for another part of the run. This hook keeps what a run counts in with
@@ -40,7 +40,7 @@ class ResumeHook(Hook):
       of prototypes, warm-up of the collapse monitor, time left, names of checkpoints;
     - puts learning rates and all else that is scheduled to what a run with this config would have
       there, whatever the schedulers are; so, too, where the config's rates or schedules changed;
-    - goes on within an epoch, where the checkpoint is of the middle of one, with its next batch;
+    - continues within an epoch, where the checkpoint is of the middle of one, with its next batch;
     - says what changed in the counts and in the config.
 
     Where nothing of this changed, the checkpoint is taken as it is. The tools of this package add
@@ -75,7 +75,7 @@ class ResumeHook(Hook):
         check_loops(old, new)
         position = position_in(new, old, meta['epoch'], meta['iter'])
         if type(runner.train_dataloader.batch_sampler) is not BatchSampler:
-            # Which images one of another kind has drawn is not known: it begins the epoch anew.
+            # Which images one of another kind has drawn is not known: it restarts the epoch.
             position = Position(position.epoch, position.iter - position.batches)
         self._batches_done = position.batches
         moved = (position.epoch, position.iter) != (meta['epoch'], meta['iter'])
@@ -146,7 +146,7 @@ def check_loops(old: RunCounts, new: RunCounts) -> None:
 
     Args:
         old (RunCounts): Of the checkpoint.
-        new (RunCounts): Of the run that is to go on from it.
+        new (RunCounts): Of the run that is to continue from it.
 
     Raises:
         ValueError: If one counts epochs and the other iterations.

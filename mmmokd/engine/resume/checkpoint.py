@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Makes a checkpoint one of the run that is to go on from it."""
+"""Makes a checkpoint one of the run that is to continue from it."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from .counts import Position, RunCounts, iter_wrappers
 
 # Of an optimizer's groups; more are what schedules move. The rest may be state, as with Prodigy.
 SETTINGS = ('lr', 'weight_decay', 'momentum', 'betas')
-# An optimizer that has one of these cannot go on from one that has not.
+# An optimizer that has one of these cannot continue from one that has not.
 KINDS = ('momentum', 'betas', 'alpha', 'rho')
 # Counts that schedules depend on.
 SCHEDULED_BY = ('accumulative_counts', 'epoch_length', 'max_iters', 'iteration_images')
 
 
 def check_optimizers(optim_wrapper: OptimWrapper, saved: dict[str, Any] | None) -> None:
-    """Make sure that optimizers can go on from their state in a checkpoint.
+    """Make sure that optimizers can continue from their state in a checkpoint.
 
     Args:
         optim_wrapper (OptimWrapper): Of the run.
@@ -127,7 +127,7 @@ def follow_config(runner, checkpoint: dict[str, Any], position: Position) -> Non
 
 
 def convert_counters(runner, checkpoint: dict[str, Any], position: Position) -> None:
-    """Bring what else counts iterations to where the run goes on.
+    """Bring what else counts iterations to where the run continues.
 
     Args:
         runner (Runner): The runner.

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a training run counts in, and where one goes on that counts otherwise."""
+"""What a training run counts in, and where one continues that counts otherwise."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -159,13 +159,13 @@ class Position:
 
 
 def position_in(new: RunCounts, old: RunCounts, epoch: int, iteration: int) -> Position:
-    """Where a run goes on from a checkpoint of one that may have counted otherwise.
+    """Where a run continues from a checkpoint of one that may have counted otherwise.
 
-    A run in epochs goes on at the same share of the same epoch, rounded down to a whole batch; an
+    A run in epochs continues at the same share of the same epoch, rounded down to a whole batch; an
     iteration-based one where it has seen as many images, rounded to a whole optimizer step.
 
     Args:
-        new (RunCounts): Of the run that goes on.
+        new (RunCounts): Of the run that continues.
         old (RunCounts): Of the run that wrote the checkpoint. Where it does not tell an epoch's
             length, the checkpoint counts as one of an epoch's end.
         epoch (int): Epochs completed, in the checkpoint.

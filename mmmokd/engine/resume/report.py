@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What to say of a run that goes on from a checkpoint."""
+"""What to say of a run that continues from a checkpoint."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mmmokd.weights.config_text import read_config_text
 from .counts import Position, RunCounts
 
 MAX_LINES = 10
-# What of a config decides how a run goes on, and what of it only says how it is run or seen, or is
+# What of a config decides how a run continues, and what of it only says how it is run or seen, or is
 # said as a count.
 DECIDES = (
     'model',
@@ -75,7 +75,7 @@ def read_old_config(meta: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def deciding_changes(old: dict[str, Any] | None, new_text: str) -> Changes | None:
-    """What differs in a config of what decides how a run goes on.
+    """What differs in a config of what decides how a run continues.
 
     Args:
         old (dict, optional): The config of the checkpoint.
@@ -124,11 +124,11 @@ def describe_resume(
     """What is not as in the run that wrote the checkpoint, and what becomes of it.
 
     Args:
-        runner (Runner): The runner that goes on.
+        runner (Runner): The runner that continues.
         old (RunCounts): Of the checkpoint.
         new (RunCounts): Of the run.
         iteration (int): Iterations completed, in the checkpoint.
-        position (Position): Where the run goes on.
+        position (Position): Where the run continues.
         changes (list, optional): In the config; None if not known.
         scales_accumulation (bool): See :func:`describe_rates`. Defaults to True.
 
@@ -149,7 +149,7 @@ def describe_resume(
         if position.batches:
             where = f'after {position.batches} batches of epoch {position.epoch + 1}'
         said.append(
-            f'The run goes on {where if new.by_epoch else "after as many images"}, at iteration '
+            f'The run continues {where if new.by_epoch else "after as many images"}, at iteration '
             f'{position.iter} of {new.max_iters} ({iteration} in the checkpoint).'
         )
     said += describe_rates(runner, old, new, scales_accumulation)
@@ -210,7 +210,7 @@ def describe_length(old: RunCounts, new: RunCounts, position: Position) -> list[
     Args:
         old (RunCounts): Of the checkpoint.
         new (RunCounts): Of the run.
-        position (Position): Where the run goes on.
+        position (Position): Where the run continues.
 
     Returns:
         list[str]: Sentences if the run is at its end or, in an iteration-based one, if it has as many

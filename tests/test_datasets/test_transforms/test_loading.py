@@ -108,7 +108,7 @@ def test_wrong_settings():
 
 # ----------------------------------------------------------------------------------- unreadable
 def make_bad(folder):
-    """Pictures that are not there, empty, cut off, or something else."""
+    """Pictures that do not exist, empty, cut off, or something else."""
     save(folder / 'whole.jpg', rgb_noise(200, 200))
     save(folder / 'whole.png', rgb_noise(200, 200))
     for name in ('whole.jpg', 'whole.png'):

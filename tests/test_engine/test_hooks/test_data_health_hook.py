@@ -192,7 +192,7 @@ def test_a_sampler_that_draws_too_few():
 
 # ----------------------------------------------------------------------------------- wrappers
 class Listed(BaseDataset):
-    """mmengine's own dataset, of paths that are not there."""
+    """mmengine's own dataset, of paths that do not exist."""
 
     def __init__(self, length, **kwargs):
         self.length = length

@@ -149,7 +149,7 @@ def test_resumed_run_names_what_it_came_from(tmp_path):
 def test_checkpoint_that_is_gone(tmp_path):
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_1.pth'))
     runner = SimpleNamespace(work_dir=tmp_path, iter=1, hooks=[], _resume=False)
-    with pytest.raises(FloatingPointError, match=r'was .*iter_1.pth, but it is not there'):
+    with pytest.raises(FloatingPointError, match=r'was .*iter_1.pth, but it does not exist'):
         NonFiniteLossHook().after_train_iter(runner, 1, outputs=dict(loss=torch.tensor(torch.inf)))
 
 
@@ -202,5 +202,5 @@ def test_all_processes_stop_together():
     with socket.socket() as sock:
         sock.bind(('127.0.0.1', 0))
         port = sock.getsockname()[1]
-    # Forked, for started anew each process would spend most of the time on imports.
+    # Forked, for started from scratch each process would spend most of the time on imports.
     mp.start_processes(train_on_rank, args=(port,), nprocs=2, start_method='fork')

@@ -126,7 +126,7 @@ def test_scaled_gradients_are_unscaled_before_clipping(amp_on_cpu):
 
 @pytest.mark.parametrize('counts', [1, 2])
 def test_overflow_in_one_branch(amp_on_cpu, counts):
-    """It skips that branch's step and halves its scale; the other branch goes on."""
+    """It skips that branch's step and halves its scale; the other branch continues."""
     model, plain = Toy(), Toy()
     wrapper = partial(amp_on_cpu, accumulative_counts=counts)
     wrappers = BranchOptimWrapperDict(**make_wrappers(model, wrapper))

@@ -8,10 +8,10 @@ _base_ = [
     '../../../_base_/classification_runtime.py',
 ]
 
-data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it is not there
+data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it does not exist
 train_dataloader = dict(
     batch_size=256,
-    sampler=dict(type='InfiniteSampler'),  # steps go on over the end of the set
+    sampler=dict(type='InfiniteSampler'),  # steps continue over the end of the set
     dataset=dict(data, split='train'),
 )
 val_dataloader = test_dataloader = dict(dataset=dict(data, split='test'))

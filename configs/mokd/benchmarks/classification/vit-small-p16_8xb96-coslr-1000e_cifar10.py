@@ -7,7 +7,7 @@ _base_ = [
     '../../../_base_/classification_runtime.py',
 ]
 
-data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it is not there
+data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it does not exist
 train_dataloader = dict(batch_size=96, dataset=dict(data, split='train'))
 val_dataloader = test_dataloader = dict(dataset=dict(data, split='test'))
 data_preprocessor = dict(num_classes=10)
