@@ -17,9 +17,12 @@ from mmmokd.weights import save_file
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
-    """A command changes these for its process."""
+    """A command changes these for its process, which may itself have been told to ignore Ctrl-C."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     monkeypatch.setattr(logging, 'raiseExceptions', True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def send(number):
