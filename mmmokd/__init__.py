@@ -13,7 +13,8 @@ __all__ = ['__version__', 'registry', 'weights']
 # mmmokd.apis.cli, which is light, reads its arguments, and only then whatever takes seconds.
 # mmmokd.apis.config and .runtime, without which nothing runs, register what is registered here.
 if getattr(sys.modules.get('__main__'), '__mmmokd_reads_arguments_first__', False):
-    # Until the tool takes care of it: no traceback of imports.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Until the tool takes care of it: no traceback of imports. What nohup ignores stays ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 else:
     from . import registry, weights

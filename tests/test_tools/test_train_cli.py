@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import functools
 import json
 import os
 import re
@@ -170,8 +171,10 @@ def test_killed_run_resumes_to_the_same_weights(run, cpu_env, whole_run, tiny_co
 def test_interrupted_run_says_how_to_go_on(run, cpu_env, tiny_config, tmp_path):
     command = train_command(tiny_config, tmp_path, '--overwrite')
     command += ['train_dataloader.num_workers=2', 'train_cfg.max_epochs=60']
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    process = subprocess.Popen(command, cwd=ROOT, env=cpu_env, start_new_session=True, **pipes)
+    how = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    # The tests themselves may have been told to ignore it.
+    how['preexec_fn'] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, env=cpu_env, **how)
     lines = []
     for line in process.stdout:
         lines.append(line)
