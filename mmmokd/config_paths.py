@@ -113,7 +113,7 @@ def _get_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         return path, scope
     if filename not in told:
         told.add(filename)
-        text = f'{filename}: {cfg_path}, which it builds on, does not exist; taken is {found}'
+        text = f'{filename}: {cfg_path}, which it builds on, does not exist; using {found}'
         print_log(text, 'current', logging.WARNING)
     return str(found), None
 

@@ -68,7 +68,7 @@ def _find(path: str | Path) -> Path:
     found = None if path.is_dir() else find_config(path)
     if found is None:
         raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
-    print_log(f'config {path} does not exist; taken is {found}', 'current', logging.WARNING)
+    print_log(f'config {path} does not exist; using {found}', 'current', logging.WARNING)
     return found
 
 

@@ -49,14 +49,27 @@ def claim_run_folder(cfg: Config, overwrite: bool = False) -> Iterator[None]:
     if not is_first_process(cfg.get('launcher', 'none')):
         yield
         return
-    for folder in folders:
-        check_folder(folder)
-    with _lock(Path(cfg.work_dir)):
-        name = checkpoint_pattern(cfg)
+    new = [folder for folder in folders if not folder.exists()]
+    try:
         for folder in folders:
-            remove_parts(folder, lambda file: bool(name.fullmatch(file)) or file == POINTER)
-        _make_room(cfg, folders, name, overwrite)
-        yield
+            check_folder(folder)
+        with _lock(Path(cfg.work_dir)):
+            name = checkpoint_pattern(cfg)
+            for folder in folders:
+                remove_parts(folder, lambda file: bool(name.fullmatch(file)) or file == POINTER)
+            _make_room(cfg, folders, name, overwrite)
+            yield
+    except BaseException:
+        _remove_unused(new)
+        raise
+
+
+def _remove_unused(folders: list[Path]) -> None:
+    """Leave no folder behind of a run that ended before it wrote anything."""
+    for folder in folders:
+        if folder.is_dir() and {file.name for file in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def check_folder(folder: str | Path) -> None:

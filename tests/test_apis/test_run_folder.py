@@ -79,6 +79,15 @@ def hold(cfg, pipe):
         pipe.recv()
 
 
+@pytest.mark.parametrize('written', [(), ('20261126_101010/20261126_101010.log',)])
+def test_run_that_wrote_nothing_leaves_no_folder(tmp_path, written):
+    new = tmp_path / 'new'
+    with pytest.raises(RuntimeError), claim_run_folder(Config(dict(work_dir=str(new)))):
+        write(new, *written)
+        raise RuntimeError
+    assert new.exists() == bool(written)
+
+
 def test_lock_ends_with_a_killed_process(make, folder):
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context('fork').Process(target=hold, args=(make(), theirs))
