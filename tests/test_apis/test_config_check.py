@@ -245,7 +245,7 @@ def test_own_configs_are_taken():
 def test_every_own_config_is_taken():
     for file in (ROOT / 'configs').rglob('*.py'):
         if '_base_' not in file.parts:
-            load_config(file)
+            assert load_config(file).filename == str(file)
 
 
 def test_leftovers_of_another_type_say_what_to_do(tmp_path):

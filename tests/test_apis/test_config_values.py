@@ -7,6 +7,7 @@ import pytest
 
 from mmmokd.apis import load_config
 from mmmokd.apis.cli import tool_parser
+from mmmokd.apis.config_tree import get_node
 from mmmokd.apis.config_values import Rule
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mokd'
@@ -90,7 +91,8 @@ def test_wrong_value_is_refused(option, allowed):
     ],
 )
 def test_right_value_is_taken(options):
-    load_config(FOLDER, options)
+    cfg = load_config(FOLDER, options)
+    assert all(get_node(cfg, key.split('.')) == value for key, value in options.items())
 
 
 def test_rule():

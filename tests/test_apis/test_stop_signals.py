@@ -77,11 +77,15 @@ def test_interruption_that_is_lost_is_raised_again():
 
 
 def test_what_was_ignored_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        run_tool(lambda: send(signal.SIGINT))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    came_here = []
+
+    def main():
+        send(signal.SIGINT)
+        came_here.append(signal.getsignal(signal.SIGINT))
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # put back by the fixture
+    run_tool(main)
+    assert came_here == [signal.SIG_IGN]
 
 
 def test_a_forked_process_ends_by_itself():
