@@ -11,11 +11,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import mmengine.registry
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
 # What mmengine takes out of a dict before it builds from the rest.
 ANY_TYPE = frozenset({'type', '_scope_', '_delete_'})
+# Their **kwargs end in a TypeError, that of this one only when the first checkpoint is saved.
+TAKE_NO_OTHERS = (CheckpointHook.__init__,)
 
 
 class Arguments(NamedTuple):
@@ -175,7 +178,8 @@ def arguments_of(target: Callable) -> Arguments:
     for depth, function in enumerate(constructors):
         try:
             parameters, others = _parameters(function)
-            hands_on, texts = _read_source(function, others) if others else (False, set())
+            closed = others is None or function in TAKE_NO_OTHERS
+            hands_on, texts = (False, set()) if closed else _read_source(function, others)
         except (OSError, TypeError, ValueError, SyntaxError):  # built in: nothing to read
             return Arguments(None)
         names |= {*parameters, *texts}
@@ -183,7 +187,7 @@ def arguments_of(target: Callable) -> Arguments:
             annotations.setdefault(name, parameter.annotation)
             if depth == 0 and parameter.default is parameter.empty:
                 required.add(name)
-        if others is None:
+        if closed:
             return Arguments(frozenset(names), frozenset(required), annotations)
         if not hands_on:
             break

@@ -135,6 +135,14 @@ CHOICES: dict[tuple[str, ...], tuple] = {
     ('env_cfg', 'mp_cfg', 'mp_start_method'): ('fork', 'spawn', 'forkserver'),
 }
 TEXTS = (('load_from',), ('work_dir',), ('default_scope',))
+# What a Runner reads at the top of a config, and builds from.
+DICTS = (
+    *DATALOADERS,
+    *('model', 'optim_wrapper', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'env_cfg'),
+    *('visualizer', 'randomness', 'log_processor', 'auto_scale_lr', 'data_preprocessor'),
+)
+LISTS = ('custom_hooks',)
+DICTS_OR_LISTS = ('param_scheduler', 'val_evaluator', 'test_evaluator')
 SWITCHES = ('by_epoch', 'cudnn_benchmark', 'deterministic', 'diff_rank_seed', 'enable', 'resume')
 # Attributes of classes of mmpretrain, mmdet and mmseg that say what an argument may be.
 TABLES = dict(depth=('arch_settings',), arch=('arch_zoo', 'arch_settings'))
@@ -161,6 +169,8 @@ def wrong_value(
     allowed = _by_rule(path, kind, key, value) or _by_annotation(path, annotation, value)
     if allowed is None and key in SWITCHES and not isinstance(value, bool | int | None):
         allowed = 'True or False'
+    if allowed is None and not path and value is not None:
+        allowed = _structure(key, value)
     if allowed is None and place in TEXTS and not isinstance(value, str | None):
         allowed = 'a text'
     if allowed is None and place in CHOICES and value not in CHOICES[place]:
@@ -168,6 +178,17 @@ def wrong_value(
     if allowed is not None:
         return f'should be {allowed}, not {value!r}'
     return _by_table(key, value, targets)
+
+
+def _structure(key: str, value: Any) -> str | None:
+    """What stands at the top of a config under a name, if the value is something else."""
+    if key in DICTS and not isinstance(value, dict):
+        return 'a dict'
+    if key in LISTS and not isinstance(value, list | tuple):
+        return 'a list'
+    if key in DICTS_OR_LISTS and not isinstance(value, dict | list | tuple):
+        return 'a dict or a list'
+    return None
 
 
 def _by_rule(path: Sequence[str], kind: str, key: str, value: Any) -> str | None:

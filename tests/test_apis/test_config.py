@@ -197,14 +197,14 @@ def test_blanks_stay_in_a_text(tmp_path):
         f'train_dataloader.dataset.data_root={folder}',
         f"load_from='{folder} (old) x.pth'",
         'train_dataloader.dataset.extensions=.jpg, .png',
-        'test_dataloader=[a b, ( "c d", 1 ), e]',
+        'val_evaluator=[a b, ( "c d", 1 ), e]',
         'randomness.seed= 7 ',
         'experiment_name=1 2',
     )
     assert cfg.train_dataloader.dataset.data_root == str(folder)
     assert cfg.load_from == f'{folder} (old) x.pth'
     assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
-    assert cfg.test_dataloader == ['a b', ('c d', 1), 'e']
+    assert cfg.val_evaluator == ['a b', ('c d', 1), 'e']
     assert cfg.randomness.seed == 7 and cfg.experiment_name == '1 2'
 
 

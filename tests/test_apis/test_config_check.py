@@ -54,6 +54,10 @@ def load(folder, text, base=BASE, name='mine.py'):
             "default_hooks = dict(mine=dict(type='EMAHok'))",
             "default_hooks.mine (EMAHok): no hook is registered as 'EMAHok'. Did you mean EMAHook?",
         ),
+        (  # mmengine would find it as the first checkpoint is saved
+            'default_hooks = dict(checkpoint=dict(max_keep_ckpt=1))',
+            'default_hooks.checkpoint (CheckpointHook) takes no max_keep_ckpt. Did you mean max_k',
+        ),
         (
             'default_hooks = dict(mine=dict(interval=1))',
             "default_hooks.mine lacks what it needs: 'type'",

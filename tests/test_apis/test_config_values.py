@@ -66,6 +66,10 @@ SWITCH = 'True or False'
         ('env_cfg.mp_cfg.mp_start_method=frok', 'one of fork, spawn'),
         ('load_from=5', 'a text'),
         ('resume=maybe', SWITCH),
+        ('train_dataloader=4', 'a dict'),
+        ('model=ResNet', 'a dict'),
+        ('custom_hooks=EMAHook', 'a list'),
+        ('param_scheduler=cosine', 'a dict or a list'),
     ],
 )
 def test_wrong_value_is_refused(option, allowed):
