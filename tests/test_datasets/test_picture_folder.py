@@ -453,7 +453,7 @@ def test_no_folder(tmp_path, monkeypatch):
         with pytest.raises(NotADirectoryError, match=f'{tmp_path}/{name}, is a file.*{hint}'):
             PictureFolder(str(tmp_path / name))
     (tmp_path / 'link').symlink_to(tmp_path / 'nothing')
-    with pytest.raises(FileNotFoundError, match='does not exist. It is a link to what is not'):
+    with pytest.raises(FileNotFoundError, match='does not exist. It is a link to what does not'):
         PictureFolder(str(tmp_path / 'link'))
     monkeypatch.delenv('IMAGES', raising=False)
     with pytest.raises(FileNotFoundError, match='The environment variable IMAGES is not set'):
