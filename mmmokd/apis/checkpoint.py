@@ -6,6 +6,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import nn
 
+from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 from mmmokd.weights.files import read_checkpoint
 
@@ -90,7 +91,7 @@ def find_resume_checkpoint(work_dir: str | Path) -> Path | None:
     work_dir = Path(work_dir)
     candidates = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
     candidates.sort(key=lambda file: file.stat().st_mtime, reverse=True)
-    pointer = work_dir / 'last_checkpoint'
+    pointer = work_dir / POINTER
     if pointer.is_file():
         # By name alone: the folder may have been moved since. It may also be outside (out_dir).
         named = Path(pointer.read_text().strip())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.table import markdown_table
 
@@ -101,7 +102,7 @@ def run_start(
         train = [tools / 'train.py', config, *common, '--resume', 'auto', '--no-validate']
         train.append('--cfg-options')
         _run([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
-        trained = (work_dir / 'last_checkpoint').read_text().strip()
+        trained = (work_dir / POINTER).read_text().strip()
         dumped = work_dir / Path(config).name
         part = metrics.with_suffix('.part.json')
         _run([tools / 'test.py', dumped, trained, *common, '--out', part], work_dir / 'test.txt')

@@ -16,12 +16,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from mmengine.config import Config
 
+from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.utils.atomic import atomic_write, remove_parts
 
 from .config_tree import iter_dicts
 from .stop_signals import is_first_process
 
-POINTER = 'last_checkpoint'  # of mmengine: names the newest checkpoint
 LOCK, HOLDER = '.run.lock', '.run.json'
 ROOM = 2**18  # bytes: of the logs and the config that a run writes as it begins
 LOCK_TIMEOUT = 3.0  # seconds: the data workers of a killed run take a moment to end, too

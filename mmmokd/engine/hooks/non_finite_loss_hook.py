@@ -9,6 +9,8 @@ from torch import Tensor
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 
+from .checkpoint_hook import POINTER
+
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
@@ -157,7 +159,7 @@ def last_good_checkpoint(runner) -> str:
     Returns:
         str: A sentence with the last checkpoint and how to resume from it.
     """
-    note = Path(runner.work_dir, 'last_checkpoint')
+    note = Path(runner.work_dir, POINTER)
     path = note.read_text().strip() if note.is_file() else None
     if path is None and runner._resume:
         path = runner._load_from
