@@ -12,7 +12,7 @@ MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
 # Tools that read requirements/ or resources/, which only a checkout or an unpacked sdist has.
 SOURCE_TOOLS = (
     'build_mmcv_ops.sh',
-    'quickstart.py',
+    'quickstart',
     'quickstart.sh',
     'run_tests.sh',
     'setup_env.sh',

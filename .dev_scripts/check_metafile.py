@@ -32,8 +32,8 @@ NAME = re.compile(
 DATASETS = {
     'in1k': 'ImageNet',
     'cifar10': 'CIFAR10',
-    'folder': 'mmmokd.PictureFolder',
-    'folder-knn': 'mmmokd.PictureFolder',
+    'folder': 'mmmokd.ImageFolder',
+    'folder-knn': 'mmmokd.ImageFolder',
 }
 LINK = re.compile(r'\]\(([^):\s]+\.py)\)')
 
@@ -147,7 +147,7 @@ def inner_datasets(dataset: dict) -> Iterator[dict]:
         yield from inner_datasets(child)
 
 
-def labelled_per_cent(datasets: list[dict]) -> int | None:
+def labeled_per_cent(datasets: list[dict]) -> int | None:
     """The share of the labels that a training set keeps."""
     for dataset in datasets:
         listed = re.search(r'train_(\d+)percent', dataset.get('ann_file', ''))
@@ -175,7 +175,7 @@ def check_benchmark_name(config: Path) -> Iterator[str]:
         'epochs': epochs,
         'schedule, times 12 epochs': epochs / 12 if epochs else None,
         'thousand iterations': loop.max_iters / 1000 if 'max_iters' in loop else None,
-        'per cent of the labels': labelled_per_cent(datasets),
+        'per cent of the labels': labeled_per_cent(datasets),
     }
     said = {part: found[1] for part, regex in PARTS.items() if (found := regex.search(config.stem))}
     said = {part: int(value) if value.isdigit() else value for part, value in said.items()}

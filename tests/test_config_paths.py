@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from mmmokd import config_paths
-from mmmokd.apis import load_config
+from mmmokd.cli.config import load_config
 from mmmokd.config_paths import configs_dir, find_config, named_config
 
 NAME = 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'

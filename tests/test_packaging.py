@@ -41,7 +41,7 @@ FILES = (
 )
 SOURCE_TOOLS = {  # need what is beside tools/ in the sources
     'build_mmcv_ops.sh',
-    'quickstart.py',
+    'quickstart',
     'quickstart.sh',
     'run_tests.sh',
     'setup_env.sh',

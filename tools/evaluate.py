@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmmokd.apis.cli import run_tool, tool_parser
+from mmmokd.cli.run_tool import run_tool, tool_parser
 
 KS = (10, 20, 30)
 LRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         default=list(KS),
         metavar='K',
-        help='numbers of neighbours (default: 10 20 30)',
+        help='numbers of neighbors (default: 10 20 30)',
     )
     parser.add_argument('--no-linear', action='store_true', help='k-NN only')
     parser.add_argument(
@@ -63,8 +63,8 @@ def parse_args() -> argparse.Namespace:
         '--data',
         nargs=2,
         metavar=('TRAIN', 'TEST'),
-        help='two folders of class folders, to learn from and to be recognised (default: the '
-        'labelled sets of the config)',
+        help='two folders of class folders, to learn from and to be recognized (default: the '
+        'labeled sets of the config)',
     )
     parser.add_argument(
         '--out',
@@ -81,8 +81,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
-    from mmmokd.apis.config import require_keys, set_dataloader_defaults, set_work_dir
-    from mmmokd.apis.evaluate import set_evaluation
+    from mmmokd.cli.config import require_keys, set_dataloader_defaults, set_work_dir
+    from mmmokd.evaluation.report import set_evaluation
     from mmmokd.weights import read_checkpoint
 
     require_keys(cfg, ('model',), 'evaluating features')
@@ -107,10 +107,15 @@ def main() -> None:
     args = parse_args()
     from mmengine.dist import is_main_process
 
-    from mmmokd.apis.config import load_config
-    from mmmokd.apis.evaluate import check_out, collect_results, write_results
-    from mmmokd.apis.runtime import build_runner, close_process_group, describe_run, use_cpus
+    from mmmokd.cli.config import load_config
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+    from mmmokd.engine.runners.build_runner import (
+        build_runner,
+        close_process_group,
+        describe_run,
+        use_cpus,
+    )
+    from mmmokd.evaluation.report import check_out, collect_results, write_results
 
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmmokd.apis.cli import run_tool, tool_parser
+from mmmokd.cli.run_tool import run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
-    from mmmokd.apis.config import require_keys, set_dataloader_defaults, set_work_dir
+    from mmmokd.cli.config import require_keys, set_dataloader_defaults, set_work_dir
     from mmmokd.weights import check_target, read_checkpoint
 
     require_keys(cfg, ('model', 'test_dataloader', 'test_cfg', 'test_evaluator'), 'testing')
@@ -47,9 +47,14 @@ def main() -> None:
     args = parse_args()
     from mmengine.dist import is_main_process
 
-    from mmmokd.apis.config import load_config
-    from mmmokd.apis.runtime import build_runner, close_process_group, describe_run, use_cpus
+    from mmmokd.cli.config import load_config
     from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+    from mmmokd.engine.runners.build_runner import (
+        build_runner,
+        close_process_group,
+        describe_run,
+        use_cpus,
+    )
     from mmmokd.utils.atomic import atomic_write
 
     cfg = load_config(args.config, args.cfg_options)

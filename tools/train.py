@@ -13,7 +13,7 @@ import os
 
 from mmengine.config import Config
 
-from mmmokd.apis.cli import run_tool, tool_parser
+from mmmokd.cli.run_tool import run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
-    from mmmokd.apis.config import (
+    from mmmokd.cli.config import (
         enable_amp,
         require_keys,
         set_dataloader_defaults,
@@ -68,7 +68,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def merge_checkpoint(cfg: Config, resume: str | None) -> None:
     """Set, and check, what the run starts from."""
-    from mmmokd.apis.checkpoint import check_resumable, find_resume_checkpoint
+    from mmmokd.engine.resume.find import check_resumable, find_resume_checkpoint
     from mmmokd.weights import read_checkpoint
 
     if resume == 'auto' or (resume is None and cfg.get('resume') and not cfg.get('load_from')):
@@ -88,19 +88,19 @@ def merge_checkpoint(cfg: Config, resume: str | None) -> None:
 
 def main() -> None:
     args = parse_args()
-    from mmmokd.apis.config import load_config
-    from mmmokd.apis.interrupt import resumable
-    from mmmokd.apis.run_folder import claim_run_folder
-    from mmmokd.apis.runtime import (
+    from mmmokd.cli.config import load_config
+    from mmmokd.cli.interrupt import resumable
+    from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
+    from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_images
+    from mmmokd.engine.hooks.resume_hook import ResumeHook
+    from mmmokd.engine.runners.build_runner import (
         build_runner,
         close_process_group,
         describe_run,
         prepare_training,
         use_cpus,
     )
-    from mmmokd.engine.hooks.checkpoint_check_hook import CheckpointCheckHook
-    from mmmokd.engine.hooks.data_health_hook import DataHealthHook, check_enough_pictures
-    from mmmokd.engine.hooks.resume_hook import ResumeHook
+    from mmmokd.engine.runners.run_folder import claim_run_folder
 
     cfg = load_config(args.config, args.cfg_options)
     merge_args(cfg, args)
@@ -113,7 +113,7 @@ def main() -> None:
         if not any(isinstance(hook, ResumeHook) for hook in runner.hooks):
             runner.register_hook(ResumeHook())
         if any(isinstance(hook, DataHealthHook) for hook in runner.hooks):
-            check_enough_pictures(runner.train_dataloader)  # else schedules fail obscurely
+            check_enough_images(runner.train_dataloader)  # else schedules fail obscurely
         prepare_training(runner)
         runner.train()
     close_process_group()

@@ -1,6 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# A folder of your own pictures, on one GPU or none. Copy this file, to wherever you like, and go through
-# the first lines; or keep it, and say --cfg-options train_dataloader.dataset.data_root=/my/pictures.
+# A folder of your own images, on one GPU or none. Copy this file, to wherever you like, and go through
+# the first lines; or keep it, and say --cfg-options train_dataloader.dataset.data_root=/my/images.
 _base_ = [
     '../_base_/models/mokd_resnet18_vit-tiny-p16.py',
     '../_base_/datasets/folder_bs32_multi-crop.py',
@@ -8,14 +8,14 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-data_root = 'data/pictures'  # your folder, nested or not; no labels (k-NN: see *_folder-knn.py)
-batch_size = 32  # pictures a step: as many as fit into memory; learning rates follow
-num_workers = 4  # processes that read pictures: about the number of CPU cores
-max_epochs = 100  # passes over the folder: the fewer pictures it has, the more; 2 for a try
+data_root = 'data/images'  # your folder, nested or not; no labels (k-NN: see *_folder-knn.py)
+batch_size = 32  # images a step: as many as fit into memory; learning rates follow
+num_workers = 4  # processes that read images: about the number of CPU cores
+max_epochs = 100  # passes over the folder: the fewer images it has, the more; 2 for a try
 global_size = 128  # side of the large views in pixels, a multiple of 32: 224 on a fast GPU
 local_size = 64  # side of the small views, likewise: 96 where the large ones have 224
-num_local = 6  # small views of a picture: fewer are faster, more teach more
-num_prototypes = 4096  # the paper has 65536 for 1.3 million pictures
+num_local = 6  # small views of an image: fewer are faster, more teach more
+num_prototypes = 4096  # the paper has 65536 for 1.3 million images
 save_every = 10  # epochs between two checkpoints
 
 load, crop, pack = _base_.train_dataloader.dataset.pipeline

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# CIFAR-10 on one GPU: 32 x 32 pictures, a stem without stride, patches of 4 pixels.
+# CIFAR-10 on one GPU: 32 x 32 images, a stem without stride, patches of 4 pixels.
 _base_ = [
     '../_base_/models/mokd_resnet18_vit-tiny-p16.py',
     '../_base_/datasets/cifar10_bs256_multi-crop.py',

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# The paper's recipe: ResNet-50 and ViT-S/16 on ImageNet, 100 epochs, 16 GPUs with 16 pictures each.
+# The paper's recipe: ResNet-50 and ViT-S/16 on ImageNet, 100 epochs, 16 GPUs with 16 images each.
 _base_ = [
     '../_base_/models/mokd_resnet50_vit-small-p16.py',
     '../_base_/datasets/imagenet_bs16_multi-crop.py',

@@ -52,7 +52,7 @@ def mutual_information(probs: Tensor) -> Tensor:
     """Mutual information of sample and prototype, H(mean p) - mean H(p), in nats.
 
     0 if all samples have the same probabilities, whatever they are, and at most log of the number
-    of samples or of prototypes, whichever is less. It is what discriminative clustering maximises
+    of samples or of prototypes, whichever is less. It is what discriminative clustering maximizes
     (Krause, Perona and Gomes, "Discriminative clustering by regularized information maximization",
     NIPS 2010).
 
@@ -72,7 +72,7 @@ def mutual_information(probs: Tensor) -> Tensor:
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Standard deviation of L2-normalised features, relative to features of all directions.
+    """Standard deviation of L2-normalized features, relative to features of all directions.
 
     Mean over channels of the standard deviation over samples, times sqrt(C): about 1 if directions
     are isotropic, 0 if all samples have the same one
@@ -95,7 +95,7 @@ def feature_std(features: Tensor) -> Tensor:
 def effective_rank(features: Tensor) -> Tensor:
     """Effective rank: how many directions the features spread over.
 
-    exp of the entropy of the singular values of the centred features, normalised to sum 1 (Roy and
+    exp of the entropy of the singular values of the centered features, normalized to sum 1 (Roy and
     Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007).
 
     Args:

@@ -1,16 +1,17 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from .labelled_share import LabelledShare
-from .picture_folder import PictureFolder
-from .transforms import BadPictureError, LoadPicture, MultiCrop
+from mmmokd.datasets.image_folder import ImageFolder
+from mmmokd.datasets.labeled_share import LabeledShare
+
+from .transforms import BadImageError, LoadImage, MultiCrop
 from .walk import iter_datasets, iter_transforms
 from .worker_generator import WorkerGenerator
 
 __all__ = [
-    'BadPictureError',
-    'LabelledShare',
-    'LoadPicture',
+    'BadImageError',
+    'LabeledShare',
+    'LoadImage',
     'MultiCrop',
-    'PictureFolder',
+    'ImageFolder',
     'WorkerGenerator',
     'iter_datasets',
     'iter_transforms',

@@ -60,7 +60,7 @@ def find_files(root: str) -> Found:
         except OSError as error:
             raise ValueError(
                 f'the folder {printable(folder)} cannot be read: {error.strerror}. Change its '
-                'permissions, or move it out of the folder of pictures'
+                'permissions, or move it out of the folder of images'
             ) from error
         if prefix and is_own_output(folder, [entry.name for entry in entries]):
             found.own.append(prefix[:-1])
@@ -190,18 +190,18 @@ def check_folder(path: str, extensions: Sequence[str]) -> None:
     folder = osp.abspath(path)
     if osp.isfile(folder):
         ending = osp.splitext(folder)[1].lower()
-        hint = 'Set data_root to a folder; a list of pictures goes into ann_file.'
+        hint = 'Set data_root to a folder; a list of images goes into ann_file.'
         if ending in ARCHIVES:
             hint = 'Unpack it, and set data_root to the folder.'
         elif ending in extensions:
             hint = f'Set data_root to the folder of many of them, such as {osp.dirname(folder)}.'
         raise NotADirectoryError(
-            f'The folder of pictures, {printable(folder)}, is a file. {printable(hint)}'
+            f'The folder of images, {printable(folder)}, is a file. {printable(hint)}'
         )
     if not osp.isdir(folder):
         unset = [name for name in UNSET.findall(path) if name not in os.environ]
         why = f' The environment variable {unset[0]} is not set.' if unset else ''
         link = ' It is a link to what does not exist.' if osp.islink(folder) else ''
         raise FileNotFoundError(
-            f'The folder of pictures, {printable(folder)}, does not exist.{why}{link}'
+            f'The folder of images, {printable(folder)}, does not exist.{why}{link}'
         )

@@ -54,7 +54,7 @@ def list_remote(root: str) -> list[str]:
         found = [path[start:] for path in full]
     found = sorted(path for path in found if not any(x.startswith('.') for x in path.split('/')))
     if not found:
-        raise FileNotFoundError(f'The folder of pictures, {root}, does not exist, or is empty.')
+        raise FileNotFoundError(f'The folder of images, {root}, does not exist, or is empty.')
     return found
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What is read from a batch of labelled images."""
+"""What is read from a batch of labeled images."""
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ def read_labels(batch: dict, dataloader: DataLoader) -> Tensor:
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     if not samples:
         raise ValueError(
-            f'evaluating features needs labelled images, but a batch of {dataset} has no '
+            f'evaluating features needs labeled images, but a batch of {dataset} has no '
             "'data_samples': does its pipeline end with PackInputs?"
         )
     labels = []
@@ -33,7 +33,7 @@ def read_labels(batch: dict, dataloader: DataLoader) -> Tensor:
             found = 'no gt_label' if label is None else f'{label.numel()} labels'
             raise ValueError(
                 f'evaluating features needs images with one class label each, but the image '
-                f'{sample.get("img_path", "(no path)")} of {dataset} has {found}; give a labelled '
+                f'{sample.get("img_path", "(no path)")} of {dataset} has {found}; give a labeled '
                 'dataset, or leave validation out (--no-validate)'
             )
         labels.append(int(label))

@@ -9,7 +9,7 @@ from mmengine.runner import autocast
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmmokd.models.branches.block_tokens import watch_block_tokens
+from mmmokd.evaluation.block_tokens import watch_block_tokens
 from mmmokd.utils import get_ori_model
 
 from .batches import read_inputs, read_labels
@@ -38,7 +38,7 @@ def extract_features(
     Args:
         model (nn.Module): An mmengine model with ``extract_feat``, wrapped (DDP) or not: MOKD, or a
             self-supervised model or classifier of mmpretrain.
-        dataloader (DataLoader): One labelled view of each image in a fixed order: a sampler as
+        dataloader (DataLoader): One labeled view of each image in a fixed order: a sampler as
             ``dict(type='DefaultSampler', shuffle=False)``.
         networks (Sequence[str]): Networks to evaluate of a model whose ``extract_feat`` takes a
             ``network``; other models have one. Defaults to ('teacher', ).
@@ -61,7 +61,7 @@ def extract_features(
         block, which is the pooled feature, is last.
 
     Raises:
-        ValueError: If the dataset is empty or not labelled, the order of its images is not known,
+        ValueError: If the dataset is empty or not labeled, the order of its images is not known,
             the model's features are not one vector for each image, or not always of one shape, or
             it gives no maps.
     """

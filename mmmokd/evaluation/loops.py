@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.runner import TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-from mmmokd.datasets import LabelledShare
+from mmmokd.datasets import LabeledShare
 from mmmokd.registry import DATASETS, LOOPS
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.state_dict import name_some
@@ -23,8 +23,8 @@ BANK_LOG_INTERVAL = 500
 BANK_SHARE = 0.8
 
 
-def split_labelled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dict, dict]:
-    """Part the images of one labelled set, class by class, always in the same way.
+def split_labeled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dict, dict]:
+    """Part the images of one labeled set, class by class, always in the same way.
 
     Args:
         dataloader (dict): Config of the dataloader of all of them.
@@ -47,15 +47,15 @@ def split_labelled(dataloader: DataLoader | dict, bank_share: float) -> tuple[di
     dataset = dataloader['dataset']
     if isinstance(dataset, dict):
         dataset = DATASETS.build(dataset)
-    bank, queries = (LabelledShare(dataset, bank_share, rest=rest) for rest in (False, True))
+    bank, queries = (LabeledShare(dataset, bank_share, rest=rest) for rest in (False, True))
     if not len(queries):
         raise ValueError(
-            f'bank_share={bank_share:g} of each class leaves none of the {len(dataset)} labelled '
-            'images to be recognised: give more of each class, another bank_share, or a '
+            f'bank_share={bank_share:g} of each class leaves none of the {len(dataset)} labeled '
+            'images to be recognized: give more of each class, another bank_share, or a '
             'bank_dataloader of its own'
         )
     print_log(
-        f'Labelled images: {len(bank)} of {len(dataset)} ({bank_share:g} of each class) are the '
+        f'Labeled images: {len(bank)} of {len(dataset)} ({bank_share:g} of each class) are the '
         f'bank, the other {len(queries)} are queries',
         logger='current',
     )
@@ -80,7 +80,7 @@ def complete_bank(bank: DataLoader | dict, dataloader: DataLoader | dict) -> Dat
     dataset = bank.get('dataset')
     if not dataset:
         raise ValueError(
-            'bank_dataloader needs a dataset, the labelled images that are learnt from; without '
+            'bank_dataloader needs a dataset, the labeled images that are learnt from; without '
             "bank_dataloader, a share of the queries' images is it"
         )
     if isinstance(dataset, dict) and isinstance(dataloader['dataset'], dict):
@@ -95,7 +95,7 @@ def check_several_classes(bank: Any) -> None:
     """Check that there is something to tell apart.
 
     Args:
-        bank (Dataset): The labelled images that are learnt from.
+        bank (Dataset): The labeled images that are learnt from.
 
     Raises:
         ValueError: If all of them are of one class, so that every answer is right.
@@ -134,7 +134,7 @@ class FeatureLoopMixin:
         maps: bool = False,
     ) -> None:
         if bank_dataloader is None:
-            bank_dataloader, dataloader = split_labelled(dataloader, bank_share)
+            bank_dataloader, dataloader = split_labeled(dataloader, bank_share)
         else:
             bank_dataloader = complete_bank(bank_dataloader, dataloader)
         super().__init__(runner, dataloader, evaluator, fp16=fp16)
@@ -283,10 +283,10 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
 
     Args:
         runner (Runner): The runner.
-        dataloader (DataLoader | dict): The labelled queries (a test set), without augmentation, in
+        dataloader (DataLoader | dict): The labeled queries (a test set), without augmentation, in
             order.
         evaluator (Evaluator | dict | list): Measures, each a :class:`FeatureMetric`.
-        bank_dataloader (DataLoader | dict, optional): The labelled images that are learnt from (a
+        bank_dataloader (DataLoader | dict, optional): The labeled images that are learnt from (a
             training set), in the same pipeline as the queries, in order. What its config leaves out
             is as in that of ``dataloader``; so is what its dataset leaves out, if that has no
             ``type``: ``dict(dataset=dict(data_root='/my/train'))`` is enough. Defaults to None:
@@ -298,11 +298,11 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
             images, drawn with seed 0. Defaults to 0.8.
         maps (bool): Whether to measure the last feature maps of MOKD's networks, too, each as one
             vector of h * w * C numbers, by ``'{branch}.{network}.map'``. Unlike a pooled feature, a
-            map says what is where, which counts where pictures are alike in layout. It is kept for
+            map says what is where, which counts where images are alike in layout. It is kept for
             every image of the bank: for small maps only. Defaults to False.
 
     Raises:
-        ValueError: If there is no network, a dataset is empty or not labelled or gives no batch of
+        ValueError: If there is no network, a dataset is empty or not labeled or gives no batch of
             single views, the two have different classes or the bank but one, the bank is too small
             for a measure or, without the queries, has too little for it to learn from, or ``maps``
             are wanted of a model without them.

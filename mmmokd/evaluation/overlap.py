@@ -52,8 +52,8 @@ def find_overlap(bank: Any, queries: Any) -> Overlap:
     queries. Of datasets that do not tell what an image is read from, nothing is known.
 
     Args:
-        bank (Dataset): The labelled images that are learnt from.
-        queries (Dataset): The labelled images to be recognised.
+        bank (Dataset): The labeled images that are learnt from.
+        queries (Dataset): The labeled images to be recognized.
 
     Returns:
         Overlap: By the index in each dataset.

@@ -1,11 +1,12 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from mmmokd.utils.runner import current_epoch, get_ori_model, is_epoch_based
+
 from .atomic import atomic_write
-from .errors import BadPictureError, CannotWriteError, CollapseError, RunStoppedError
-from .misc import current_epoch, get_ori_model, is_epoch_based
+from .errors import BadImageError, CannotWriteError, CollapseError, RunStoppedError
 from .stratify import stratified_share
 
 __all__ = [
-    'BadPictureError',
+    'BadImageError',
     'CannotWriteError',
     'CollapseError',
     'RunStoppedError',

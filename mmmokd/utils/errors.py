@@ -5,8 +5,8 @@ class RunStoppedError(RuntimeError):
     """Ends a run whose code is right; its message says all that its reader needs."""
 
 
-class BadPictureError(RunStoppedError):
-    """A picture cannot be read where none may be missing, or too many cannot be read."""
+class BadImageError(RunStoppedError):
+    """An image cannot be read where none may be missing, or too many cannot be read."""
 
 
 class CollapseError(RunStoppedError):

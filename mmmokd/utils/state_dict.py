@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .misc import get_ori_model
+from mmmokd.utils.runner import get_ori_model
 
 
 def name_some(names: list[str], limit: int = 3) -> str:

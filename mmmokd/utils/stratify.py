@@ -11,7 +11,7 @@ def stratified_share(
     min_per_class: int = 1,
     min_left: int = 0,
 ) -> np.ndarray:
-    """Draw a share of some labelled images, the same share of every class.
+    """Draw a share of some labeled images, the same share of every class.
 
     Of a class of n images ``share * n`` are drawn, rounded half up, and not fewer than
     ``min_per_class`` nor more than ``n - min_left``. The draw depends on labels and seed alone.

@@ -84,12 +84,12 @@ def plot_training(
     """Draw a run: its loss terms, measures over time, and the views that it was shown.
 
     Args:
-        path (str | Path): Picture file to write.
+        path (str | Path): Image file to write.
         losses (dict[str, list[tuple[float, float]]]): (epoch, value) pairs by loss term.
         measures (dict[str, dict[str, list[tuple[float, float]]]]): (epoch, value) pairs by curve,
             by what is measured, with the unit.
         baselines (dict[str, float]): Values to draw as horizontal lines beside every measure.
-        views (Sequence[Sequence[np.ndarray]]): For each of some pictures its views, BGR, uint8.
+        views (Sequence[Sequence[np.ndarray]]): For each of some images its views, BGR, uint8.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def plot_training(
         for name, points in curves.items():
             axis.plot(*zip(*points, strict=True), marker='o', markersize=3, label=name)
         for name, value in baselines.items():
-            axis.axhline(value, color='grey', linestyle=':', label=name)
+            axis.axhline(value, color='gray', linestyle=':', label=name)
         axis.set(xlabel='epoch', title=measure)
         if curves or baselines:
             axis.legend(fontsize=7)
@@ -122,7 +122,7 @@ def plot_training(
 
 
 def _draw_views(figure, views: Sequence[Sequence[np.ndarray]]) -> None:
-    figure.suptitle('What the models saw: a picture per row, a view per column', fontsize=10)
+    figure.suptitle('What the models saw: an image per row, a view per column', fontsize=10)
     axes = figure.subplots(len(views), len(views[0]), squeeze=False)
     side = max(view.shape[0] for view in views[0])
     for row, row_views in zip(axes, views, strict=True):

@@ -25,7 +25,7 @@ def _import_logger(package: str) -> ModuleType:
 
 @VISBACKENDS.register_module()
 class WandbVisBackend(mmengine_visualization.WandbVisBackend):
-    """Scalars, config and pictures of a run in Weights & Biases.
+    """Scalars, config and images of a run in Weights & Biases.
 
     Unlike mmengine's it draws curves over the iteration, where that counts its own calls, and it
     uploads no source code: that takes every Python file below the working folder, which in a
@@ -83,11 +83,11 @@ class WandbVisBackend(mmengine_visualization.WandbVisBackend):
 
 @VISBACKENDS.register_module()
 class MLflowVisBackend(mmengine_visualization.MLflowVisBackend):
-    """Scalars, config, pictures and log files of a run in MLflow.
+    """Scalars, config, images and log files of a run in MLflow.
 
     Takes the arguments of mmengine's. Unlike that it writes, without a ``tracking_uri``, where
     MLflow itself would: what ``MLFLOW_TRACKING_URI`` names, else ``mlflow.db`` in the working folder
-    (the folder of plain files that mmengine takes is refused by today's MLflow). Pictures keep
+    (the folder of plain files that mmengine takes is refused by today's MLflow). Images keep
     their step, and their names need no ending.
 
     Raises:
@@ -105,7 +105,7 @@ class MLflowVisBackend(mmengine_visualization.MLflowVisBackend):
             ) from error
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
-        """Record a picture.
+        """Record an image.
 
         Args:
             name (str): Its name.

@@ -1,7 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from . import loaded
-from .backbones import load_backbone
-from .branches import (
+from mmmokd.weights.mokd_checkpoint import (
     WeightFile,
     backbone_prefix,
     describe_backbone,
@@ -10,9 +8,12 @@ from .branches import (
     read_weights,
     select_weights,
 )
+from mmmokd.weights.official import from_official, to_official
+
+from . import loaded
+from .backbones import load_backbone
 from .files import check_target, read_checkpoint, read_file, save_file
 from .pretrained_init import PretrainedInit
-from .released import from_released, to_released
 
 loaded.install()
 
@@ -23,7 +24,7 @@ __all__ = [
     'check_target',
     'describe_backbone',
     'describe_contents',
-    'from_released',
+    'from_official',
     'list_branches',
     'load_backbone',
     'read_checkpoint',
@@ -31,5 +32,5 @@ __all__ = [
     'read_weights',
     'save_file',
     'select_weights',
-    'to_released',
+    'to_official',
 ]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
+from mmmokd.weights.mokd_checkpoint import describe_backbone
 
-from .branches import describe_backbone
 from .vit_names import VIT_NAMES, rename_vit, resize_pos_embed, vit_library
 
 # What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mmmokd.utils.state_dict import name_some
+from mmmokd.weights.mokd_checkpoint import backbone_prefix, list_branches
 
-from .branches import backbone_prefix, list_branches
 from .vit_names import vit_library
 
 _MARK = '_loaded_tensors'  # of a module: names of its own tensors that were loaded

@@ -7,9 +7,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
-
-from .backbones import adapt_weights, backbone_kind, load_backbone
-from .branches import (
+from mmmokd.weights.mokd_checkpoint import (
     WeightFile,
     describe_contents,
     list_branches,
@@ -17,14 +15,16 @@ from .branches import (
     select_weights,
     to_weight_file,
 )
+
+from .backbones import adapt_weights, backbone_kind, load_backbone
 from .loaded import remember_loaded
 from .locate import find_backbone
 
 PUBLISHED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
 
 
-# Under mmengine's own name, and not one of ours: mmengine initialises by `Pretrained` after, and by
-# anything else before, the module's children initialise themselves.
+# Under mmengine's own name, and not one of ours: mmengine initializes by `Pretrained` after, and by
+# anything else before, the module's children initialize themselves.
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
 class PretrainedInit(_PretrainedInit):
     """mmengine's ``Pretrained``, which does not let a checkpoint fail to load in silence.

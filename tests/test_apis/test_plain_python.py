@@ -5,10 +5,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+from image_testing import rgb_noise, save
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mokd_testing import short_log
-from picture_testing import rgb_noise, save
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mokd'
 FOLDER = CONFIGS / 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'
@@ -17,21 +17,21 @@ GRAY = dict(mean=[120.0], std=[60.0], to_rgb=True)
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / 'pictures'
+def images(tmp_path):
+    folder = tmp_path / 'images'
     folder.mkdir()
     for i in range(4):
         save(folder / f'{i}.png', rgb_noise(40, 50 + i), 'L' if i % 2 else None)
     return folder
 
 
-def run(work_dir, pictures, **changes):
+def run(work_dir, images, **changes):
     """Train as the page on training shows it, for one epoch of small views."""
     cfg = Config.fromfile(FOLDER)
     cfg.work_dir = str(work_dir)
     cfg.train_dataloader.num_workers = 0
     cfg.train_dataloader.batch_size = 2
-    cfg.train_dataloader.dataset.data_root = str(pictures)
+    cfg.train_dataloader.dataset.data_root = str(images)
     for group in cfg.train_dataloader.dataset.pipeline[1].groups:
         group.update(size=32, num=1)
     for branch in cfg.model.branches.values():
@@ -48,23 +48,23 @@ def run(work_dir, pictures, **changes):
     return runner
 
 
-def test_two_runs_of_the_folder_config_in_one_process(tmp_path, pictures):
+def test_two_runs_of_the_folder_config_in_one_process(tmp_path, images):
     """The second one of gray images, with backbones of one channel; neither needs a worker."""
     with warnings.catch_warnings():
         warnings.filterwarnings('error', message='.*pin_memory.*')
-        first = run(tmp_path / 'first', pictures)
+        first = run(tmp_path / 'first', images)
         gray = {f'model.branches.{name}.backbone.in_channels': 1 for name in ('cnn', 'vit')}
-        second = run(tmp_path / 'second', pictures, data_preprocessor=GRAY, **gray)
+        second = run(tmp_path / 'second', images, data_preprocessor=GRAY, **gray)
     assert first.iter == second.iter == 2
     assert first.work_dir != second.work_dir
     for name, channels in ((first, 3), (second, 1)):
         assert name.model.branches.cnn.student.backbone.conv1.in_channels == channels
 
 
-def test_views_are_checked_before_the_first_step(tmp_path, pictures):
+def test_views_are_checked_before_the_first_step(tmp_path, images):
     beit = dict(_delete_=True, type='BEiTViT', img_size=64, patch_size=16, arch='deit-t')
     with pytest.raises(ValueError, match='branch vit: the backbone BEiTViT .* images of 32x32'):
-        run(tmp_path / 'run', pictures, **{'model.branches.vit.backbone': beit})
+        run(tmp_path / 'run', images, **{'model.branches.vit.backbone': beit})
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('mokd_*.py')), ids=lambda path: path.stem)

@@ -17,14 +17,14 @@ import mmmokd.datasets  # noqa: F401
 from mmmokd.registry import DATASETS
 
 RNG = np.random.default_rng(0)
-# The whole picture, not resized: what comes out are the pixels that went in.
+# The whole image, not resized: what comes out are the pixels that went in.
 WHOLE = dict(scale=(1, 1), ratio=(1, 1), flip=0, color_jitter_prob=0, grayscale=0, blur=0)
 
 
 def pipeline(size, **load):
     groups = [dict(WHOLE, size=size), dict(num=2, size=8, scale=(0.1, 0.5))]
     return [
-        dict(type='mmmokd.LoadPicture', **load),
+        dict(type='mmmokd.LoadImage', **load),
         dict(type='mmmokd.MultiCrop', groups=groups),
         dict(type='PackInputs'),
     ]
@@ -35,10 +35,10 @@ def build(cfg):
         return DATASETS.build(cfg)
 
 
-def check(dataset, pictures, labels, size):
-    """Every sample has the picture, in BGR, as its first view, and small ones beside it."""
-    assert len(dataset) == len(pictures)
-    for index, rgb in enumerate(pictures):
+def check(dataset, images, labels, size):
+    """Every sample has the image, in BGR, as its first view, and small ones beside it."""
+    assert len(dataset) == len(images)
+    for index, rgb in enumerate(images):
         sample = dataset[index]
         assert [tuple(view.shape) for view in sample['inputs']] == [
             (3, size, size), (3, 8, 8), (3, 8, 8),
@@ -147,11 +147,11 @@ def test_imagenet(tmp_path, lists):
     check(dataset, images, labels, 20)
 
 
-def test_custom_dataset_and_unreadable_picture(tmp_path):
+def test_custom_dataset_and_unreadable_image(tmp_path):
     images = put(tmp_path / 'a', 3)
     cfg = dict(type='CustomDataset', data_root=str(tmp_path), pipeline=pipeline(20))
     check(build(cfg), images, [0, 0, 0], 20)
-    (tmp_path / 'a' / '1.png').write_bytes(gzip.compress(b'no picture'))
+    (tmp_path / 'a' / '1.png').write_bytes(gzip.compress(b'no image'))
     sample = build(cfg)[1]
     assert sample['data_samples'].img_path != str(tmp_path / 'a' / '1.png')
     assert sample['inputs'][0].shape == (3, 20, 20)

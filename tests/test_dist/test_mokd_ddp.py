@@ -16,7 +16,7 @@ pytestmark = pytest.mark.dist
 
 
 class Steps(Hook):
-    """Losses and weights of every iteration, teachers and centres among them."""
+    """Losses and weights of every iteration, teachers and centers among them."""
 
     priority = 'VERY_LOW'
 

@@ -33,7 +33,7 @@ def settings_of(runner):
 
 @pytest.mark.parametrize('counts', [2, 4])
 def test_accumulation_equals_a_larger_batch(runner_cfg, counts, float64):
-    """Students, teachers, centres, momenta and learning rates after three epochs."""
+    """Students, teachers, centers, momenta and learning rates after three epochs."""
     whole = train(runner_cfg('whole', length=24, batch_size=8, max_epochs=3))
     parts = train(
         runner_cfg(
@@ -45,7 +45,7 @@ def test_accumulation_equals_a_larger_batch(runner_cfg, counts, float64):
     assert worst_difference(parts.model.state_dict(), whole.model.state_dict()) < 1e-9
     assert worst_difference(optimizer_states(parts), optimizer_states(whole)) < 1e-8
     assert settings_of(parts) == settings_of(whole)
-    # The comparison would see a teacher, a centre or a weight that stayed: all have moved.
+    # The comparison would see a teacher, a center or a weight that stayed: all have moved.
     state = whole.model.state_dict()
     assert all(state[key].abs().max() > 1e-3 for key in state if key.endswith('center'))
 
@@ -53,7 +53,7 @@ def test_accumulation_equals_a_larger_batch(runner_cfg, counts, float64):
 @pytest.mark.parametrize('counts', [1, 2])
 @pytest.mark.parametrize('after', [1, 2])
 def test_resumed_run_equals_an_uninterrupted_one(runner_cfg, counts, after):
-    """From an epoch's checkpoint, bit for bit: weights, teachers, centres, momenta, settings."""
+    """From an epoch's checkpoint, bit for bit: weights, teachers, centers, momenta, settings."""
 
     def cfg(folder, **kwargs):
         made = runner_cfg(

@@ -79,16 +79,16 @@ def test_knn_of_every_branch_while_training(runner_cfg, tmp_path):
             folder = tmp_path / part / f'class{label}'
             folder.mkdir(parents=True)
             for index in range(count):
-                picture = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
-                picture[..., label] += 40
-                Image.fromarray(picture).save(folder / f'{index}.png')
+                image = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+                image[..., label] += 40
+                Image.fromarray(image).save(folder / f'{index}.png')
 
     def loader(part, batch_size=5, crops=()):
-        load = [dict(type='mmmokd.LoadPicture'), *crops, dict(type='PackInputs')]
+        load = [dict(type='mmmokd.LoadImage'), *crops, dict(type='PackInputs')]
         return dict(
             batch_size=batch_size,
             dataset=dict(
-                type='mmmokd.PictureFolder',
+                type='mmmokd.ImageFolder',
                 data_root=str(tmp_path / part),
                 with_label=True,
                 pipeline=load,

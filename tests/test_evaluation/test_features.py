@@ -14,16 +14,16 @@ from mmmokd.evaluation import extract_features
 class NumberedImages(Dataset):
     """Image i is filled with the number i and is of class i % 3."""
 
-    def __init__(self, size, labelled=True):
+    def __init__(self, size, labeled=True):
         self.size = size
-        self.labelled = labelled
+        self.labeled = labeled
 
     def __len__(self):
         return self.size
 
     def __getitem__(self, index):
         sample = DataSample(metainfo=dict(sample_idx=index, img_path=f'{index}.jpg'))
-        if self.labelled:
+        if self.labeled:
             sample.set_gt_label(index % 3)
         return dict(inputs=torch.full((3, 4, 4), index, dtype=torch.uint8), data_samples=sample)
 
@@ -122,7 +122,7 @@ def test_mmpretrain_classifier_with_and_without_pooling():
 @pytest.mark.parametrize(
     ('loader', 'message'),
     [
-        (lambda: make_loader(NumberedImages(3, labelled=False)), '0.jpg of NumberedImages has no'),
+        (lambda: make_loader(NumberedImages(3, labeled=False)), '0.jpg of NumberedImages has no'),
         (lambda: make_loader(NumberedImages(0), SequentialSampler([])), 'has no images'),
         (lambda: make_loader(NumberedImages(3), RandomSampler(range(3))), 'got RandomSampler'),
         (

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from config_testing import draw_picture, shrink_sizes
+from config_testing import draw_image, shrink_sizes
 from mokd_testing import short_log
 
-from mmmokd.apis import build_runner, load_config
-from mmmokd.apis.config import set_dataloader_defaults
+from mmmokd.cli.config import load_config, set_dataloader_defaults
+from mmmokd.engine.runners.build_runner import build_runner
 
 CONFIG = (
     Path(__file__).parents[2]
@@ -23,11 +23,11 @@ TRAIN, QUERIES, BANK = (
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Two folders of the same three classes, of 8 and of 3 noisy pictures each."""
-    root, rng = tmp_path_factory.mktemp('labelled'), np.random.default_rng(0)
+    """Two folders of the same three classes, of 8 and of 3 noisy images each."""
+    root, rng = tmp_path_factory.mktemp('labeled'), np.random.default_rng(0)
     for part, count in (('train', 8), ('test', 3)):
         for i in range(3 * count):
-            draw_picture(root / part / 'abc'[i % 3] / f'{i}.png', rng)
+            draw_image(root / part / 'abc'[i % 3] / f'{i}.png', rng)
     return root
 
 
@@ -48,7 +48,7 @@ def runner_of(tmp_path, options):
         ({QUERIES: 'test', BANK: 'train'}, (24, 9)),
     ],
 )
-def test_one_option_names_the_labelled_folder(tmp_path, folder, options, sizes):
+def test_one_option_names_the_labeled_folder(tmp_path, folder, options, sizes):
     options = {
         key: str(folder / value) if key.endswith('data_root') else value
         for key, value in options.items()
@@ -62,7 +62,7 @@ def test_one_option_names_the_labelled_folder(tmp_path, folder, options, sizes):
     }
 
 
-def test_too_few_pictures_are_told_before_training(tmp_path, folder):
+def test_too_few_images_are_told_before_training(tmp_path, folder):
     runner = runner_of(tmp_path, {TRAIN: str(folder), QUERIES: str(folder / 'test')})
     with pytest.raises(ValueError, match='k=20 .* the bank has 6'):
         runner.train()
@@ -70,16 +70,16 @@ def test_too_few_pictures_are_told_before_training(tmp_path, folder):
 
 
 def test_a_checkpoint_is_tested_as_it_is_validated(tmp_path, folder):
-    labelled = {
+    labeled = {
         f'{mode}_dataloader.dataset.data_root': str(folder / 'train') for mode in ('val', 'test')
     }
     settings = {f'{mode}_evaluator.k': 5 for mode in ('val', 'test')}
-    runner = runner_of(tmp_path, {TRAIN: str(folder), **labelled, **settings})
+    runner = runner_of(tmp_path, {TRAIN: str(folder), **labeled, **settings})
     metrics = runner.val()
     assert runner.test() == metrics and 'cnn.teacher/knn_top1' in metrics
 
 
-def test_a_value_range_reaches_pictures_that_are_measured(tmp_path, folder):
+def test_a_value_range_reaches_images_that_are_measured(tmp_path, folder):
     options = {
         f'{mode}_dataloader.dataset.{key}': value
         for mode in ('train', 'val', 'test')

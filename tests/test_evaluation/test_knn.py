@@ -17,7 +17,7 @@ def make_data(num_bank=53, num_queries=17, channels=8, num_classes=7, seed=0):
 
 
 def knn_loop(bank, labels, queries, num_classes, k, temperature):
-    """The definition, one query and one neighbour at a time; votes of all classes."""
+    """The definition, one query and one neighbor at a time; votes of all classes."""
     votes = []
     for query in queries.tolist():
         scored = []
@@ -68,19 +68,19 @@ def test_half_precision_and_autocast_do_not_change_the_arithmetic():
         assert torch.equal(weighted_knn(bank, labels, queries, k=5)[5], expected)
 
 
-def test_low_temperature_is_nearest_neighbour():
+def test_low_temperature_is_nearest_neighbor():
     bank, labels, queries = make_data()
     nearest = weighted_knn(bank.float(), labels, queries.float(), k=1)[1][:, 0]
     cold = weighted_knn(bank.float(), labels, queries.float(), k=20, temperature=1e-4)[20]
     assert torch.equal(cold[:, 0], nearest)
-    # Votes that underflow still count as votes: no class of a neighbour is dropped.
+    # Votes that underflow still count as votes: no class of a neighbor is dropped.
     classes = [len(set(row.tolist()) - {-1}) for row in cold]
     assert classes == [
         len(set(row.tolist()) - {-1}) for row in weighted_knn(bank, labels, queries, k=20)[20]
     ]
 
 
-def test_identical_query_is_recognised():
+def test_identical_query_is_recognized():
     bank, labels, _ = make_data()
     assert torch.equal(weighted_knn(bank, labels, bank * 3, k=1)[1][:, 0], labels)
 

@@ -13,14 +13,14 @@ LRS = (0.01, 0.3, 2.0)
 
 
 def make_data(num=110, channels=12, num_classes=4, seed=0, noise=1.0):
-    """Classes round centres of their own; the same centres for every seed."""
-    centres = torch.randn(
+    """Classes round centers of their own; the same centers for every seed."""
+    centers = torch.randn(
         num_classes, channels, generator=torch.Generator().manual_seed(99), dtype=torch.float64
     )
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num) % num_classes
     noises = torch.randn(num, channels, generator=generator, dtype=torch.float64)
-    return centres[labels] + noise * noises, labels
+    return centers[labels] + noise * noises, labels
 
 
 def train_one(features, labels, lr, epochs, batch_size, seed):

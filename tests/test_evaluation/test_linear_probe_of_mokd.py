@@ -79,7 +79,7 @@ def test_features_that_change_their_shape():
 
 @DATASETS.register_module()
 class Patterns(Dataset):
-    """Pictures of noise on one of three patterns, which is their class."""
+    """Images of noise on one of three patterns, which is their class."""
 
     metainfo = dict(classes=('a', 'b', 'c'))
 

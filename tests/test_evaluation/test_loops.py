@@ -85,15 +85,15 @@ NOT_COLLATED = dict(loader(Angles(40, seed=1)), collate_fn=dict(type='pseudo_col
     ('change', 'error', 'message'),
     [
         (dict(bank=Angles(4, seed=2)), ValueError, 'k=5 .* the bank has 4'),
-        (dict(queries=Angles(4, seed=2, labelled=False)), ValueError, '0.jpg of Angles has no gt'),
-        (dict(bank=Angles(9, seed=2, labelled=False)), ValueError, '0.jpg of Angles has no gt'),
+        (dict(queries=Angles(4, seed=2, labeled=False)), ValueError, '0.jpg of Angles has no gt'),
+        (dict(bank=Angles(9, seed=2, labeled=False)), ValueError, '0.jpg of Angles has no gt'),
         (
             dict(metric=[dict(type='Accuracy')]),
             TypeError,
             'such as mmmokd.KNNMetric, but got Accuracy',
         ),
         (dict(loop=dict(networks=())), ValueError, 'at least one network'),
-        (dict(loop=dict(bank_dataloader=None)), ValueError, 'LabelledShare takes a dataset of mm'),
+        (dict(loop=dict(bank_dataloader=None)), ValueError, 'LabeledShare takes a dataset of mm'),
         (dict(loop=dict(bank_dataloader=None, bank_share=1)), ValueError, 'bank_share must be'),
         (dict(loop=dict(bank_dataloader=dict(batch_size=2))), ValueError, 'needs a dataset'),
         (dict(val_dataloader=NOT_COLLATED), ValueError, 'gave a list: .*default_collate'),

@@ -9,7 +9,7 @@ from mmengine.dataset import BaseDataset
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
-from mmmokd.datasets import LabelledShare, PictureFolder
+from mmmokd.datasets import ImageFolder, LabeledShare
 from mmmokd.evaluation import KNNMetric, LinearProbeMetric, weighted_knn
 from mmmokd.evaluation.metrics import FeatureMetric, FeatureSet
 from mmmokd.evaluation.overlap import Overlap, find_overlap
@@ -23,8 +23,8 @@ def make(folder, count=6):
     return folder
 
 
-def labelled(folder):
-    return PictureFolder(str(folder), with_label=True, serialize_data=False)
+def labeled(folder):
+    return ImageFolder(str(folder), with_label=True, serialize_data=False)
 
 
 class Held(BaseDataset):
@@ -54,10 +54,10 @@ def test_one_folder_by_two_names(tmp_path, monkeypatch, name):
             link.symlink_to(file)
     else:
         other = f'{folder}/' if name == 'slash' else folder
-    bank, queries = labelled(folder), labelled(other)
+    bank, queries = labeled(folder), labeled(other)
     if name == 'list':
         (tmp_path / 'list.txt').write_text('a/4.png 0\nb/5.png 1\n')
-        queries = PictureFolder(str(folder), ann_file=f'{tmp_path}/list.txt', with_label=True)
+        queries = ImageFolder(str(folder), ann_file=f'{tmp_path}/list.txt', with_label=True)
     overlap = find_overlap(bank, queries)
     expected = 2 if name == 'list' else 6
     assert (overlap.num_queries, overlap.num_bank, overlap.most_copies) == (expected, expected, 1)
@@ -70,14 +70,14 @@ def test_one_folder_by_two_names(tmp_path, monkeypatch, name):
 
 def test_copies_and_parts(tmp_path):
     folder, copies = make(tmp_path / 'images'), make(tmp_path / 'copies')
-    assert find_overlap(labelled(folder), labelled(copies)).num_queries == 0
-    parts = [LabelledShare(labelled(folder), 0.5, rest=rest) for rest in (False, True)]
+    assert find_overlap(labeled(folder), labeled(copies)).num_queries == 0
+    parts = [LabeledShare(labeled(folder), 0.5, rest=rest) for rest in (False, True)]
     assert find_overlap(*parts).num_queries == 0
-    assert find_overlap(labelled(folder), parts[0]).num_queries == len(parts[0])
-    both = ConcatDataset([labelled(copies), Subset(labelled(folder), [5, 0])])
-    assert find_overlap(both, labelled(folder)).bank.ge(0).tolist() == [False] * 6 + [True] * 2
+    assert find_overlap(labeled(folder), parts[0]).num_queries == len(parts[0])
+    both = ConcatDataset([labeled(copies), Subset(labeled(folder), [5, 0])])
+    assert find_overlap(both, labeled(folder)).bank.ge(0).tolist() == [False] * 6 + [True] * 2
     (folder / 'a' / 'again.png').symlink_to(folder / 'a' / '0.png')
-    overlap = find_overlap(labelled(folder), labelled(folder))
+    overlap = find_overlap(labeled(folder), labeled(folder))
     assert (overlap.num_bank, overlap.most_copies) == (7, 2)
 
 

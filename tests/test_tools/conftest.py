@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from mokd_testing import short_log
 
-from mmmokd.apis import build_runner, load_config, set_dataloader_defaults, set_work_dir
+from mmmokd.cli.config import load_config, set_dataloader_defaults, set_work_dir
+from mmmokd.engine.runners.build_runner import build_runner
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,16 +55,16 @@ randomness = dict(seed=0)
 
 @pytest.fixture(scope='session')
 def tiny_config(tmp_path_factory) -> Path:
-    """A stock mmpretrain config: LeNet-5 on eight pictures of two classes, on the CPU."""
+    """A stock mmpretrain config: LeNet-5 on eight images of two classes, on the CPU."""
     folder = tmp_path_factory.mktemp('tiny')
     rng = np.random.default_rng(0)
     for index in range(8):
-        picture = rng.integers(0, 128, (32, 32), dtype=np.uint8) + 127 * (index % 2)
-        file = folder / 'pictures' / 'ab'[index % 2] / f'{index}.png'
+        image = rng.integers(0, 128, (32, 32), dtype=np.uint8) + 127 * (index % 2)
+        file = folder / 'images' / 'ab'[index % 2] / f'{index}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(file), picture)
+        cv2.imwrite(str(file), image)
     config = folder / 'lenet5_tiny.py'
-    config.write_text(CONFIG.format(data_root=str(folder / 'pictures')))
+    config.write_text(CONFIG.format(data_root=str(folder / 'images')))
     return config
 
 
@@ -138,16 +139,16 @@ del load, crop, pack, first, second, local, projector, search_head
 
 @pytest.fixture(scope='session')
 def mokd_config(tmp_path_factory) -> Path:
-    """The config for one's own folder, made narrow, on eight pictures of noise."""
+    """The config for one's own folder, made narrow, on eight images of noise."""
     folder = tmp_path_factory.mktemp('mokd')
     rng = np.random.default_rng(0)
-    (folder / 'pictures').mkdir()
+    (folder / 'images').mkdir()
     for index in range(8):
-        picture = rng.integers(0, 256, (80, 96, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / 'pictures' / f'{index}.png'), picture)
+        image = rng.integers(0, 256, (80, 96, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / 'images' / f'{index}.png'), image)
     base = ROOT / 'configs' / 'mokd' / 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'
     config = folder / 'mokd_tiny.py'
-    config.write_text(MOKD_CONFIG.format(base=str(base), data_root=str(folder / 'pictures')))
+    config.write_text(MOKD_CONFIG.format(base=str(base), data_root=str(folder / 'images')))
     return config
 
 

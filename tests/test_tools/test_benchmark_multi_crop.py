@@ -33,26 +33,26 @@ def test_both_sides_make_the_same_views():
     """The baseline is the same work: as many views of the same sizes."""
     tool = runpy.run_path(str(TOOL))
     groups = [complete_group(i, group) for i, group in enumerate(PAPER_GROUPS)]
-    assert tool['make_picture']().shape == (375, 500, 3)
+    assert tool['make_image']().shape == (375, 500, 3)
     for group in groups:
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             steps = [TRANSFORMS.build(step) for step in tool['stock_view'](group)]
-        results = dict(img=tool['make_picture'](100, 120))
+        results = dict(img=tool['make_image'](100, 120))
         for step in steps:
             results = step(results)
         assert results['img'].shape == (group['size'], group['size'], 3)
-        ours = MultiCrop([group])(dict(img=tool['make_picture'](100, 120)))['img']
+        ours = MultiCrop([group])(dict(img=tool['make_image'](100, 120)))['img']
         assert [view.shape for view in ours] == [results['img'].shape] * group['num']
 
 
 @pytest.mark.parametrize('with_file', [False, True])
 def test_prints_medians_and_their_ratio(tmp_path, monkeypatch, capsys, restored, with_file):
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(tmp_path / 'a.png')
-    picture = ['--picture', str(tmp_path / 'a.png')] if with_file else []
-    monkeypatch.setattr('sys.argv', [str(TOOL), '--rounds', '3', *picture])
+    image = ['--image', str(tmp_path / 'a.png')] if with_file else []
+    monkeypatch.setattr('sys.argv', [str(TOOL), '--rounds', '3', *image])
     runpy.run_path(str(TOOL), run_name='__main__')
     printed = capsys.readouterr().out
-    medians = re.findall(r': +([\d.]+) ms a picture \(10 views\)', printed)
+    medians = re.findall(r': +([\d.]+) ms an image \(10 views\)', printed)
     ratio = re.search(r'MultiCrop takes ([\d.]+) of the time', printed)
     assert len(medians) == 2
     expected = float(medians[0]) / float(medians[1])

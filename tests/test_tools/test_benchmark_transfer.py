@@ -5,9 +5,8 @@ import sys
 
 import pytest
 import torch
+from transfer_runs import compare_table, read_start, run_start
 from weights_testing import write_classifier
-
-from mmmokd.apis.compare_starts import compare_table, read_start, run_start
 
 TOOL = (sys.executable, 'tools/benchmarks/benchmark_transfer.py')
 

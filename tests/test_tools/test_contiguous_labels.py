@@ -33,10 +33,10 @@ def test_ids_become_contiguous(maps, monkeypatch, capsys):
 
 
 def break_map(source, classes, out):
-    (source / 'deep' / 'b.png').write_bytes(b'no picture')
+    (source / 'deep' / 'b.png').write_bytes(b'no image')
 
 
-def colour_map(source, classes, out):
+def color_map(source, classes, out):
     cv2.imwrite(str(source / 'a.png'), np.zeros((2, 2, 3), np.uint8))
 
 
@@ -66,7 +66,7 @@ def empty_maps(source, classes, out):
     ('spoil', 'message'),
     [
         (break_map, 'b.png cannot be read'),
-        (colour_map, 'should have one channel, but is (2, 2, 3)'),
+        (color_map, 'should have one channel, but is (2, 2, 3)'),
         (write_out, 'is there already'),
         (remove_classes, 'classes.json does not exist'),
         (garble_classes, 'should be a list as [{"id"'),

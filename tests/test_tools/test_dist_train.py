@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmmokd.apis import read_checkpoint
+from mmmokd.weights import read_checkpoint
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 pytestmark = pytest.mark.dist
 
 
 def test_two_processes_on_the_cpu_train_as_one(run, tiny_config, tmp_path):
-    # LeNet-5 has neither batch norm nor dropout, so two processes of two pictures each take the
+    # LeNet-5 has neither batch norm nor dropout, so two processes of two images each take the
     # steps of one process with the same four: the mean of the gradients is the same.
     options = ('--cfg-options', 'train_dataloader.sampler.shuffle=False')
     two, one = tmp_path / 'two', tmp_path / 'one'
@@ -39,7 +39,7 @@ def test_two_processes_on_the_cpu_train_as_one(run, tiny_config, tmp_path):
 
 
 def test_two_processes_train_mokd(run, mokd_config, tmp_path):
-    # Each process has half of the pictures of a step; learning rates follow the whole. The first
+    # Each process has half of the images of a step; learning rates follow the whole. The first
     # writes the log and the checkpoint.
     options = ('--cfg-options', 'train_cfg.max_epochs=12', 'train_dataloader.batch_size=2')
     train = ('bash', TOOLS / 'dist_train.sh', mokd_config, 2, '--work-dir', tmp_path)

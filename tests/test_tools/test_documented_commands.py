@@ -20,14 +20,16 @@ import numpy as np
 import pytest
 import torch
 import transfer_testing
-from config_testing import dicts, draw_picture
+from config_testing import dicts, draw_image
 from mmengine.config import Config
 from mmpretrain.models import VisionTransformer as ViT
 from mokd_testing import short_log
 from PIL import Image
 from weights_testing import save_mokd, write_classifier
 
-from mmmokd.apis import build_runner, read_checkpoint, set_dataloader_defaults, to_released
+from mmmokd.cli.config import set_dataloader_defaults
+from mmmokd.engine.runners.build_runner import build_runner
+from mmmokd.weights import read_checkpoint, to_official
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +58,7 @@ ELSEWHERE = (
 )
 REPLACED = (
     (r'mmmokd::(?=mokd/)', 'configs/'),  # those of the package are large: test_config_paths.py
-    (r'/my/(pictures|images)\b', 'ROOM/images'),
+    (r'/my/(images|images)\b', 'ROOM/images'),
     (r'/more\b', 'ROOM/test'),
     (r's3://bucket/images', 'file://ROOM/images'),
     (r'/my/(labell?ed|train)\b', 'ROOM/labeled'),
@@ -186,10 +188,10 @@ def write_data(room: Path) -> None:
     rng = np.random.default_rng(0)
     classes = ('n01440764', 'n01443537')
     for number in range(40):  # as many as the neighbors that are asked for, and more
-        draw_picture(room / 'labeled' / classes[number % 2] / f'{number}.png', rng, size=40)
+        draw_image(room / 'labeled' / classes[number % 2] / f'{number}.png', rng, size=40)
     for number in range(8):
-        draw_picture(room / 'images' / f'{number}.png', rng)
-        draw_picture(room / 'test' / classes[number % 2] / f'{number}.png', rng)
+        draw_image(room / 'images' / f'{number}.png', rng)
+        draw_image(room / 'test' / classes[number % 2] / f'{number}.png', rng)
     meta = room / 'data' / 'imagenet' / 'meta'
     meta.mkdir(parents=True)
     for split, folder in (('train', room / 'labeled'), ('val', room / 'test')):
@@ -230,7 +232,7 @@ def pretrain(room: Path) -> None:
     with short_log():
         build_runner(cfg).train()
     shutil.copy(room / 'pretraining' / 'epoch_1.pth', room / 'pretrained.pth')
-    theirs = to_released(read_checkpoint(room / 'pretrained.pth')['state_dict'])
+    theirs = to_official(read_checkpoint(room / 'pretrained.pth')['state_dict'])
     torch.save(dict(theirs, args=argparse.Namespace(arch_cnn='resnet50')), room / 'theirs.pth')
 
 

@@ -47,16 +47,16 @@ def checkpoint(mokd_config, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-    """Class folders of noise with a tint: 41 pictures to learn from, 23 to recognise."""
+    """Class folders of noise with a tint: 41 images to learn from, 23 to recognize."""
     root = tmp_path_factory.mktemp('classes')
     rng = np.random.default_rng(0)
     for part, count in (('train', 41), ('test', 23)):
         for i in range(count):
-            picture = rng.integers(0, 150, (64, 64, 3), dtype=np.uint8)
-            picture[..., i % 3] += 15
+            image = rng.integers(0, 150, (64, 64, 3), dtype=np.uint8)
+            image[..., i % 3] += 15
             file = root / part / 'abc'[i % 3] / f'{i:02d}.png'
             file.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(file), picture)
+            cv2.imwrite(str(file), image)
     return root / 'train', root / 'test'
 
 
@@ -74,9 +74,9 @@ def evaluated(run, mokd_config, checkpoint, folders, tmp_path_factory):
 
 def read(folder):
     files = sorted(folder.glob('*/*.png'), key=lambda file: (file.parent.name, file.name))
-    pictures = np.stack([cv2.imread(str(file))[..., ::-1] for file in files])
+    images = np.stack([cv2.imread(str(file))[..., ::-1] for file in files])
     labels = torch.tensor(['abc'.index(file.parent.name) for file in files])
-    return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float(), labels
+    return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float(), labels
 
 
 def test_table_plot_and_figures(evaluated, mokd_config, checkpoint, folders):
@@ -150,7 +150,7 @@ def evaluate_here(monkeypatch, capfd):
 
 
 def test_classifier_of_mmpretrain(evaluate_here, tiny_config, tmp_path):
-    """Its config has no bank: the pictures it was trained on, read as the test reads them."""
+    """Its config has no bank: the images it was trained on, read as the test reads them."""
     config = Config.fromfile(tiny_config)
     file = tmp_path / 'weights.pth'
     torch.save(dict(state_dict=build(config).state_dict()), file)
@@ -160,7 +160,7 @@ def test_classifier_of_mmpretrain(evaluate_here, tiny_config, tmp_path):
     status, printed = evaluate_here(tiny_config, *command, '--work-dir', own)
     assert status == 2 and 'error: 8 of 8 queries are images of the bank, too' in printed
     copied = tmp_path / 'copied'  # of other names: for all that is known, other images
-    shutil.copytree(tiny_config.parent / 'pictures', copied)
+    shutil.copytree(tiny_config.parent / 'images', copied)
     other = tmp_path / 'other.py'
     other.write_text(
         tiny_config.read_text()
@@ -174,7 +174,7 @@ def test_classifier_of_mmpretrain(evaluate_here, tiny_config, tmp_path):
 
 
 def test_a_folder_evaluated_on_itself(evaluate_here, mokd_config, checkpoint, tmp_path):
-    """Random labels are not recognised, under whatever name a folder is given twice."""
+    """Random labels are not recognized, under whatever name a folder is given twice."""
     rng = np.random.default_rng(1)
     folder, linked = tmp_path / 'noise', tmp_path / 'linked'
     for i in range(60):
@@ -215,7 +215,7 @@ def one_class(folders, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (lambda folders, tmp: (), 'has no labelled images .* --data TRAIN TEST'),
+        (lambda folders, tmp: (), 'has no labeled images .* --data TRAIN TEST'),
         (lambda folders, tmp: ('--data', *without_b(folders, tmp)), r'in the queries only \(b\)'),
         (
             lambda folders, tmp: ('--data', folders[0] / 'a', folders[1]),
@@ -223,7 +223,7 @@ def one_class(folders, tmp_path):
         ),
         (
             lambda folders, tmp: ('--data', *folders, '--knn', '10', '50'),
-            'k=50 neighbours needs a bank of at least 50 .* the bank has 41',
+            'k=50 neighbors needs a bank of at least 50 .* the bank has 41',
         ),
         (lambda folders, tmp: ('--data', *folders, '--linear-epochs', '0'), 'epochs=0'),
         (

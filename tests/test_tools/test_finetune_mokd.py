@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import save_checkpoint
 
-from mmmokd.apis import read_checkpoint
 from mmmokd.registry import MODELS
+from mmmokd.weights import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSIFICATION = ROOT / 'configs' / 'mokd' / 'benchmarks' / 'classification'
@@ -78,15 +78,15 @@ def checkpoint(mokd_config, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def imagenet(tmp_path_factory) -> Path:
-    """A few pictures of noise in the form of ImageNet, with lists."""
+    """A few images of noise in the form of ImageNet, with lists."""
     root = tmp_path_factory.mktemp('imagenet')
     rng = np.random.default_rng(0)
     (root / 'meta').mkdir()
     for split in ('train', 'val'):
         (root / split).mkdir()
         for i in range(4):
-            picture = rng.integers(0, 256, (96, 80, 3), dtype=np.uint8)
-            cv2.imwrite(str(root / split / f'{i}.png'), picture)
+            image = rng.integers(0, 256, (96, 80, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / split / f'{i}.png'), image)
         (root / 'meta' / f'{split}.txt').write_text('\n'.join(f'{i}.png {i}' for i in range(4)))
     return root
 

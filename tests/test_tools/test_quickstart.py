@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""The quick start on a few drawn pictures, to its table and its picture file."""
+"""The quick start on a few drawn images, to its table and its image file."""
 
 import argparse
 import importlib.util
@@ -14,20 +14,21 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
+MAIN = ROOT / 'tools' / 'quickstart' / 'main.py'
 CURVES = {'CNN alone', 'ViT alone', 'CNN together', 'ViT together'}
 
 
-def draw_pictures(folder: Path, classes: dict[str, int]) -> Path:
+def draw_images(folder: Path, classes: dict[str, int]) -> Path:
     """Noise, its left half brighter in the first class, its right half in others; one is broken."""
     rng = np.random.default_rng(0)
     for level, (name, count) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            picture = rng.integers(0, 100, (80, 90, 3), dtype=np.uint8)
-            picture[:, 45:] += 100 * (level > 0)
-            picture[:, :45] += 100 * (level == 0)
-            cv2.imwrite(str(folder / name / f'{i}.png'), picture)
-        (folder / name / 'broken.png').write_bytes(b'no picture')
+            image = rng.integers(0, 100, (80, 90, 3), dtype=np.uint8)
+            image[:, 45:] += 100 * (level > 0)
+            image[:, :45] += 100 * (level == 0)
+            cv2.imwrite(str(folder / name / f'{i}.png'), image)
+        (folder / name / 'broken.png').write_bytes(b'no image')
     return folder
 
 
@@ -37,15 +38,15 @@ def quickstart(run, tmp_path):
     out = tmp_path / 'work dirs, of all'
 
     def quickstart(*arguments):
-        command = [sys.executable, ROOT / 'tools' / 'quickstart.py', *arguments, '--out', out]
+        command = [sys.executable, MAIN, *arguments, '--out', out]
         return run(*command, cwd=tmp_path), out
 
     return quickstart
 
 
 def test_only_the_same_run_is_gone_on_with(quickstart, tmp_path):
-    pictures = draw_pictures(tmp_path / 'a' / 'my, own', dict(left=60, right=60))
-    done, out = quickstart(pictures, '--epochs', '2')
+    images = draw_images(tmp_path / 'a' / 'my, own', dict(left=60, right=60))
+    done, out = quickstart(images, '--epochs', '2')
     assert done.returncode == 0, done.stdout
     results = json.loads((out / 'results.json').read_text())
     measures = ('k-NN top-1, %', 'k-NN top-1 of the feature map, %')
@@ -62,7 +63,7 @@ def test_only_the_same_run_is_gone_on_with(quickstart, tmp_path):
 
     # As if it had been stopped in the second epoch of the first run, the others being done.
     (out / 'cnn' / 'epoch_2.pth').unlink()
-    again, _ = quickstart(pictures, '--epochs', '2')
+    again, _ = quickstart(images, '--epochs', '2')
     assert again.returncode == 0, again.stdout
     epochs = [line for line in again.stdout.splitlines() if 'Epoch(train)' in line]
     assert epochs and all('[2]' in line for line in epochs)
@@ -70,10 +71,10 @@ def test_only_the_same_run_is_gone_on_with(quickstart, tmp_path):
     assert json.loads((out / 'results.json').read_text()) == results
 
     # Another folder of that name, and another length: nothing of the above may come back.
-    others = draw_pictures(tmp_path / 'b' / 'my, own', {'': 70})
+    others = draw_images(tmp_path / 'b' / 'my, own', {'': 70})
     other, _ = quickstart(others, '--epochs', '1')
     assert other.returncode == 0, other.stdout
-    assert other.stdout.count('holds another run (pictures, ') == 3
+    assert other.stdout.count('holds another run (images, ') == 3
     assert other.stdout.count('starts from scratch') == 3 and 'resumed' not in other.stdout
     results = json.loads((out / 'results.json').read_text())
     assert results['raw_pixels'] is None
@@ -88,7 +89,7 @@ def test_only_the_same_run_is_gone_on_with(quickstart, tmp_path):
 @pytest.fixture
 def tool(monkeypatch, tmp_path):
     """The command as a module, writing to a folder of the test's."""
-    spec = importlib.util.spec_from_file_location('quickstart', ROOT / 'tools' / 'quickstart.py')
+    spec = importlib.util.spec_from_file_location('quickstart', MAIN)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, 'OUT', tmp_path / 'out')
@@ -96,8 +97,8 @@ def tool(monkeypatch, tmp_path):
 
 
 def test_folders_of_one_name_have_places_of_their_own(tool, tmp_path):
-    pictures = [tmp_path / 'a' / 'my, own', tmp_path / 'b' / 'my, own', Path('/')]
-    names = [tool.output_folder(path, seed).name for path in pictures for seed in (0, 1)]
+    images = [tmp_path / 'a' / 'my, own', tmp_path / 'b' / 'my, own', Path('/')]
+    names = [tool.output_folder(path, seed).name for path in images for seed in (0, 1)]
     names += [tool.output_folder(tmp_path / 'fashion_mnist', 0).name]
     names += [tool.output_folder(None, 0).name]
     assert len(set(names)) == 8 and names[-1] == 'fashion_mnist_seed0'
@@ -106,7 +107,7 @@ def test_folders_of_one_name_have_places_of_their_own(tool, tmp_path):
 
 
 def test_what_makes_a_run_the_same(tool, tmp_path):
-    """Settings, config and pictures, not where these are; and no place depends on where one is."""
+    """Settings, config and images, not where these are; and no place depends on where one is."""
     tasks = [
         tool.fashion_mnist(argparse.Namespace(seed=seed, epochs=epochs))
         for seed, epochs in ((0, None), (0, 2), (1, None))
@@ -119,29 +120,29 @@ def test_what_makes_a_run_the_same(tool, tmp_path):
     assert all(records.count(record) == 1 for record in records)
     moved = tasks[0]._replace(places={})
     assert moved.record('cnn') == records[0]
-    assert tasks[0]._replace(pictures='other').record('cnn') != records[0]
+    assert tasks[0]._replace(images='other').record('cnn') != records[0]
 
 
 @pytest.mark.parametrize(
     'classes, message',
     [
         (None, 'missing, does not exist'),
-        ({'': 0}, 'No picture in the folder'),
-        ({'': 9}, 'has 9 readable pictures; at least 32 are needed'),
+        ({'': 0}, 'No image in the folder'),
+        ({'': 9}, 'has 9 readable images; at least 32 are needed'),
         (
             dict(left=18, right=18),
-            'has 36 readable pictures, of which 8 are kept for testing: 28 are left to train on; '
+            'has 36 readable images, of which 8 are kept for testing: 28 are left to train on; '
             'at least 32 are needed',
         ),
     ],
 )
 def test_bad_folder(quickstart, tmp_path, classes, message):
-    pictures = tmp_path / 'missing'
+    images = tmp_path / 'missing'
     if classes is not None:
-        pictures = draw_pictures(tmp_path / 'pictures', classes)
+        images = draw_images(tmp_path / 'images', classes)
         if not any(classes.values()):
-            (pictures / 'broken.png').unlink()
-    done, out = quickstart(pictures)
+            (images / 'broken.png').unlink()
+    done, out = quickstart(images)
     assert done.returncode == 2
     assert message in done.stdout and 'Traceback' not in done.stdout, done.stdout
     assert out.exists() == ('readable' in message)
@@ -161,9 +162,9 @@ def test_bad_arguments(tool, monkeypatch, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('pictures', ['.', 'out', 'out/pictures', 'out/cnn', 'out/cnn-vit/mine'])
-def test_pictures_are_not_written_over(tool, monkeypatch, tmp_path, pictures):
-    folder = tmp_path / pictures
+@pytest.mark.parametrize('images', ['.', 'out', 'out/images', 'out/cnn', 'out/cnn-vit/mine'])
+def test_images_are_not_written_over(tool, monkeypatch, tmp_path, images):
+    folder = tmp_path / images
     folder.mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(sys, 'argv', ['quickstart', str(folder), '--out', str(tmp_path / 'out')])
     with pytest.raises(ValueError, match='Name another folder by --out'):

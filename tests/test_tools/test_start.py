@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mmmokd.apis.evaluate import KS
 from mmmokd.evaluation.metrics.linear_probe_metric import DEFAULT_LRS
-from mmmokd.utils.export_libraries import EXPORT_TAKES
-from mmmokd.weights.targets import TARGETS
+from mmmokd.evaluation.report import KS
+from mmmokd.transfer.libraries.names import EXPORT_TAKES
+from mmmokd.transfer.libraries.registry import TARGETS
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 NAMES = sorted(
@@ -62,9 +62,9 @@ def test_a_tool_registers_all_before_it_reads_a_config(cpu_env):
     program = (
         '__mmmokd_reads_arguments_first__ = True\n'
         'import sys\n'
-        'import mmmokd.apis.cli\n'
+        'import mmmokd.cli.run_tool\n'
         "assert 'torch' not in sys.modules\n"
-        'import mmmokd.apis.config\n'
+        'import mmmokd.cli.config\n'
         'from mmengine.registry import WEIGHT_INITIALIZERS\n'
         "print(WEIGHT_INITIALIZERS.get('Pretrained').__module__)\n"
     )

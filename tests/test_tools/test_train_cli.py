@@ -17,8 +17,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmmokd.apis import read_checkpoint
-from mmmokd.apis.run_folder import claim_run_folder
+from mmmokd.engine.runners.run_folder import claim_run_folder
+from mmmokd.weights import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, 'tools/train.py')
@@ -46,7 +46,7 @@ def train_here(monkeypatch, capsys):
 
     def train(*arguments) -> tuple[int, str]:
         monkeypatch.setattr('sys.argv', ['train.py', *map(str, arguments)])
-        monkeypatch.setattr('mmmokd.apis.config.get_device', lambda: 'cpu')
+        monkeypatch.setattr('mmmokd.cli.config.get_device', lambda: 'cpu')
         for name in ('LOCAL_RANK', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'):
             monkeypatch.setenv(name, '0')  # to be put back: the tool sets them
         with pytest.raises(SystemExit) as exit_info:
@@ -78,7 +78,7 @@ def test_help_names_every_argument(train_here):
     ],
 )
 def test_mistake_is_one_message(train_here, tiny_config, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.setattr('mmmokd.apis.runtime.get_device', lambda: 'cpu')
+    monkeypatch.setattr('mmmokd.engine.runners.build_runner.get_device', lambda: 'cpu')
     status, printed = train_here(tiny_config, '--work-dir', tmp_path, *arguments)
     assert status == 2
     assert message in printed
@@ -226,7 +226,7 @@ def test_run_is_not_written_over(train_here, whole_run, tiny_config):
 
 
 def test_folder_in_use_is_refused(train_here, tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr('mmmokd.apis.run_folder.LOCK_TIMEOUT', 0.0)
+    monkeypatch.setattr('mmmokd.engine.runners.run_folder.LOCK_TIMEOUT', 0.0)
     with claim_run_folder(Config(dict(work_dir=str(tmp_path)))):
         status, printed = train_here(tiny_config, '--work-dir', tmp_path)
     assert status == 2 and f'another run writes to {tmp_path} (process {os.getpid()} ' in printed

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a user reads whose pictures cannot be trained on: one message, before it is too late."""
+"""What a user reads whose images cannot be trained on: one message, before it is too late."""
 
 import runpy
 from pathlib import Path
@@ -17,7 +17,7 @@ def make(folder, kind):
     if kind == 'gone':
         return
     folder.mkdir()
-    if kind == 'no picture':
+    if kind == 'no image':
         (folder / 'notes.txt').write_text('text')
     elif kind == 'too few':
         for index in range(3):
@@ -32,7 +32,7 @@ def train_error(monkeypatch, capsys, tmp_path):
         work_dir = tmp_path / 'work_dir'
         arguments = [config, '--work-dir', work_dir, '--cfg-options', *options]
         monkeypatch.setattr('sys.argv', ['train.py', *map(str, arguments)])
-        monkeypatch.setattr('mmmokd.apis.runtime.get_device', lambda: 'cpu')
+        monkeypatch.setattr('mmmokd.engine.runners.build_runner.get_device', lambda: 'cpu')
         monkeypatch.delenv('MMMOKD_TRACEBACK', raising=False)
         for name in ('LOCAL_RANK', 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'):
             monkeypatch.setenv(name, '0')  # to be put back: the tool sets them
@@ -50,14 +50,14 @@ def train_error(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
-        ('gone', 'The folder of pictures, {folder}, does not exist.'),
-        ('empty', 'No picture in the folder {folder}: it is empty'),
-        ('no picture', 'No picture in the folder {folder}: it holds 1 files (1 x .txt)'),
-        ('too few', 'The training set has 3 pictures, fewer than one step takes: 32'),
+        ('gone', 'The folder of images, {folder}, does not exist.'),
+        ('empty', 'No image in the folder {folder}: it is empty'),
+        ('no image', 'No image in the folder {folder}: it holds 1 files (1 x .txt)'),
+        ('too few', 'The training set has 3 images, fewer than one step takes: 32'),
     ],
 )
 def test_one_message_before_training(tmp_path, train_error, kind, message):
-    folder = tmp_path / 'pictures'
+    folder = tmp_path / 'images'
     make(folder, kind)
     text = train_error(CONFIG, f'train_dataloader.dataset.data_root={folder}', *NARROW)
     assert text.startswith(message.format(folder=folder))
@@ -92,18 +92,18 @@ def test_imagenet_that_is_not_there(tmp_path, train_error, kind, message):
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
-def test_too_many_unreadable_pictures(tmp_path, train_error, mokd_config, num_workers):
+def test_too_many_unreadable_images(tmp_path, train_error, mokd_config, num_workers):
     folder = tmp_path / 'a, b'  # a text, not a list
     make(folder, 'too few')
     for name in 'pq':
-        (folder / f'{name}.png').write_text('no picture')
+        (folder / f'{name}.png').write_text('no image')
     text = train_error(
         mokd_config,
         f'train_dataloader.dataset.data_root={folder}',
         f'train_dataloader.num_workers={num_workers}',
     )
-    assert text.startswith('2 of 5 pictures (40.00%) cannot be read, more than the 1.00%')
-    assert f'the last one: {folder}/' in text and 'is not a picture that Pillow knows' in text
+    assert text.startswith('2 of 5 images (40.00%) cannot be read, more than the 1.00%')
+    assert f'the last one: {folder}/' in text and 'is not an image that Pillow knows' in text
 
 
 def test_collapse_that_is_to_stop_the_run(train_error, mokd_config):

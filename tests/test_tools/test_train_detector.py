@@ -17,7 +17,7 @@ from transfer_testing import (
     run_here,
 )
 
-from mmmokd.apis import read_checkpoint
+from mmmokd.weights import read_checkpoint
 
 CONFIG = """
 _base_ = {base!r}

@@ -16,13 +16,13 @@ import torch
 from mmengine.registry import VISUALIZERS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmmokd.apis import read_checkpoint
+from mmmokd.weights import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / 'tools' / 'train.py'
 MMPRETRAIN_TRAIN = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
 EPOCHS = 12  # enough for a killed run to be caught between its first and its last
-ITERATIONS = 2 * EPOCHS  # 8 pictures, 4 a step
+ITERATIONS = 2 * EPOCHS  # 8 images, 4 a step
 
 
 def train(run, config, work_dir, *options, tool=TRAIN, arguments=()) -> str:
@@ -95,7 +95,7 @@ def test_tensorboard_has_what_the_log_has(whole_run):
         assert len(scalars[name]) == ITERATIONS, name
         assert all(f' {name}: ' in line for line in lines), name
 
-    # The recipe's numbers: lr 0.1 and 3e-4 for 256 pictures, here 4, below the last ones of the
+    # The recipe's numbers: lr 0.1 and 3e-4 for 256 images, here 4, below the last ones of the
     # recipe; linear warm-up from 0 over ten epochs of a hundred, here 2.4 iterations; temperatures
     # over 50 and 30 of them; momentum 0.996 -> 1 by a cosine. A loss in the log is the mean of ten, so
     # the first one is itself.
@@ -254,7 +254,7 @@ randomness = dict(seed=0)
 
 def test_stock_algorithm_trains_on_our_views(run, mokd_config, tmp_path):
     config = tmp_path / 'byol.py'
-    config.write_text(BYOL.format(data_root=str(mokd_config.parent / 'pictures')))
+    config.write_text(BYOL.format(data_root=str(mokd_config.parent / 'images')))
     output = train(run, config, tmp_path, tool=MMPRETRAIN_TRAIN)
     losses = [float(x) for x in re.findall(r' loss: (\S+)', output)]
     assert len(losses) == ITERATIONS and all(-4 <= loss <= 4 for loss in losses)

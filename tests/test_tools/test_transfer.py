@@ -19,9 +19,9 @@ from transfer_testing import (
 )
 from weights_testing import write_classifier
 
-from mmmokd.apis import read_checkpoint
-from mmmokd.apis.export_branch import export_branch
-from mmmokd.apis.transfer import plan_transfer
+from mmmokd.transfer.downstream import plan_transfer
+from mmmokd.transfer.export import export_branch
+from mmmokd.weights import read_checkpoint
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_no_log_is_named(tmp_path):
         read_scalars(tmp_path)
 
 
-def test_plot_shows_the_views_in_their_colours_and_sizes(tmp_path, interrupted_run):
+def test_plot_shows_the_views_in_their_colors_and_sizes(tmp_path, interrupted_run):
     scalars = read_scalars(interrupted_run)
     large, small = (10, 200, 30), (210, 20, 120)  # BGR
     views = [
@@ -149,9 +149,9 @@ def test_plot_shows_the_views_in_their_colours_and_sizes(tmp_path, interrupted_r
         views=views,
     )
     assert path.read_bytes().startswith(b'\x89PNG')
-    picture = cv2.imread(str(path))
-    assert picture.shape[0] > 500 and picture.shape[1] > 800
-    areas = [int((picture == colour).all(axis=2).sum()) for colour in (large, small)]
+    image = cv2.imread(str(path))
+    assert image.shape[0] > 500 and image.shape[1] > 800
+    areas = [int((image == color).all(axis=2).sum()) for color in (large, small)]
     assert areas[1] > 1000
     assert areas[0] / areas[1] == pytest.approx(4, rel=0.1)
 

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmmokd.registry import VISBACKENDS
 
-PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
 
 @pytest.mark.parametrize('name', ['WandbVisBackend', 'MLflowVisBackend'])
@@ -19,7 +19,7 @@ def test_missing_package_is_named_with_the_way_to_it(name, tmp_path, monkeypatch
         backend.add_config(Config(dict(lr=0.1)))
 
 
-def test_wandb_keeps_config_scalars_and_pictures(tmp_path, monkeypatch):
+def test_wandb_keeps_config_scalars_and_images(tmp_path, monkeypatch):
     wandb = pytest.importorskip('wandb')
     for name in ('DATA', 'CACHE', 'CONFIG'):
         monkeypatch.setenv(f'WANDB_{name}_DIR', str(tmp_path / name))
@@ -28,7 +28,7 @@ def test_wandb_keeps_config_scalars_and_pictures(tmp_path, monkeypatch):
     backend.add_config(Config(dict(model=dict(branches=dict(cnn=dict(width=8))))))
     backend.add_scalars({'cnn.loss_sm': 1.5, 'iter': 50})
     backend.add_scalar('cnn.teacher/knn_top1', 70.5)
-    backend.add_image('crops', PICTURE)
+    backend.add_image('crops', IMAGE)
     run = wandb.run
     assert run.config['model'] == {'branches': {'cnn': {'width': 8}}}
     assert run.summary['cnn.loss_sm'] == 1.5 and run.summary['cnn.teacher/knn_top1'] == 70.5
@@ -60,7 +60,7 @@ def mlflow(tmp_path, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
-def test_mlflow_keeps_config_scalars_and_pictures(mlflow, tmp_path):
+def test_mlflow_keeps_config_scalars_and_images(mlflow, tmp_path):
     backend = VISBACKENDS.build(
         dict(type='mmmokd.MLflowVisBackend', save_dir=str(tmp_path / 'run'))
     )
@@ -71,7 +71,7 @@ def test_mlflow_keeps_config_scalars_and_pictures(mlflow, tmp_path):
         Config(dict(work_dir=str(work_dir), crops=[[2, 64], [8, 32]], note='x' * 9000))
     )
     backend.add_scalars({'cnn.loss_cm.vit': 1.5, 'cnn.teacher/knn_top1': 70.5}, step=50)
-    backend.add_image('crops', PICTURE, step=50)
+    backend.add_image('crops', IMAGE, step=50)
     backend.close()
 
     client = mlflow.MlflowClient(f'sqlite:///{tmp_path}/mlflow.db')
@@ -83,8 +83,8 @@ def test_mlflow_keeps_config_scalars_and_pictures(mlflow, tmp_path):
     assert value.step == 50
     files = {file.path for file in client.list_artifacts(found.info.run_id)}
     assert {'config.py', 'run.log'} <= files
-    pictures = [file.path for file in client.list_artifacts(found.info.run_id, 'images')]
-    assert any(path.endswith('.png') for path in pictures), pictures
+    images = [file.path for file in client.list_artifacts(found.info.run_id, 'images')]
+    assert any(path.endswith('.png') for path in images), images
 
 
 def test_mlflow_writes_where_its_environment_says(mlflow, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 from weights_testing import CNN, IMAGE_SIZE, build, mokd_cfg, randomize
 
-from mmmokd.apis import load_checkpoint_strict
+from mmmokd.engine.resume.find import load_checkpoint_strict
 from mmmokd.weights.loaded import loaded_names, reads_checkpoint_itself
 
 RESNET = dict(type='ResNet', depth=18)

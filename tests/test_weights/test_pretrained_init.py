@@ -10,7 +10,7 @@ from mmengine.model.weight_init import PretrainedInit as MmenginePretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 from weights_testing import CNN, IMAGE_SIZE, VIT, build, mokd_cfg, randomize
 
-from mmmokd.weights import PretrainedInit, to_released
+from mmmokd.weights import PretrainedInit, to_official
 
 RESNET = dict(type='ResNet', depth=18)
 SCOPES = ['mmpretrain', 'mmdet', 'mmseg']
@@ -259,7 +259,7 @@ def test_branch_starts_from_the_authors_format(tmp_path):
     for network in ('student', 'teacher'):
         for leaf in ('weight', 'bias'):
             del weights[f'branches.vit.{network}.search_head.projection.{leaf}']
-    torch.save(to_released(weights), tmp_path / 'theirs.pth')
+    torch.save(to_official(weights), tmp_path / 'theirs.pth')
     prefix = 'branches.vit.teacher.backbone.'
     branch = branch_from(tmp_path / 'theirs.pth', vit=True, prefix=prefix)
     assert_same(branch.student.backbone, source.branches['vit'].teacher.backbone)

@@ -3,7 +3,7 @@
 
 Both sides run in turn in the same process, on one thread, as a data worker does:
 
-    python tools/benchmarks/benchmark_multi_crop.py [--rounds 30] [--picture FILE]
+    python tools/benchmarks/benchmark_multi_crop.py [--rounds 30] [--image FILE]
 """
 
 __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from mmmokd.apis.cli import run_tool
+from mmmokd.cli.run_tool import run_tool
 
 
 def stock_view(group: dict) -> list[dict]:
@@ -62,8 +62,8 @@ def stock_view(group: dict) -> list[dict]:
     ]
 
 
-def make_picture(height: int = 375, width: int = 500) -> np.ndarray:
-    """A smooth coloured picture of ImageNet's usual size.
+def make_image(height: int = 375, width: int = 500) -> np.ndarray:
+    """A smooth colored image of ImageNet's usual size.
 
     Args:
         height (int): Rows. Defaults to 375.
@@ -81,7 +81,7 @@ def measure(transform: Callable[[dict], dict], img: np.ndarray) -> float:
 
     Args:
         transform (Callable): From a results dict to a results dict.
-        img (np.ndarray): The picture.
+        img (np.ndarray): The image.
 
     Returns:
         float: Milliseconds.
@@ -95,18 +95,18 @@ def main() -> None:
     """Print the medians of both sides and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--rounds', type=int, default=30, help='calls of each side')
-    parser.add_argument('--picture', help='picture file (default: a made one of 500 x 375)')
+    parser.add_argument('--image', help='image file (default: a made one of 500 x 375)')
     args = parser.parse_args()
-    compare(args.rounds, args.picture)
+    compare(args.rounds, args.image)
 
 
-def compare(rounds: int, picture: str | None) -> None:
+def compare(rounds: int, image: str | None) -> None:
     """Time both sides in turn, and print what they took."""
     import torch
     from mmengine.registry import init_default_scope
     from mmpretrain.registry import TRANSFORMS
 
-    from mmmokd.datasets import LoadPicture, MultiCrop
+    from mmmokd.datasets import LoadImage, MultiCrop
     from mmmokd.datasets.transforms.multi_crop import PAPER_GROUPS, complete_group
 
     torch.set_num_threads(1)
@@ -122,7 +122,7 @@ def compare(rounds: int, picture: str | None) -> None:
         )
     )
     sides = {'MultiCrop': MultiCrop(), 'mmpretrain MultiView': stock}
-    img = LoadPicture()(dict(img_path=picture))['img'] if picture else make_picture()
+    img = LoadImage()(dict(img_path=image))['img'] if image else make_image()
     times = {name: [] for name in sides}
     for warm_up in (True, *[False] * rounds):
         for name, transform in sides.items():
@@ -133,7 +133,7 @@ def compare(rounds: int, picture: str | None) -> None:
     num_views = sum(group['num'] for group in groups)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, median in medians.items():
-        print(f'{name:>20}: {median:6.1f} ms a picture ({num_views} views)')
+        print(f'{name:>20}: {median:6.1f} ms an image ({num_views} views)')
     ours, theirs = medians.values()
     print(f'MultiCrop takes {ours / theirs:.2f} of the time')
 

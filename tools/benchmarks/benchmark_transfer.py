@@ -15,8 +15,8 @@ import argparse
 import json
 from pathlib import Path
 
-from mmmokd.apis.cli import add_cfg_options, add_checkpoint_risk, run_tool
-from mmmokd.apis.stop_signals import this_command, where
+from mmmokd.cli.run_tool import add_cfg_options, add_checkpoint_risk, run_tool
+from mmmokd.cli.stop_signals import this_command, where
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,8 +40,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mmmokd.apis.compare_starts import compare_table, read_start, run_start
-    from mmmokd.apis.run_folder import check_folder
+    from transfer_runs import compare_table, read_start, run_start
+
+    from mmmokd.engine.runners.run_folder import check_folder
     from mmmokd.utils.atomic import atomic_write
 
     out = (args.out or Path('work_dirs') / 'transfer' / Path(args.config).stem).resolve()

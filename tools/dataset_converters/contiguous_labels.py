@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mmmokd.apis.cli import run_tool
+from mmmokd.cli.run_tool import run_tool
 
 IGNORED = 255
 MAX_CLASSES = IGNORED

@@ -13,7 +13,7 @@ __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
 import argparse
 import sys
 
-from mmmokd.apis.cli import add_cfg_options, add_checkpoint_risk, run_tool
+from mmmokd.cli.run_tool import add_cfg_options, add_checkpoint_risk, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mmmokd.apis.transfer import plan_transfer
+    from mmmokd.transfer.downstream import plan_transfer
 
     report, options = plan_transfer(
         args.checkpoint, args.branch, args.config, args.network, args.cfg_options

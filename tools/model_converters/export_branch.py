@@ -12,8 +12,8 @@ __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
 
 import argparse
 
-from mmmokd.apis.cli import add_checkpoint_risk, run_tool
-from mmmokd.utils.export_libraries import EXPORT_TAKES
+from mmmokd.cli.run_tool import add_checkpoint_risk, run_tool
+from mmmokd.transfer.libraries.names import EXPORT_TAKES
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mmmokd.apis.export_branch import export_branch
+    from mmmokd.transfer.export import export_branch
 
     lines = export_branch(
         args.checkpoint,

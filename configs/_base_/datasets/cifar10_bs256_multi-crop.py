@@ -2,10 +2,10 @@
 _base_ = './imagenet_bs16_multi-crop.py'
 
 data_root = 'data/cifar10/'  # downloaded into it if it does not exist
-batch_size = 256  # pictures a step of each GPU
+batch_size = 256  # images a step of each GPU
 num_workers = 8  # of each GPU
 
-load = dict(type='mmmokd.LoadPicture', channel_order='rgb')  # as the dataset holds them
+load = dict(type='mmmokd.LoadImage', channel_order='rgb')  # as the dataset holds them
 train_pipeline = [
     load,
     dict(

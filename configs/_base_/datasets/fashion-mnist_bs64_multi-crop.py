@@ -1,8 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 data_root = 'work_dirs/quickstart/data/fashion_mnist/'  # tools/quickstart.sh unpacks it there
 
-load = dict(type='mmmokd.LoadPicture')
-# Grey pictures: brightness and contrast are all the colour there is. They change a lot, or a view's
+load = dict(type='mmmokd.LoadImage')
+# Gray images: brightness and contrast are all the color there is. They change a lot, or a view's
 # brightness would be all that models learn. No flips: shoes all point one way.
 view = dict(
     flip=0.0, grayscale=0.0, blur=0.0, color_jitter=(0.8, 0.8, 0.0, 0.0), color_jitter_prob=1.0

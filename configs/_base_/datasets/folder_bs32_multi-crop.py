@@ -1,17 +1,17 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 train_dataloader = dict(
-    batch_size=32,  # pictures a step of each GPU
+    batch_size=32,  # images a step of each GPU
     num_workers=4,  # of each GPU
     dataset=dict(
-        type='mmmokd.PictureFolder',
-        data_root='data/pictures',
+        type='mmmokd.ImageFolder',
+        data_root='data/images',
         pipeline=[
             dict(
-                type='mmmokd.LoadPicture',
-                # (0, 4095) for 12 bits kept in 16; None: the whole range of the pictures' type.
+                type='mmmokd.LoadImage',
+                # (0, 4095) for 12 bits kept in 16; None: the whole range of the images' type.
                 value_range=None,
                 bands=None,  # (3, 2, 1) for others than the first three of a multi-band TIFF
-                max_pixels=178_956_970,  # a larger picture counts as unreadable
+                max_pixels=178_956_970,  # a larger image counts as unreadable
             ),
             dict(
                 type='mmmokd.MultiCrop',

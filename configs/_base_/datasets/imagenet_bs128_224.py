@@ -2,10 +2,10 @@
 # Crops and flips, as in linear evaluation. Other sets take the place of ImageNet by type, data_root
 # and split alone.
 data_root = 'data/imagenet/'
-batch_size = 128  # pictures a step of each GPU
+batch_size = 128  # images a step of each GPU
 num_workers = 8  # of each GPU
 
-load = dict(type='mmmokd.LoadPicture', channel_order='rgb')  # of sets that hold arrays, as CIFAR
+load = dict(type='mmmokd.LoadImage', channel_order='rgb')  # of sets that hold arrays, as CIFAR
 pack = dict(type='PackInputs')
 train_pipeline = [
     load,

@@ -1,10 +1,10 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 data_root = 'data/imagenet/'
-batch_size = 16  # pictures a step of each GPU
+batch_size = 16  # images a step of each GPU
 num_workers = 8  # of each GPU
 
 train_pipeline = [
-    dict(type='mmmokd.LoadPicture'),
+    dict(type='mmmokd.LoadImage'),
     dict(
         type='mmmokd.MultiCrop',
         groups=[  # the global views first
@@ -16,7 +16,7 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 val_pipeline = [
-    dict(type='mmmokd.LoadPicture', skip_bad=False),
+    dict(type='mmmokd.LoadImage', skip_bad=False),
     dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# A CNN and a ViT that train on a CPU, for pictures of 28 x 28 pixels; both have maps of 4 x 4.
+# A CNN and a ViT that train on a CPU, for images of 28 x 28 pixels; both have maps of 4 x 4.
 num_prototypes = 256
 channels = 64  # of the CNN's last map, the ViT's tokens and the search heads
 # What a recipe unlearns in its first epochs a run of minutes does not: that the features of a new
@@ -45,7 +45,7 @@ cnn = branch(
 vit = branch(
     dict(
         # A stem of convolutions, and the mean of the tokens for a pooled feature: patches of
-        # pixels and a class token need more pictures than a run of minutes has.
+        # pixels and a class token need more images than a run of minutes has.
         type='mmmokd.VisionTransformer', img_size=28, patch_size=8,
         patch_cfg=dict(conv_type='mmmokd.ConvStem'),
         arch=dict(embed_dims=channels, num_layers=3, num_heads=2, feedforward_channels=256),

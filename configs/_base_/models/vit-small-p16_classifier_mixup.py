@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# With the regularisation of DeiT (arXiv 2012.12877).
+# With the regularization of DeiT (arXiv 2012.12877).
 _base_ = './vit-small-p16_classifier.py'
 
 model = dict(

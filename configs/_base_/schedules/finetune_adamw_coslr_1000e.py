@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # Transfer of ViTs as DINO does it (arXiv 2104.14294, section 4.4; the numbers are in issue 81 of its
 # repository), but for repeated augmentation: DeiT's recipe with a far lower learning rate. It is for a
-# step of 768 pictures and follows the batch size of the run; schedules follow the epochs.
+# step of 768 images and follows the batch size of the run; schedules follow the epochs.
 _base_ = './finetune_adamw_coslr_200e.py'
 
 train_cfg = dict(max_epochs=1000, val_interval=50)

@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # Fine-tuning of ViTs on ImageNet as iBOT (arXiv 2111.07832) does it, whose pretraining is the nearest:
 # ViT-S for 200 epochs with a layer decay of 0.75, ViT-B for 100 with 0.65. It searches the learning
-# rate; 1e-3 is our choice. It is for a step of 1024 pictures and follows the batch size of the run;
+# rate; 1e-3 is our choice. It is for a step of 1024 images and follows the batch size of the run;
 # schedules follow the epochs.
 train_cfg = dict(by_epoch=True, max_epochs=200, val_interval=1)
 auto_scale_lr = dict(base_batch_size=1024, enable=True)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# Transfer of CNNs as SimCLR does it (arXiv 2002.05709, appendix B.8): 20,000 steps of 256 pictures on
+# Transfer of CNNs as SimCLR does it (arXiv 2002.05709, appendix B.8): 20,000 steps of 256 images on
 # every set. It searches learning rate (0.0001 to 0.1) and weight decay (none, or 1e-6 to 1e-3, divided
 # by the learning rate) on a validation set; these are the middle of the grid. Momentum of the BN
 # statistics: PyTorch's.

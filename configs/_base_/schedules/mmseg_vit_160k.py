@@ -3,7 +3,7 @@
 # By path: '_base_ = "mmseg::..."' looks for a package named mmsegmentation and does not find it.
 _base_ = f'{__import__("mmseg").__path__[0]}/.mim/configs/_base_/schedules/schedule_160k.py'
 
-# As mmseg's UPerNet with MAE (arXiv 2111.06377): AdamW with 1e-4 for 16 pictures, 0.65 times that in
+# As mmseg's UPerNet with MAE (arXiv 2111.06377): AdamW with 1e-4 for 16 images, 0.65 times that in
 # each earlier block, weight decay 0.05 on all but 1-d parameters, position embeddings and the class
 # token; 1,500 iterations of warm-up, then linearly to 0. Not tuned for MOKD.
 optim_wrapper = dict(

@@ -3,7 +3,7 @@ max_epochs = 100
 warmup_epochs = 10
 
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)
-# Learning rates are for a step of 256 pictures, and follow those of the run's step: batch size x
+# Learning rates are for a step of 256 images, and follow those of the run's step: batch size x
 # processes x accumulative_counts.
 auto_scale_lr = dict(base_batch_size=256, enable=True)
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# The quick start's pair on small copies of one's own pictures, which tools/quickstart.py makes and
+# The quick start's pair on small copies of one's own images, which tools/quickstart/main.py makes and
 # names in place of the folders below. For real training: ../mokd_resnet18_vit-tiny-p16_1xb32-*.
 _base_ = './mokd_cnn-vit_fashion-mnist.py'
 
@@ -19,22 +19,22 @@ val_pipeline = [
 ]
 
 
-def pictures(data_root, pipeline, **kwargs):
+def images(data_root, pipeline, **kwargs):
     return dict(
         _delete_=True,
-        type='mmmokd.PictureFolder',
+        type='mmmokd.ImageFolder',
         data_root=data_root,
         pipeline=pipeline,
         **kwargs,
     )
 
 
-labelled = dict(with_label=True, test_mode=True)
-train_dataloader = dict(dataset=pictures('pictures/train', [load, crop, pack]))
-val_dataloader = dict(dataset=pictures('pictures/test', val_pipeline, **labelled))
+labeled = dict(with_label=True, test_mode=True)
+train_dataloader = dict(dataset=images('images/train', [load, crop, pack]))
+val_dataloader = dict(dataset=images('images/test', val_pipeline, **labeled))
 test_dataloader = val_dataloader
 val_cfg = dict(
-    bank_dataloader=dict(dataset=pictures('pictures/train', val_pipeline, **labelled)),
+    bank_dataloader=dict(dataset=images('images/train', val_pipeline, **labeled)),
 )
 test_cfg = val_cfg
 data_preprocessor = dict(mean=mean, std=std)
@@ -52,4 +52,4 @@ model = dict(
         vit=dict(backbone=dict(img_size=view_size, patch_size=patch_size)),
     )
 )  # fmt: skip
-del view_size, small_view_size, patch_size, mean, std, load, crop, pack, val_pipeline, labelled
+del view_size, small_view_size, patch_size, mean, std, load, crop, pack, val_pipeline, labeled

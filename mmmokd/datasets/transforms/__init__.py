@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from .loading import BadPictureError, LoadPicture
+from .loading import BadImageError, LoadImage
 from .multi_crop import MultiCrop
 
-__all__ = ['BadPictureError', 'LoadPicture', 'MultiCrop']
+__all__ = ['BadImageError', 'LoadImage', 'MultiCrop']

@@ -198,4 +198,4 @@ def _what_it_is(content: bytes) -> str:
     for pattern, name in OTHER_KINDS:
         if pattern.match(start):
             return f'it is {name}, not an image'
-    return 'the file is not a picture that Pillow knows'
+    return 'the file is not an image that Pillow knows'

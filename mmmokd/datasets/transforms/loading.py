@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from PIL import Image
 
 from mmmokd.registry import TRANSFORMS
-from mmmokd.utils import BadPictureError
+from mmmokd.utils import BadImageError
 from mmmokd.utils.names import printable
 
 from .files import decoding, open_image, read_file
@@ -21,8 +21,8 @@ from .pixels import (
     check_band_numbers,
     decode_deep,
     guess_range,
-    is_deep_colour,
-    picture_to_bgr,
+    image_to_bgr,
+    is_deep_color,
     scale_to_uint8,
     take_bands,
     upright,
@@ -40,7 +40,7 @@ from .tiff import (
 
 # Pillow's own guard against files that are small and blow up.
 MAX_PIXELS = 178_956_970
-# A picture that uses less than this share of the range that its type has is called flat.
+# An image that uses less than this share of the range that its type has is called flat.
 FLAT_SHARE = 1 / 8
 
 
@@ -62,23 +62,23 @@ def _is_value_range(value: Any) -> bool:
 
 
 @TRANSFORMS.register_module()
-class LoadPicture(BaseTransform):
-    """Read a picture of any usual kind as 8-bit BGR, upright.
+class LoadImage(BaseTransform):
+    """Read an image of any usual kind as 8-bit BGR, upright.
 
     Pillow decodes (jpg, png, webp, tiff, ...), of several frames the first. OpenCV decodes PNGs of
     16-bit color, and tifffile the TIFFs that Pillow has no mode for: of any number of bands, type
     and layout. heic and jxl are read where pillow-heif and pillow-jxl-plugin are installed. EXIF
-    rotation is applied; for what becomes of greyscale, CMYK and transparent pictures see
-    :func:`picture_to_bgr`, for 16 bits and floats :func:`guess_range`.
+    rotation is applied; for what becomes of grayscale, CMYK and transparent images see
+    :func:`image_to_bgr`, for 16 bits and floats :func:`guess_range`.
 
     Of a TIFF with more than three bands the first three are red, green and blue, as stored, which
-    the first such picture says in a warning; ``bands`` names others. A band that the file calls
+    the first such image says in a warning; ``bands`` names others. A band that the file calls
     transparency is that only if it looks like a mask: near-infrared is often called so.
 
-    An unreadable picture (missing, empty, truncated, no picture) gives a warning with its path and
+    An unreadable image (missing, empty, truncated, no image) gives a warning with its path and
     ``None``, for which mmengine's dataset takes another one. After :meth:`track`, which
-    ``DataHealthHook`` calls, the warning comes once for each picture, whichever worker meets it,
-    and too many unreadable pictures are an error.
+    ``DataHealthHook`` calls, the warning comes once for each image, whichever worker meets it,
+    and too many unreadable images are an error.
 
     **Required Keys:** img_path (str), or img (np.ndarray, PIL.Image.Image) where the dataset
     holds the pixels itself; sample_idx (int), which mmengine's datasets give, to be counted.
@@ -91,18 +91,18 @@ class LoadPicture(BaseTransform):
             which chooses it by the path.
         channel_order (str): 'bgr' or 'rgb', the order in arrays that the dataset holds itself
             (mmpretrain's CIFAR holds 'rgb'). Defaults to 'bgr'.
-        skip_bad (bool): True: an unreadable picture is left out. False: it is an error, as
-            evaluation needs it (``DataHealthHook`` and ``PictureFolder`` see to that for
+        skip_bad (bool): True: an unreadable image is left out. False: it is an error, as
+            evaluation needs it (``DataHealthHook`` and ``ImageFolder`` see to that for
             datasets in test mode). Defaults to True.
         value_range (tuple[float, float], optional): The values that are black and white in
-            pictures of more than 8 bits or of floats: ``(0, 4095)`` for 12 bits kept in 16. Those
-            of 8 bits stay as they are. Defaults to None, :func:`guess_range`; the first picture
+            images of more than 8 bits or of floats: ``(0, 4095)`` for 12 bits kept in 16. Those
+            of 8 bits stay as they are. Defaults to None, :func:`guess_range`; the first image
             whose whole numbers use less than an eighth of the range gives a warning.
         bands (Sequence[int], optional): Numbers, from 0, of the three bands that are read as red,
-            green and blue, or of one that is read as gray; of pictures other than TIFFs, of red,
-            green, blue and transparency. All are taken as they are stored. Pictures of one band are
+            green and blue, or of one that is read as gray; of images other than TIFFs, of red,
+            green, blue and transparency. All are taken as they are stored. Images of one band are
             gray all the same. Defaults to None, see above.
-        max_pixels (int, optional): The most pixels that a picture may have; a larger one counts as
+        max_pixels (int, optional): The most pixels that an image may have; a larger one counts as
             unreadable, so that no file exhausts the memory. None is no limit. Defaults to
             178,956,970, Pillow's own.
 
@@ -143,7 +143,7 @@ class LoadPicture(BaseTransform):
         self.value_range = None if value_range is None else tuple(value_range)
         self.bands = None if bands is None else tuple(bands)
         self.max_pixels = max_pixels
-        # In shared memory: one warning, whichever worker meets the first such picture.
+        # In shared memory: one warning, whichever worker meets the first such image.
         self._bands_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self._pages_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self._flat_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
@@ -152,7 +152,7 @@ class LoadPicture(BaseTransform):
         self._warned: set[str] = set()
 
     def track(self, num_samples: int, max_bad_share: float = 0.01) -> None:
-        """Count unreadable pictures across all workers, from now on.
+        """Count unreadable images across all workers, from now on.
 
         To be called before the workers start. The flags are in shared memory: ``bad_flags``, uint8
         of shape (num_samples,), 1 for every sample that could not be read.
@@ -160,8 +160,8 @@ class LoadPicture(BaseTransform):
         Args:
             num_samples (int): Number of samples of the dataset, the range of 'sample_idx'.
             max_bad_share (float): Share of unreadable samples, 0 to 1, above which reading
-                raises. One unreadable picture is always borne, so that a small set does not fail
-                by its first, except with 0. That no picture is readable is always an error.
+                raises. One unreadable image is always borne, so that a small set does not fail
+                by its first, except with 0. That no image is readable is always an error.
                 Defaults to 0.01.
 
         Raises:
@@ -179,33 +179,33 @@ class LoadPicture(BaseTransform):
         """Raise if more samples are flagged than may be.
 
         Args:
-            last_path (str): The picture that was found unreadable last, and why, if that is known.
+            last_path (str): The image that was found unreadable last, and why, if that is known.
 
         Raises:
-            BadPictureError: With count, share, limit and ``last_path``.
+            BadImageError: With count, share, limit and ``last_path``.
         """
         count, total = int(self.bad_flags.count_nonzero()), len(self.bad_flags)
         borne_alone = count == 1 and self.max_bad_share > 0 and total > 1
         if count == 0 or borne_alone:
             return
         if count / total > self.max_bad_share or count == total:
-            raise BadPictureError(
-                f'{count} of {total} pictures ({count / total:.2%}) cannot be read, more than the '
+            raise BadImageError(
+                f'{count} of {total} images ({count / total:.2%}) cannot be read, more than the '
                 f'{self.max_bad_share:.2%} that max_bad_share allows; the last one: {last_path}'
             )
 
     def transform(self, results: dict) -> dict | None:
-        """Read the picture.
+        """Read the image.
 
         Args:
             results (dict): With 'img_path' or 'img'.
 
         Returns:
-            dict, optional: The same dict with the picture; None if it is unreadable.
+            dict, optional: The same dict with the image; None if it is unreadable.
 
         Raises:
-            BadPictureError: If it is unreadable and ``skip_bad`` is False, or too many are.
-            ValueError: If 'img' is given and is not a picture.
+            BadImageError: If it is unreadable and ``skip_bad`` is False, or too many are.
+            ValueError: If 'img' is given and is not an image.
         """
         if results.get('img') is not None:
             img = self._convert_given(results)
@@ -236,12 +236,12 @@ class LoadPicture(BaseTransform):
         with img, decoding(img):
             if img.format == 'TIFF':
                 return self._read_tiff(content, img, path)
-            deep = is_deep_colour(img)
+            deep = is_deep_color(img)
             img.load()  # OpenCV does not tell of a file that is cut off
             if deep:
                 deep_img = decode_deep(content, to_uint8, alpha=img.has_transparency_data)
-                return picture_to_bgr(upright(deep_img, img), bands=self.bands)
-            return picture_to_bgr(upright(img), to_uint8, self.bands)
+                return image_to_bgr(upright(deep_img, img), bands=self.bands)
+            return image_to_bgr(upright(img), to_uint8, self.bands)
 
     def _read_tiff(self, content: bytes, img: Image.Image, path: str) -> np.ndarray:
         """Read a TIFF by Pillow, where that knows how it is stored; its fourth band with care."""
@@ -256,7 +256,7 @@ class LoadPicture(BaseTransform):
             return self._choose_bands(Bands(values, alpha=values.shape[2] - 1), path)
         if left_out and self.bands is None:
             self._warn_bands(path, f'has 4 bands, of which {FIRST_THREE}')
-        return picture_to_bgr(img, partial(self._to_uint8, name=path), self.bands)
+        return image_to_bgr(img, partial(self._to_uint8, name=path), self.bands)
 
     def _read_bands(self, content: bytes, img: Image.Image | None, path: str) -> np.ndarray:
         needed = max(self.bands or (2,)) + 1
@@ -287,8 +287,8 @@ class LoadPicture(BaseTransform):
             return
         self._bands_seen[0] = 1
         print_log(
-            f'{printable(path)} {remark}. If your pictures are like this, say which bands you want, for '
-            'instance bands=(0, 1, 2) of LoadPicture in every pipeline (--cfg-options '
+            f'{printable(path)} {remark}. If your images are like this, say which bands you want, for '
+            'instance bands=(0, 1, 2) of LoadImage in every pipeline (--cfg-options '
             'train_dataloader.dataset.pipeline.0.bands=0,1,2; the same for val_dataloader and '
             'test_dataloader, where there are such)',
             logger='current',
@@ -313,9 +313,9 @@ class LoadPicture(BaseTransform):
         low, high = (0, fitting[0]) if fitting else used
         print_log(
             f'{printable(name)} has values from {used[0]} to {used[1]} only, of {possible[0]} to '
-            f'{possible[1]}, and comes out nearly of one shade. If your pictures are like this, say '
+            f'{possible[1]}, and comes out nearly of one shade. If your images are like this, say '
             f'which values are black and white, for instance value_range=({low}, {high}) of '
-            'LoadPicture in every pipeline (--cfg-options '
+            'LoadImage in every pipeline (--cfg-options '
             f'train_dataloader.dataset.pipeline.0.value_range={low},{high}; the same for '
             'val_dataloader and test_dataloader, where there are such)',
             logger='current',
@@ -324,15 +324,15 @@ class LoadPicture(BaseTransform):
 
     def _convert_given(self, results: dict) -> np.ndarray:
         img = results['img']
-        to_uint8 = partial(self._to_uint8, name=f'Picture {results.get("sample_idx", "")}'.strip())
+        to_uint8 = partial(self._to_uint8, name=f'Image {results.get("sample_idx", "")}'.strip())
         if isinstance(img, Image.Image):
-            return picture_to_bgr(upright(img), to_uint8, self.bands)
+            return image_to_bgr(upright(img), to_uint8, self.bands)
         shape, dtype = getattr(img, 'shape', ()), getattr(img, 'dtype', None)
         channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else None
         fits = channels in (1, 3) or (channels and self.bands is not None)
         if not fits or 0 in shape or np.dtype(dtype).kind not in 'uif':
             raise ValueError(
-                "results['img'] must be a picture: an array of shape (H, W), (H, W, 1) or "
+                "results['img'] must be an image: an array of shape (H, W), (H, W, 1) or "
                 f'(H, W, 3), but got {type(img).__name__} of shape {tuple(shape)}, type {dtype}.'
             )
         if self.bands is not None and channels > 1:
@@ -347,7 +347,7 @@ class LoadPicture(BaseTransform):
         path = printable(str(results['img_path']))
         reason = f'{path}: {type(error).__name__}: {error}'
         if not self.skip_bad:
-            raise BadPictureError(f'Cannot read the picture {reason}') from error
+            raise BadImageError(f'Cannot read the image {reason}') from error
         index = results.get('sample_idx')
         tracked = self.bad_flags is not None and index is not None
         known = self.bad_flags[index] if tracked else path in self._warned
@@ -363,13 +363,13 @@ class LoadPicture(BaseTransform):
 
     @staticmethod
     def warn(reason: str) -> None:
-        """Log that a picture is left out.
+        """Log that an image is left out.
 
         Args:
             reason (str): Its path, and what is wrong with it.
         """
         print_log(
-            f'Unreadable picture, another one takes its place: {reason}',
+            f'Unreadable image, another one takes its place: {reason}',
             logger='current',
             level=logging.WARNING,
         )

@@ -38,7 +38,7 @@ SOLARIZE_THRESHOLD = 128
 
 
 class RandomPILBlur:
-    """Pillow's Gaussian blur with a radius drawn for each picture.
+    """Pillow's Gaussian blur with a radius drawn for each image.
 
     Args:
         prob (float): Probability of blurring.
@@ -50,13 +50,13 @@ class RandomPILBlur:
         self.radius = radius
 
     def __call__(self, img: Image.Image) -> Image.Image:
-        """Blur a picture, or leave it.
+        """Blur an image, or leave it.
 
         Args:
-            img (PIL.Image.Image): A picture.
+            img (PIL.Image.Image): An image.
 
         Returns:
-            PIL.Image.Image: The picture, of the same size and mode.
+            PIL.Image.Image: The image, of the same size and mode.
         """
         # The order of the draws does not depend on their outcome.
         applied, position = torch.rand(2).tolist()
@@ -159,9 +159,9 @@ def complete_group(index: int, group: Any) -> dict[str, Any]:
 
 @TRANSFORMS.register_module()
 class MultiCrop(BaseTransform):
-    """Several random views of one picture, in groups, as multi-crop training takes them.
+    """Several random views of one image, in groups, as multi-crop training takes them.
 
-    Each view is: random resized crop, horizontal flip, colour jitter, greyscale, Gaussian blur,
+    Each view is: random resized crop, horizontal flip, color jitter, grayscale, Gaussian blur,
     solarisation (threshold 128), all by torchvision and Pillow on 8-bit RGB, as in `DINO
     <https://arxiv.org/abs/2104.14294>`_ and `MOKD <https://arxiv.org/abs/2304.06461>`_. Put the
     groups of global views first.
@@ -170,7 +170,7 @@ class MultiCrop(BaseTransform):
     worker, rank and epoch, follow from the run's seed, and leave the global generators as they
     were. ``DataHealthHook`` sets the epoch.
 
-    **Required Keys:** img (np.ndarray): (H, W, 3) BGR, (H, W) or (H, W, 1) grey, uint8.
+    **Required Keys:** img (np.ndarray): (H, W, 3) BGR, (H, W) or (H, W, 1) gray, uint8.
 
     **Modified Keys:** img (List[np.ndarray]): the views in the order of the groups, each
     (size, size, 3), BGR, uint8. All other keys stay, for ``PackInputs``.
@@ -180,7 +180,7 @@ class MultiCrop(BaseTransform):
             Keys of a group:
 
             - size (int): Side of the views, in pixels. Required.
-            - scale (Tuple[float, float]): Range of the crop's share of the picture's area, in
+            - scale (Tuple[float, float]): Range of the crop's share of the image's area, in
               (0, 1]. Required.
             - num (int): Number of views. Defaults to 1.
             - ratio (Tuple[float, float]): Range of width / height. Defaults to (3/4, 4/3).
@@ -190,7 +190,7 @@ class MultiCrop(BaseTransform):
             - color_jitter (Tuple[float, float, float, float]): Strength of brightness, contrast,
               saturation and hue. Defaults to (0.4, 0.4, 0.2, 0.1).
             - color_jitter_prob (float): Its probability. Defaults to 0.8.
-            - grayscale (float): Probability of greyscale. Defaults to 0.2.
+            - grayscale (float): Probability of grayscale. Defaults to 0.2.
             - blur (float): Probability of Gaussian blur. Defaults to 0.5.
             - blur_radius (Tuple[float, float]): Range of its radius, in pixels, drawn uniformly
               for each view. Defaults to (0.1, 2.0).
@@ -217,7 +217,7 @@ class MultiCrop(BaseTransform):
 
     @property
     def num_views(self) -> int:
-        """int: Number of views that come from one picture."""
+        """int: Number of views that come from one image."""
         return len(self.views)
 
     def set_epoch(self, epoch: int, stream: int | None = None) -> None:
@@ -239,7 +239,7 @@ class MultiCrop(BaseTransform):
             dict: The same dict with the list of views in 'img'.
 
         Raises:
-            ValueError: If 'img' is not an 8-bit picture with one or three channels.
+            ValueError: If 'img' is not an 8-bit image with one or three channels.
         """
         img = self._to_pil(results['img'])
         seed = torch.randint(2**63 - 1, (), generator=self.generator.get()).item()
@@ -262,7 +262,7 @@ class MultiCrop(BaseTransform):
                 return Image.fromarray(cv2.cvtColor(img, cv2.COLOR_BGR2RGB))
         raise ValueError(
             "MultiCrop needs results['img'] as a uint8 array of shape (H, W, 3), BGR, or (H, W), "
-            f'grey, but got shape {shape}, type {dtype}.'
+            f'gray, but got shape {shape}, type {dtype}.'
         )
 
     @staticmethod

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""From what picture files hold to 8-bit BGR, upright."""
+"""From what image files hold to 8-bit BGR, upright."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,8 +10,8 @@ from PIL import Image
 ToUint8 = Callable[[np.ndarray], np.ndarray]
 
 EXIF_ORIENTATION = 0x0112
-# How Pillow names 16-bit colour in PNG, of which it keeps the upper 8 bits.
-DEEP_COLOUR = ('RGB;16', 'RGBA;16', 'LA;16')
+# How Pillow names 16-bit color in PNG, of which it keeps the upper 8 bits.
+DEEP_COLOR = ('RGB;16', 'RGBA;16', 'LA;16')
 # What to do with the stored pixels, by the orientation that EXIF gives (1: nothing).
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,15 +25,15 @@ UPRIGHT = {
 
 
 def upright(img: Image.Image, source: Image.Image | None = None) -> Image.Image:
-    """Turn a picture as its EXIF orientation says.
+    """Turn an image as its EXIF orientation says.
 
     Args:
-        img (PIL.Image.Image): A loaded picture.
-        source (PIL.Image.Image, optional): The picture whose EXIF data hold. Defaults to None,
+        img (PIL.Image.Image): A loaded image.
+        source (PIL.Image.Image, optional): The image whose EXIF data hold. Defaults to None,
             ``img`` itself.
 
     Returns:
-        PIL.Image.Image: The picture, itself if there is nothing to do.
+        PIL.Image.Image: The image, itself if there is nothing to do.
     """
     try:
         orientation = (source or img).getexif().get(EXIF_ORIENTATION)
@@ -43,13 +43,13 @@ def upright(img: Image.Image, source: Image.Image | None = None) -> Image.Image:
 
 
 def guess_range(values: np.ndarray) -> tuple[float, float]:
-    """The values that are black and white, by type and values of a picture.
+    """The values that are black and white, by type and values of an image.
 
     - Unsigned 16 bits: 0 and 65535. Signed 8 bits: -128 and 127.
     - Other whole numbers: the range of the smallest of uint16, int16 and int32 that holds all
-      values of the picture (Pillow keeps several kinds of 16-bit pictures in 32 bits).
+      values of the image (Pillow keeps several kinds of 16-bit images in 32 bits).
     - Floats: 0 and 1 if all values are between, 0 and 255 if all are between these, otherwise the
-      least and the greatest value of the picture. What is not finite does not count.
+      least and the greatest value of the image. What is not finite does not count.
 
     Args:
         values (np.ndarray): Any shape, not empty.
@@ -94,11 +94,11 @@ def scale_to_uint8(
     return np.rint(scaled).astype(np.uint8)
 
 
-def is_deep_colour(img: Image.Image) -> bool:
-    """Whether a picture has 16-bit colour, which Pillow would cut to its upper 8 bits.
+def is_deep_color(img: Image.Image) -> bool:
+    """Whether an image has 16-bit color, which Pillow would cut to its upper 8 bits.
 
     Args:
-        img (PIL.Image.Image): A picture that is opened, and not loaded yet.
+        img (PIL.Image.Image): An image that is opened, and not loaded yet.
 
     Returns:
         bool: Whether :func:`decode_deep` is to read it.
@@ -106,7 +106,7 @@ def is_deep_colour(img: Image.Image) -> bool:
     if img.format != 'PNG' or not img.tile:
         return False
     args = img.tile[0][3]  # the name of the stored form, or that and settings of the decoder
-    return str(args if isinstance(args, str) else args[0]).startswith(DEEP_COLOUR)
+    return str(args if isinstance(args, str) else args[0]).startswith(DEEP_COLOR)
 
 
 def decode_deep(content: bytes, to_uint8: ToUint8, alpha: bool = False) -> Image.Image:
@@ -121,7 +121,7 @@ def decode_deep(content: bytes, to_uint8: ToUint8, alpha: bool = False) -> Image
         PIL.Image.Image: 'L', 'RGB' or 'RGBA', not turned as EXIF says.
 
     Raises:
-        OSError: If OpenCV cannot decode it, or it is neither grey nor colour.
+        OSError: If OpenCV cannot decode it, or it is neither gray nor color.
     """
     try:
         values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -142,16 +142,16 @@ def decode_deep(content: bytes, to_uint8: ToUint8, alpha: bool = False) -> Image
     return Image.fromarray(np.dstack((rgb, scale_to_uint8(values[..., 3]))))
 
 
-def picture_to_bgr(
+def image_to_bgr(
     img: Image.Image, to_uint8: ToUint8 = scale_to_uint8, bands: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Bring a Pillow picture of any mode to BGR.
+    """Bring a Pillow image of any mode to BGR.
 
-    Greyscale is repeated, transparency is laid over white, CMYK and others go through Pillow's
+    Grayscale is repeated, transparency is laid over white, CMYK and others go through Pillow's
     conversion to RGB, and modes of more than 8 bits through ``to_uint8``.
 
     Args:
-        img (PIL.Image.Image): A loaded picture.
+        img (PIL.Image.Image): A loaded image.
         to_uint8 (Callable): Brings values to 8 bits. Defaults to :func:`scale_to_uint8`.
         bands (Sequence[int], optional): Numbers of one or three of the bands red, green, blue and
             alpha, which are taken as they are. Defaults to None.
@@ -188,7 +188,7 @@ def check_band_numbers(bands: Sequence[int], count: int) -> None:
     if max(bands) >= count:
         raise OSError(
             f'it has {count} bands, numbers 0 to {count - 1}, but bands={tuple(bands)} of '
-            'LoadPicture asks for others'
+            'LoadImage asks for others'
         )
 
 
@@ -218,7 +218,7 @@ def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
     """
     if max_pixels is not None and width * height > max_pixels:
         raise OSError(
-            f'it has {width} x {height} pixels, more than max_pixels={max_pixels} of LoadPicture. '
+            f'it has {width} x {height} pixels, more than max_pixels={max_pixels} of LoadImage. '
             'Cut it into tiles or make it smaller (it is decoded whole for every view of it); or '
             'raise the limit, if each data worker has memory for it: about '
             f'{width * height * 6 / 2**30:.1f} GiB (--cfg-options '

@@ -9,10 +9,10 @@ from mmmokd.registry import HOOKS
 
 @HOOKS.register_module()
 class AccumulatedLRHook(Hook):
-    """Lets ``auto_scale_lr`` count all pictures of an optimizer step.
+    """Lets ``auto_scale_lr`` count all images of an optimizer step.
 
     mmengine scales learning rates by batch size x processes over ``base_batch_size``. Under
-    gradient accumulation a step takes ``accumulative_counts`` times as many pictures: before the
+    gradient accumulation a step takes ``accumulative_counts`` times as many images: before the
     run this hook scales the rates by that factor too. Without accumulation, or with
     ``auto_scale_lr`` off, it changes nothing.
 
@@ -57,7 +57,7 @@ class AccumulatedLRHook(Hook):
         batch = runner.train_dataloader.batch_sampler.batch_size * runner.world_size
         base = scale_cfg['base_batch_size']
         runner.logger.info(
-            f'A step of the optimizer takes {counts} batches of {batch} pictures: learning rates '
+            f'A step of the optimizer takes {counts} batches of {batch} images: learning rates '
             f'are scaled by {counts} more, by {batch * counts / base:g} in all.'
         )
 

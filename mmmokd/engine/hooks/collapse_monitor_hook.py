@@ -12,7 +12,7 @@ from mmmokd.registry import HOOKS
 from mmmokd.utils import CollapseError, get_ori_model
 
 SIGNALS = ('entropy', 'mutual_info', 'feature_std', 'effective_rank')
-# Two views of one picture are to have one target: fewer rows than this say nothing.
+# Two views of one image are to have one target: fewer rows than this say nothing.
 MIN_ROWS = 4
 
 
@@ -25,16 +25,16 @@ class CollapseMonitorHook(Hook):
 
     - ``{branch}.entropy``: mean entropy of a view's target over the K prototypes, as a share of
       log K: 1 is uniform;
-    - ``{branch}.mutual_info``: what the target tells about the picture, in nats: 0 if all
+    - ``{branch}.mutual_info``: what the target tells about the image, in nats: 0 if all
       have the same;
     - ``{branch}.feature_std``: spread of the directions of the backbone's features: 0 if all have
       the same one;
     - ``{branch}.effective_rank``: number of directions that the features fill.
 
-    The targets are those of the step: with the centre as it was before the step moved it.
+    The targets are those of the step: with the center as it was before the step moved it.
 
-    A random network gives all pictures nearly the same features, and targets stay close to uniform
-    while the centre settles and the learning rate warms up: a branch is judged after
+    A random network gives all images nearly the same features, and targets stay close to uniform
+    while the center settles and the learning rate warms up: a branch is judged after
     ``warmup_iters`` only, and after ``patience`` bad checks in a row. The warning comes once an
     episode.
 
@@ -45,7 +45,7 @@ class CollapseMonitorHook(Hook):
         patience (int): Bad checks in a row that make a collapse. Defaults to 5.
         stop (bool): Whether a collapse ends the run with an error. Defaults to False.
         min_info (float): Mutual information, as a share of its largest value (the log of the number
-            of views or prototypes), below which targets no longer tell pictures apart. Defaults to
+            of views or prototypes), below which targets no longer tell images apart. Defaults to
             0.005: collapsed pairs of small models had below 0.001, a sluggish one 0.015.
         max_entropy (float): Entropy, as a share of log K, above which such targets are called
             uniform, and below which constant. Defaults to 0.99.
@@ -117,7 +117,7 @@ class CollapseMonitorHook(Hook):
 
     @torch.no_grad()
     def _record(self, name: str, head: nn.Module, module: nn.Module, args: tuple, logits: Tensor):
-        # At once, for the centre moves before the iteration ends.
+        # At once, for the center moves before the iteration ends.
         step = math.ceil(len(logits) * get_world_size() / self.max_samples)
         probs = head.targets(logits.detach()[::step].float())
         self._records[name].append((args[0].detach()[::step].float(), probs))
@@ -188,7 +188,7 @@ class CollapseMonitorHook(Hook):
             return (
                 f"its teacher's backbone gave all {num_rows} views of the batch the same feature: "
                 f'feature std {signals["feature_std"]:.5f}, expected above {self.min_std}. What to '
-                'look at: are the pictures different, and is their normalisation (mean and std of '
+                'look at: are the images different, and is their normalization (mean and std of '
                 'the data_preprocessor) right? What to change: lower the learning rate or warm it '
                 'up for longer; leave mixed precision out.'
             )
@@ -205,12 +205,12 @@ class CollapseMonitorHook(Hook):
                 f'the {num_prototypes} prototypes: mean entropy {signals["entropy"]:.4f} of log K, '
                 f'expected below {self.max_entropy}; {info}. What to change, one at a time: lower '
                 "the teacher temperature (the heads' teacher_temp and warmup_teacher_temp); lower "
-                'the learning rate or warm it up for longer; let the centre follow more slowly '
+                'the learning rate or warm it up for longer; let the center follow more slowly '
                 '(center_momentum closer to 1); use a larger batch; leave mixed precision out.'
             )
         return (
             f'its teacher gave all {num_rows} views of the batch the same target, and not a '
-            f'uniform one: {info}. What to change, one at a time: let the centre follow faster '
+            f'uniform one: {info}. What to change, one at a time: let the center follow faster '
             "(lower center_momentum; 0.9 is usual); raise the teacher temperature (the heads' "
             'teacher_temp); lower the learning rate or warm it up for longer; freeze the '
             'prototypes for more epochs; use a larger batch.'
@@ -238,7 +238,7 @@ def compute_signals(features: Tensor, probs: Tensor) -> dict[str, float]:
                 effective_rank(features),
             )
         ).float()
-    # Rounding may differ between devices, but all ranks have to come to the same judgement.
+    # Rounding may differ between devices, but all ranks have to come to the same judgment.
     broadcast(values, src=0)
     return dict(zip(SIGNALS, values.tolist(), strict=True))
 

@@ -7,7 +7,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
-from mmmokd.datasets import LoadPicture, MultiCrop, PictureFolder, iter_datasets, iter_transforms
+from mmmokd.datasets import ImageFolder, LoadImage, MultiCrop, iter_datasets, iter_transforms
 from mmmokd.registry import HOOKS
 from mmmokd.utils import current_epoch, is_epoch_based
 from mmmokd.utils.names import printable
@@ -15,51 +15,51 @@ from mmmokd.utils.names import printable
 NUM_NAMED = 3
 
 
-def check_enough_pictures(dataloader: DataLoader) -> None:
+def check_enough_images(dataloader: DataLoader) -> None:
     """Raise if a training set is smaller than one step of all processes.
 
     Args:
         dataloader (DataLoader): The loader of one process.
 
     Raises:
-        ValueError: With the number of pictures, the batch size, the number of processes and what
+        ValueError: With the number of images, the batch size, the number of processes and what
             to change.
     """
-    num_pictures, world_size = len(dataloader.dataset), get_world_size()
+    num_images, world_size = len(dataloader.dataset), get_world_size()
     batch_size = dataloader.batch_size or getattr(dataloader.batch_sampler, 'batch_size', 1)
-    if num_pictures < batch_size * world_size:
+    if num_images < batch_size * world_size:
         raise ValueError(
-            f'The training set has {num_pictures} pictures, fewer than one step takes: '
+            f'The training set has {num_images} images, fewer than one step takes: '
             f'{batch_size * world_size} (batch size {batch_size} x {world_size} processes). Give '
-            'more pictures, fewer processes, or a train_dataloader.batch_size of at most '
-            f'{max(num_pictures // world_size, 1)}.'
+            'more images, fewer processes, or a train_dataloader.batch_size of at most '
+            f'{max(num_images // world_size, 1)}.'
         )
     if len(dataloader) == 0:
         raise ValueError(
-            f'The training set has {num_pictures} pictures, but train_dataloader makes no batch '
+            f'The training set has {num_images} images, but train_dataloader makes no batch '
             f'of {batch_size} of them: its sampler draws too few.'
         )
 
 
 @HOOKS.register_module()
 class DataHealthHook(Hook):
-    """Looks after the training data: enough pictures, unreadable ones, randomness per epoch.
+    """Looks after the training data: enough images, unreadable ones, randomness per epoch.
 
-    - Before training: raises if there are fewer pictures than one step takes; lets every
-      :class:`~mmmokd.datasets.LoadPicture` of the training set, also inside wrappers, count
-      unreadable pictures.
+    - Before training: raises if there are fewer images than one step takes; lets every
+      :class:`~mmmokd.datasets.LoadImage` of the training set, also inside wrappers, count
+      unreadable images.
     - Before every epoch: tells every :class:`~mmmokd.datasets.MultiCrop` and
-      :class:`~mmmokd.datasets.PictureFolder` its number. In an iteration-based loop, where
+      :class:`~mmmokd.datasets.ImageFolder` its number. In an iteration-based loop, where
       workers run ahead of the loop, it does not: their random numbers just continue, and a resumed run
       draws others than one that was never stopped.
-    - After every epoch: adds up the unreadable pictures of all processes, logs their number, share
+    - After every epoch: adds up the unreadable images of all processes, logs their number, share
       and first paths in one line, and raises if there are too many.
-    - Before validation and test: lets ``LoadPicture`` raise at an unreadable picture, with its
+    - Before validation and test: lets ``LoadImage`` raise at an unreadable image, with its
       path, in datasets in test mode.
 
     Args:
-        max_bad_share (float): Share of unreadable pictures in a dataset, 0 to 1, above which
-            training stops; see :meth:`LoadPicture.track`. Defaults to 0.01.
+        max_bad_share (float): Share of unreadable images in a dataset, 0 to 1, above which
+            training stops; see :meth:`LoadImage.track`. Defaults to 0.01.
 
     Raises:
         ValueError: If ``max_bad_share`` is outside 0 to 1.
@@ -72,7 +72,7 @@ class DataHealthHook(Hook):
         if not 0 <= max_bad_share <= 1:
             raise ValueError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
         self.max_bad_share = max_bad_share
-        self._tracked: list[tuple[Any, LoadPicture]] = []
+        self._tracked: list[tuple[Any, LoadImage]] = []
         self._random: list = []
 
     def before_train(self, runner) -> None:
@@ -82,17 +82,17 @@ class DataHealthHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If there are fewer pictures than one step takes.
+            ValueError: If there are fewer images than one step takes.
         """
         # The workers start later: the epoch-based loop makes its iterator after this, and the
         # iteration-based one at its first step.
-        check_enough_pictures(runner.train_dataloader)
+        check_enough_images(runner.train_dataloader)
         self._tracked, self._random = [], []
         for dataset in iter_datasets(runner.train_dataloader.dataset):
-            if isinstance(dataset, PictureFolder):
+            if isinstance(dataset, ImageFolder):
                 self._random.append(dataset)
             for transform in iter_transforms(dataset):
-                if isinstance(transform, LoadPicture):
+                if isinstance(transform, LoadImage):
                     transform.track(len(dataset), self.max_bad_share)
                     self._tracked.append((dataset, transform))
                 elif isinstance(transform, MultiCrop):
@@ -121,13 +121,13 @@ class DataHealthHook(Hook):
                 self.report(runner, f'Iteration {runner.iter + 1}')
 
     def after_train_epoch(self, runner) -> None:
-        """Report the unreadable pictures.
+        """Report the unreadable images.
 
         Args:
             runner (Runner): The runner.
 
         Raises:
-            BadPictureError: If all processes together found too many.
+            BadImageError: If all processes together found too many.
         """
         if is_epoch_based(runner):
             self.report(runner, f'Epoch {current_epoch(runner) + 1}')
@@ -135,7 +135,7 @@ class DataHealthHook(Hook):
             self.report(runner, f'Iteration {runner.iter}')
 
     def before_val(self, runner) -> None:
-        """Let unreadable pictures of a validation set be errors.
+        """Let unreadable images of a validation set be errors.
 
         Args:
             runner (Runner): The runner.
@@ -143,7 +143,7 @@ class DataHealthHook(Hook):
         self._forbid_skipping(runner.val_dataloader)
 
     def before_test(self, runner) -> None:
-        """Let unreadable pictures of a test set be errors.
+        """Let unreadable images of a test set be errors.
 
         Args:
             runner (Runner): The runner.
@@ -158,7 +158,7 @@ class DataHealthHook(Hook):
             when (str): What has ended, for the log, whose filter drops warnings said before.
 
         Raises:
-            BadPictureError: If all processes together found too many.
+            BadImageError: If all processes together found too many.
         """
         count, total, paths = 0, 0, []
         for dataset, loader in self._tracked:
@@ -172,12 +172,12 @@ class DataHealthHook(Hook):
             count, total = count + len(bad), total + len(everyone)
             paths += [self._path(dataset, index) for index in bad[:NUM_NAMED]]
         if self._tracked:
-            runner.message_hub.update_scalar('train/bad_pictures', count)
+            runner.message_hub.update_scalar('train/bad_images', count)
         if count:
             named = ', '.join(paths[:NUM_NAMED]) + (', ...' if count > NUM_NAMED else '')
             runner.logger.log(
                 logging.WARNING,
-                f'{when}: {count} of {total} pictures ({count / total:.2%}) could not be read so '
+                f'{when}: {count} of {total} images ({count / total:.2%}) could not be read so '
                 f'far: {named}',
             )
         for dataset, loader in self._tracked:
@@ -193,5 +193,5 @@ class DataHealthHook(Hook):
         for dataset in iter_datasets(dataloader.dataset):
             if getattr(dataset, 'test_mode', False):
                 for transform in iter_transforms(dataset):
-                    if isinstance(transform, LoadPicture):
+                    if isinstance(transform, LoadImage):
                         transform.skip_bad = False

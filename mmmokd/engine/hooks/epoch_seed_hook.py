@@ -31,29 +31,29 @@ class EpochSeedHook(Hook):
         self._epoch: int | None = None
 
     def before_train_epoch(self, runner) -> None:
-        """Seed before pictures that this process itself loads.
+        """Seed before images that this process itself loads.
 
         Args:
             runner (Runner): The runner.
         """
-        if self._loads_pictures(runner):
+        if self._loads_images(runner):
             self._seed(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Seed at an epoch's first iteration.
 
-        Where workers load the pictures it cannot be earlier: a loader draws from the generator
+        Where workers load the images it cannot be earlier: a loader draws from the generator
         when it starts them, which a resumed run does in another epoch.
 
         Args:
             runner (Runner): The runner.
             batch_idx (int): Unused.
         """
-        if not self._loads_pictures(runner) and current_epoch(runner) != self._epoch:
+        if not self._loads_images(runner) and current_epoch(runner) != self._epoch:
             self._seed(runner)
 
     @staticmethod
-    def _loads_pictures(runner) -> bool:
+    def _loads_images(runner) -> bool:
         return is_epoch_based(runner) and runner.train_dataloader.num_workers == 0
 
     def _seed(self, runner) -> None:

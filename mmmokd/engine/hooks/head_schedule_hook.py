@@ -10,7 +10,7 @@ from mmmokd.utils import current_epoch, get_ori_model
 class HeadScheduleHook(Hook):
     """Keeps the distillation heads in step with the run.
 
-    Sets each head's teacher temperature of the epoch and writes it to the log, and lets centres move
+    Sets each head's teacher temperature of the epoch and writes it to the log, and lets centers move
     once an optimizer step under gradient accumulation.
 
     Args:
@@ -36,14 +36,14 @@ class HeadScheduleHook(Hook):
         if self.base_epochs is not None:
             epochs = runner.max_iters / len(runner.train_dataloader)
             self._pace = max(self.base_epochs / epochs, 1.0)
-        self._centred = [
+        self._centered = [
             module
             for module in get_ori_model(runner.model).modules()
             if isinstance(module, DistillationHead)
         ]
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Set the temperatures when the epoch has changed, log them, and hold or free the centres."""
+        """Set the temperatures when the epoch has changed, log them, and hold or free the centers."""
         epoch = current_epoch(runner)
         if epoch != self._epoch:
             self._epoch = epoch
@@ -52,7 +52,7 @@ class HeadScheduleHook(Hook):
         # True for all micro-batches but the last of an optimizer step, also where the run begins or
         # ends within one.
         accumulating = not runner.optim_wrapper.should_sync()
-        for head in self._centred:
+        for head in self._centered:
             head.accumulating = accumulating
 
     @staticmethod

@@ -89,7 +89,7 @@ class NonFiniteLossHook(Hook):
             f'The run is stopped at iteration {iteration}: {what}. '
             f'{last_good_checkpoint(runner)} What to change: lower the learning rate or warm it up '
             'for longer, clip gradients harder, use bfloat16 instead of float16 or leave mixed '
-            'precision out, and look for broken pictures.'
+            'precision out, and look for broken images.'
         )
 
 

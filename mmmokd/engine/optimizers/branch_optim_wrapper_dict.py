@@ -58,7 +58,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
         return self._first.should_update()
 
     def should_sync(self) -> bool:
-        """Whether the next micro-batch's gradients are to be synchronised between processes."""
+        """Whether the next micro-batch's gradients are to be synchronized between processes."""
         return self._first.should_sync()
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
@@ -68,7 +68,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Context of the forward pass: autocast, and no synchronisation while accumulating."""
+        """Context of the forward pass: autocast, and no synchronization while accumulating."""
         with self._first.optim_context(model):
             yield
 

@@ -4,7 +4,7 @@
 from typing import Any
 
 from mmmokd.utils.config_changes import config_changes, describe_changes
-from mmmokd.weights.config_text import read_config_text
+from mmmokd.weights.checkpoint_config import read_config_text
 
 from .counts import Position, RunCounts
 

@@ -116,10 +116,10 @@ class WarmupCosineParamScheduler(_ParamScheduler):
         if not by_epoch:
             raise ValueError('convert_to_iter_based=True needs by_epoch=True')
         if epoch_length < 1:
-            # The Runner builds schedules before it calls the hook that counts the pictures.
+            # The Runner builds schedules before it calls the hook that counts the images.
             raise ValueError(
                 'an epoch has no iteration, for train_dataloader makes no batch: with drop_last=True '
-                'the training set needs at least batch_size x processes pictures'
+                'the training set needs at least batch_size x processes images'
             )
         if warmup > end and base_length is None:
             raise ValueError(

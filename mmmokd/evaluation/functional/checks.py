@@ -7,10 +7,10 @@ CHUNK_SIZE = 4096  # rows
 def check_features(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, num_classes: int | None = None
 ) -> int:
-    """Check a labelled bank and queries, as all measures of features take them.
+    """Check a labeled bank and queries, as all measures of features take them.
 
     Args:
-        bank (Tensor): Labelled features, shape (N, C).
+        bank (Tensor): Labeled features, shape (N, C).
         bank_labels (Tensor): Class ids of the bank, shape (N, ), integer.
         queries (Tensor): Features to classify, shape (Q, C).
         num_classes (int, optional): Number of classes. Defaults to None.

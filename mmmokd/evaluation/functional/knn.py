@@ -21,23 +21,23 @@ def weighted_knn(
     device: torch.device | str | None = None,
     identities: tuple[Tensor, Tensor] | None = None,
 ) -> dict[int, Tensor]:
-    """Exact weighted nearest-neighbour classification of features.
+    """Exact weighted nearest-neighbor classification of features.
 
     As in `DINO <https://arxiv.org/abs/2104.14294>`_ and `Unsupervised Feature Learning via
     Non-Parametric Instance Discrimination <https://arxiv.org/abs/1805.01978>`_: each of a query's
-    k nearest neighbours by cosine similarity s votes for its class with weight exp(s / T).
+    k nearest neighbors by cosine similarity s votes for its class with weight exp(s / T).
 
     At most ``chunk_size x chunk_size`` similarities exist at a time, and the bank goes to
     ``device`` by chunks, once. Half precision is raised to float32, and autocast is off. Among
-    neighbours of exactly equal similarity at the k-th place the choice is arbitrary.
+    neighbors of exactly equal similarity at the k-th place the choice is arbitrary.
 
     Args:
-        bank (Tensor): Labelled features, shape (N, C), of any norm.
+        bank (Tensor): Labeled features, shape (N, C), of any norm.
         bank_labels (Tensor): Class ids of the bank, shape (N, ), integer.
         queries (Tensor): Features to classify, shape (Q, C); Q may be 0.
         num_classes (int, optional): Number of classes. Defaults to None: the bank's largest label
             plus one.
-        k (int | Sequence[int]): Numbers of neighbours; the neighbours of the largest serve all.
+        k (int | Sequence[int]): Numbers of neighbors; the neighbors of the largest serve all.
             Defaults to (10, 20).
         temperature (float): Temperature T of the votes. Defaults to 0.07.
         topk (int): Classes to return for each query. Defaults to 5.
@@ -51,7 +51,7 @@ def weighted_knn(
 
     Returns:
         dict[int, Tensor]: For each k the class ids by falling vote, shape (Q, topk), int64, on the
-        queries' device; -1 where the neighbours are of fewer than ``topk`` classes.
+        queries' device; -1 where the neighbors are of fewer than ``topk`` classes.
 
     Raises:
         ValueError: If a k is not within 1 and the bank's size without a query's own image, shapes
@@ -87,10 +87,10 @@ def _count_own(bank: Tensor, queries: Tensor) -> int:
 
 
 def check_num_neighbors(ks: Sequence[int], num_bank: int, num_own: int = 0) -> None:
-    """Check that a bank holds as many images as neighbours are asked for.
+    """Check that a bank holds as many images as neighbors are asked for.
 
     Args:
-        ks (Sequence[int]): Numbers of neighbours.
+        ks (Sequence[int]): Numbers of neighbors.
         num_bank (int): Number of images in the bank.
         num_own (int): Of these, the most that are a query itself, and so not its neighbors.
             Defaults to 0.
@@ -99,15 +99,15 @@ def check_num_neighbors(ks: Sequence[int], num_bank: int, num_own: int = 0) -> N
         ValueError: If there is no k, one is below 1, or one is above what is left of ``num_bank``.
     """
     if not ks or min(ks) < 1:
-        raise ValueError(f'k-NN needs numbers of neighbours k of at least 1, but got k={list(ks)}')
+        raise ValueError(f'k-NN needs numbers of neighbors k of at least 1, but got k={list(ks)}')
     if max(ks) > num_bank:
         raise ValueError(
-            f'k-NN with k={max(ks)} neighbours needs a bank of at least {max(ks)} labelled images, '
+            f'k-NN with k={max(ks)} neighbors needs a bank of at least {max(ks)} labeled images, '
             f'but the bank has {num_bank}'
         )
     if max(ks) > num_bank - num_own:
         raise ValueError(
-            f'k-NN with k={max(ks)} neighbours needs a bank of at least {max(ks) + num_own} images, '
+            f'k-NN with k={max(ks)} neighbors needs a bank of at least {max(ks) + num_own} images, '
             f'for {num_own} of them can be the query itself, but the bank has {num_bank}'
         )
 
@@ -129,7 +129,7 @@ def _nearest(
     device: torch.device,
     identities: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
-    """Similarities and labels of every query's k nearest neighbours, nearest first: (Q, k) each."""
+    """Similarities and labels of every query's k nearest neighbors, nearest first: (Q, k) each."""
     queries = _normalize(queries, device, 'query')
     best = queries.new_full((len(queries), k), -torch.inf)
     best_labels = torch.full((len(queries), k), -1, dtype=torch.long, device=device)
@@ -165,7 +165,7 @@ def _vote(
     predictions = labels.new_full((len(labels), topk), -1)
     for start in range(0, len(labels), chunk_size):
         rows = slice(start, start + chunk_size)
-        # The nearest neighbour's weight is taken as 1: the order of the votes is the same, and
+        # The nearest neighbor's weight is taken as 1: the order of the votes is the same, and
         # exp cannot overflow at a low temperature.
         weights = ((similarity[rows] - similarity[rows, :1]) / temperature).exp()
         # Absent classes stay below zero, so that no vote is told from a vote that underflowed.

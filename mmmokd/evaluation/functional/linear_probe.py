@@ -66,7 +66,7 @@ def linear_probe(
     trained on all of the bank. Of equally good rates the smallest is taken.
 
     Args:
-        bank (Tensor): Labelled features, shape (N, C).
+        bank (Tensor): Labeled features, shape (N, C).
         bank_labels (Tensor): Class ids of the bank, shape (N, ), integer.
         queries (Tensor): Features to classify, shape (Q, C); Q may be 0.
         lrs (Sequence[float]): Learning rates for a batch of 256, see :func:`train_linear`.

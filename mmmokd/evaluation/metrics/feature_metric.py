@@ -15,7 +15,7 @@ PATIENCE = timedelta(days=2)
 
 
 class FeatureSet(NamedTuple):
-    """What one network makes of a labelled bank and of the queries to be recognised.
+    """What one network makes of a labeled bank and of the queries to be recognized.
 
     Attributes:
         name (str): Name of the network, as ``'cnn.teacher'``.
@@ -68,10 +68,10 @@ class FeatureMetric(BaseMetric):
         """Measure one network's features.
 
         Args:
-            bank (Tensor): Labelled features to learn from, float32, on the CPU, of shape (N, C);
+            bank (Tensor): Labeled features to learn from, float32, on the CPU, of shape (N, C);
                 (N, b, C) with b of at most ``last_blocks``, if that is more than 1.
             bank_labels (Tensor): Class ids, shape (N, ), int64.
-            queries (Tensor): Features to be recognised, shape (Q, C) or (Q, b, C).
+            queries (Tensor): Features to be recognized, shape (Q, C) or (Q, b, C).
             query_labels (Tensor): Class ids, shape (Q, ), int64.
 
         Returns:

@@ -20,7 +20,7 @@ class KNNMetric(FeatureMetric):
     ``'{network}/knn_top1_k{k}'`` for each further one.
 
     Args:
-        k (int | Sequence[int]): Numbers of neighbours. Defaults to 20.
+        k (int | Sequence[int]): Numbers of neighbors. Defaults to 20.
         temperature (float): Temperature of the votes. Defaults to 0.07.
         topk (Sequence[int]): n of the top-n accuracies. Defaults to (1, 5).
         chunk_size (int): Rows compared at a time. Defaults to 4096.

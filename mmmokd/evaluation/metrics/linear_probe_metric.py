@@ -13,7 +13,7 @@ from ..functional import check_probe_settings, linear_probe
 from ..overlap import Overlap
 from .feature_metric import FeatureMetric, FeatureSet
 
-# The MOKD authors' two and what lies around them. On fewer pictures than ImageNet has, and with
+# The MOKD authors' two and what lies around them. On fewer images than ImageNet has, and with
 # them fewer steps, the best rate is higher than theirs.
 DEFAULT_LRS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 POOLED_LR, BLOCKS_LR = 0.01, 0.001  # the authors'
@@ -121,7 +121,7 @@ class LinearProbeMetric(FeatureMetric):
                 print_log(
                     f'without the queries, the bank has no image of {len(lost)} classes '
                     f'(numbers {name_some([*map(str, sorted(lost))])}): the linear probe of '
-                    f'{features.name} cannot recognise them',
+                    f'{features.name} cannot recognize them',
                     logger='current',
                     level=logging.WARNING,
                 )

@@ -12,7 +12,7 @@ class ConvStem(BaseModule):
     From `Early Convolutions Help Transformers See Better <https://arxiv.org/abs/2106.14881>`_:
     3x3 convolutions of stride 2, each with BN and ReLU, whose widths double up to the embedding's,
     and a 1x1 convolution. A ViT that is small or trained only briefly learns faster with it, for
-    it need not find out what neighbouring pixels have to do with each other.
+    it need not find out what neighboring pixels have to do with each other.
 
     It takes the arguments of a convolution, so that mmpretrain's patch embedding builds it:
     ``patch_size=8, patch_cfg=dict(conv_type='mmmokd.ConvStem')``.
@@ -26,7 +26,7 @@ class ConvStem(BaseModule):
             Defaults to 0.
         dilation (int | tuple[int, int]): 1. Defaults to 1.
         bias (bool): Whether the 1x1 convolution has a bias. Defaults to True.
-        init_cfg (dict, optional): Initialisation config. Defaults to None.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
         ValueError: If an argument has another value than these.

@@ -10,7 +10,7 @@ from ..utils import resize_pos_embed_2d, trunc_normal_linears_
 
 @MODELS.register_module()
 class VisionTransformer(_VisionTransformer):
-    """mmpretrain's ViT with DINO's initialisation and its way of resizing position embeddings.
+    """mmpretrain's ViT with DINO's initialization and its way of resizing position embeddings.
 
     The parameters have mmpretrain's names and shapes, so weights pass between the two. What
     differs: linears and the class token start truncated-normal (0.02) with zero biases, the
@@ -20,7 +20,7 @@ class VisionTransformer(_VisionTransformer):
 
     Args:
         pos_embed_scale_offset (float, optional): Added to the wanted grid when the scale factor is
-            computed: ``(n + offset) / m``. 0.1 is what DINO and the released MOKD do, None
+            computed: ``(n + offset) / m``. 0.1 is what DINO and the official MOKD do, None
             resizes to the exact size. Defaults to 0.1.
         norm_outputs (bool): Whether every output passes the final LayerNorm, as in DINO's linear
             evaluation of the last four layers; otherwise that of the last layer alone does.

@@ -1,7 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from mmmokd.evaluation.block_tokens import BlockTokens, watch_block_tokens
+
 from .adapter import BackboneFeatures, adapt_features
 from .backbone import build_backbone, describe_backbone
-from .block_tokens import BlockTokens, watch_block_tokens
 from .branch import Branch, BranchNetwork, make_teacher
 from .input_check import ViewGroup, check_views, find_lonely_norms
 

@@ -134,7 +134,7 @@ class Branch(BaseModule):
             stronger one. Defaults to 1.0.
         heads (dict, optional): Settings of the loss heads ``sm``, ``st``, ``cm``, ``ct``, each
             a dict that updates the default. Defaults to None.
-        init_cfg (dict, optional): Initialisation config. Defaults to None.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
         ValueError: If ``heads`` names an unknown term, the numbers of prototypes differ, or a value is
@@ -164,11 +164,11 @@ class Branch(BaseModule):
         self.heads = self._build_heads(dict(heads or {}), peers, cross_weight)
 
     def _build_heads(self, heads: dict, peers: tuple[str, ...], cross_weight: float) -> ModuleDict:
-        centred = dict(type='mmmokd.DistillationHead', out_channels=self.out_channels)
+        centered = dict(type='mmmokd.DistillationHead', out_channels=self.out_channels)
         searched = dict(type='mmmokd.SearchDistillationHead')
-        defaults = dict(sm=centred, st=centred)
+        defaults = dict(sm=centered, st=centered)
         if peers:
-            defaults['cm'] = dict(centred, loss_weight=cross_weight)
+            defaults['cm'] = dict(centered, loss_weight=cross_weight)
             defaults['ct'] = dict(searched, loss_weight=cross_weight)
         unknown = set(heads) - {'sm', 'st', 'cm', 'ct'}
         if unknown:
@@ -181,7 +181,7 @@ class Branch(BaseModule):
                 raise ValueError(f'heads.{term} must be a dict of settings, but got {cfg!r}')
         cfgs = {term: dict(default, **heads.get(term, {})) for term, default in defaults.items()}
         built = {
-            # Every cross-entropy term has a centre of its own, L_cm one per peer.
+            # Every cross-entropy term has a center of its own, L_cm one per peer.
             term: ModuleDict({peer: MODELS.build(cfg) for peer in peers})
             if term == 'cm'
             else MODELS.build(cfg)
@@ -302,7 +302,7 @@ def make_teacher(student: BranchNetwork) -> BranchNetwork:
 
 
 def group_by_size(global_views: list[Tensor], local_views: list[Tensor]) -> list[list[Tensor]]:
-    """Views that go through a model in one pass: the global ones, then neighbours of one size.
+    """Views that go through a model in one pass: the global ones, then neighbors of one size.
 
     Args:
         global_views (list[Tensor]): Views of one size, each (B, 3, H, W).

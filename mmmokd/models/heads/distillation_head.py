@@ -44,7 +44,7 @@ class BaseDistillationHead(BaseModule):
         warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
         warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
         loss_weight (float): Weight of the term. Defaults to 1.0.
-        init_cfg (dict, optional): Initialisation config. Defaults to None.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
         ValueError: If a temperature is not positive or a count or weight is negative.
@@ -99,16 +99,16 @@ class BaseDistillationHead(BaseModule):
 
 @MODELS.register_module()
 class DistillationHead(BaseDistillationHead):
-    """A centred distillation term over views: L_sm, L_st or L_cm of MOKD, and DINO's loss.
+    """A centered distillation term over views: L_sm, L_st or L_cm of MOKD, and DINO's loss.
 
     CE(softmax((t - c) / T_t), log-softmax(s / T_s)), averaged over all pairs of a view that the
-    teacher saw and another view of the student. After the loss the centre moves:
+    teacher saw and another view of the student. After the loss the center moves:
     c <- m c + (1 - m) mean(t), the mean over the teacher's outputs of all processes and, under
     gradient accumulation, of all micro-batches of the optimizer step.
 
     Args:
         out_channels (int): Number K of prototypes.
-        center_momentum (float): Momentum m of the centre, in [0, 1]. Defaults to 0.9.
+        center_momentum (float): Momentum m of the center, in [0, 1]. Defaults to 0.9.
         **kwargs: See :class:`BaseDistillationHead`.
 
     Raises:
@@ -145,9 +145,9 @@ class DistillationHead(BaseDistillationHead):
 
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:
-        """Move the centre towards the mean of the teacher's outputs.
+        """Move the center towards the mean of the teacher's outputs.
 
-        While ``accumulating`` the outputs are kept, until the last micro-batch moves the centre.
+        While ``accumulating`` the outputs are kept, until the last micro-batch moves the center.
 
         Args:
             teacher (Tensor): Logits, shape (G, B, K).
@@ -161,7 +161,7 @@ class DistillationHead(BaseDistillationHead):
         self.center.mul_(self.center_momentum).add_(batch_center, alpha=1 - self.center_momentum)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The weighted loss; in training mode the centre moves after it.
+        """The weighted loss; in training mode the center moves after it.
 
         Args:
             student (Tensor): Logits of all views, shape (V, B, K), the teacher's views first.
@@ -182,7 +182,7 @@ class DistillationHead(BaseDistillationHead):
 class SearchDistillationHead(BaseDistillationHead):
     """The cross-search term L_ct of MOKD: each student view against its own searched target.
 
-    CE(softmax(t / T_t), log-softmax(s / T_s)), averaged over views and images, without a centre.
+    CE(softmax(t / T_t), log-softmax(s / T_s)), averaged over views and images, without a center.
 
     Args:
         **kwargs: See :class:`BaseDistillationHead`.

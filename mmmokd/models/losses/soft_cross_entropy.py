@@ -70,12 +70,12 @@ def multi_view_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def teacher_probabilities(
     logits: Tensor, temperature: float, center: Tensor | None = None
 ) -> Tensor:
-    """Sharpened, optionally centred, probabilities of a teacher.
+    """Sharpened, optionally centered, probabilities of a teacher.
 
     Args:
         logits (Tensor): Shape (..., K).
         temperature (float): T_t.
-        center (Tensor, optional): Shape (1, K). Defaults to None, not centred.
+        center (Tensor, optional): Shape (1, K). Defaults to None, not centered.
 
     Returns:
         Tensor: softmax((logits - center) / temperature), shape (..., K), at least float32.

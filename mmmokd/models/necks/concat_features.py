@@ -14,7 +14,7 @@ class ConcatFeatures(BaseModule):
     other.
 
     Args:
-        init_cfg (dict, optional): Initialisation config. Defaults to None.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Example:
         >>> neck = ConcatFeatures()

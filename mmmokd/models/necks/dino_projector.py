@@ -13,22 +13,22 @@ from ..utils import build_prototype_layer, check_counts, trunc_normal_linears_
 class DINOProjector(BaseModule):
     """The projection head of `DINO <https://arxiv.org/abs/2104.14294>`_.
 
-    Linear-GELU-Linear-GELU-Linear to a bottleneck, L2 normalisation, and a weight-normalised linear
+    Linear-GELU-Linear-GELU-Linear to a bottleneck, L2 normalization, and a weight-normalized linear
     layer onto the prototypes. With ``norm_cfg`` the hidden layers are Linear-norm-GELU.
 
     Args:
         in_channels (int): Channels C of the pooled feature.
         out_channels (int): Number K of prototypes.
         hid_channels (int): Width of the hidden layers. Defaults to 2048.
-        bottleneck_channels (int): Width of the normalised bottleneck. Defaults to 256.
+        bottleneck_channels (int): Width of the normalized bottleneck. Defaults to 256.
         num_layers (int): Linear layers before the prototypes, at least 1. Defaults to 3.
         train_gain (bool): Whether the prototypes' gain is trained. MOKD freezes it at 1 in the
             CNN's projector. Defaults to True.
-        norm_cfg (dict, optional): Normalisation between a hidden layer and its GELU.
+        norm_cfg (dict, optional): Normalization between a hidden layer and its GELU.
             ``dict(type='BN1d')`` takes away the direction that all features share, which helps
             where a run is too short to unlearn it; a batch then needs at least two images.
-            Defaults to None, no normalisation, as in MOKD.
-        init_cfg (dict, optional): Initialisation config. Defaults to None.
+            Defaults to None, no normalization, as in MOKD.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
         ValueError: If a number of channels or layers is no whole number of at least 1.

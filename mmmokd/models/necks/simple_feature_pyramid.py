@@ -22,9 +22,9 @@ class SimpleFeaturePyramid(BaseModule):
         out_channels (int): Channels of every level. Defaults to 256.
         num_outs (int): Levels, at least 4: strides 4, 8, 16, 32 and, for a map of stride 16, 64
             and so on. Defaults to 5.
-        norm_cfg (dict): Normalisation layers. Defaults to
+        norm_cfg (dict): Normalization layers. Defaults to
             ``dict(type='mmpretrain.LN2d', eps=1e-6)``, LN over channels.
-        init_cfg (dict, optional): Initialisation config. Defaults to
+        init_cfg (dict, optional): Initialization config. Defaults to
             ``dict(type='Xavier', layer='Conv2d', distribution='uniform')``, as mmdet's FPN.
 
     Raises:

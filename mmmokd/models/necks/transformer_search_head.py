@@ -39,9 +39,9 @@ class TransformerSearchHead(BaseModule):
         num_heads (int): Attention heads. Defaults to 6.
         mlp_ratio (float): Hidden width of the blocks' MLPs over D. Defaults to 4.
         pos_embed_scale_offset (float, optional): See :func:`resize_pos_embed_2d`.
-            Defaults to 0.1, as released.
-        norm_cfg (dict): Normalisation layers. Defaults to ``dict(type='LN', eps=1e-6)``.
-        init_cfg (dict, optional): Initialisation config. Defaults to None.
+            Defaults to 0.1, as in the official code.
+        norm_cfg (dict): Normalization layers. Defaults to ``dict(type='LN', eps=1e-6)``.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
         ValueError: If a number is none, or too small, D is not a multiple of the heads, or

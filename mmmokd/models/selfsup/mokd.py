@@ -35,8 +35,8 @@ class MOKD(BaseModel):
         num_global_views (int): How many views, from the first, are global: those the teachers see.
             Defaults to 2.
         data_preprocessor (dict, optional): Config of the data preprocessor. Defaults to
-            mmpretrain's ``SelfSupDataPreprocessor`` without normalisation.
-        init_cfg (dict, optional): Initialisation config. Defaults to None.
+            mmpretrain's ``SelfSupDataPreprocessor`` without normalization.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
         ValueError: If there is no branch, a name contains a dot, fewer than one global view is

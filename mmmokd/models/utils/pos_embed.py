@@ -19,7 +19,7 @@ def resize_pos_embed_2d(
         dst_grid (tuple[int, int]): The (h, w) that is wanted.
         scale_offset (float, optional): None samples for the exact size. A number n samples with
             the scale factors ``(dst + n) / src`` instead, without recomputing them, as DINO and
-            the released MOKD do with 0.1; the values differ. Defaults to None.
+            the official MOKD do with 0.1; the values differ. Defaults to None.
         num_extra_tokens (int): Leading tokens that are not on the grid and pass unchanged.
             Defaults to 0.
 

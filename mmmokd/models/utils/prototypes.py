@@ -6,9 +6,9 @@ from torch.nn.utils.parametrizations import weight_norm
 def build_prototype_layer(
     in_channels: int, out_channels: int, train_gain: bool = True
 ) -> nn.Linear:
-    """A weight-normalised linear layer without bias, one row a prototype.
+    """A weight-normalized linear layer without bias, one row a prototype.
 
-    The direction keeps PyTorch's default initialisation and the gain starts at 1. As
+    The direction keeps PyTorch's default initialization and the gain starts at 1. As
     parameters they are ``parametrizations.weight.original0`` (the gain, shape (K, 1)) and
     ``parametrizations.weight.original1`` (the direction, shape (K, C)).
 

@@ -6,18 +6,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from image_testing import RAMP, TRUE_RAMP, load, rgb_noise, save
 from mmengine.dataset import BaseDataset, worker_init_fn
-from picture_testing import RAMP, TRUE_RAMP, load, rgb_noise, save
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmmokd.datasets import BadPictureError, LoadPicture
+from mmmokd.datasets import BadImageError, LoadImage
 from mmmokd.registry import TRANSFORMS
 
 
 # ----------------------------------------------------------------------------------- modes
 @pytest.mark.parametrize('ending', ['png', 'bmp', 'tiff', 'webp', 'ppm'])
-def test_colour_comes_out_as_bgr(tmp_path, ending):
+def test_color_comes_out_as_bgr(tmp_path, ending):
     rgb = rgb_noise()
     path = save(tmp_path / f'a.{ending}', rgb, **({'lossless': True} if ending == 'webp' else {}))
     np.testing.assert_array_equal(load(path), rgb[..., ::-1])
@@ -30,11 +30,11 @@ def test_jpeg_is_pillows(tmp_path):
 
 
 @pytest.mark.parametrize('given', [False, True])
-def test_value_range_of_grey(tmp_path, given):
+def test_value_range_of_gray(tmp_path, given):
     values = RAMP // 8  # 0 to 8191
     Image.fromarray(values).save(tmp_path / 'a.png')
     if given:
-        img = LoadPicture(value_range=[0, 4095])(dict(img=values))['img']
+        img = LoadImage(value_range=[0, 4095])(dict(img=values))['img']
     else:
         img = load(tmp_path / 'a.png', value_range=[0, 4095])
     expected = values.clip(max=4095) / 4095 * 255
@@ -56,11 +56,11 @@ def test_value_range_of_grey(tmp_path, given):
         ((RAMP // 16).astype(np.float32), None),
     ],
 )
-def test_flat_pictures_are_named_once(tmp_path, read_log, values, says):
+def test_flat_images_are_named_once(tmp_path, read_log, values, says):
     for name in 'ab':
         Image.fromarray(values).save(tmp_path / f'{name}.tif')
     infos = [dict(img_path=str(tmp_path / f'{name}.tif')) for name in 'ab']
-    transform = LoadPicture()
+    transform = LoadImage()
     for num_workers in (1, 2):  # two that start together could each be the first
         list(DataLoader(infos, num_workers=num_workers, collate_fn=lambda one: transform(*one)))
     flat = [line for line in read_log() if 'of one shade' in line]
@@ -74,7 +74,7 @@ def test_given_arrays():
     bgr = rgb_noise()
 
     def run(img, **kwargs):
-        results = LoadPicture(**kwargs)(dict(img=img))
+        results = LoadImage(**kwargs)(dict(img=img))
         assert results['ori_shape'] == results['img_shape'] == results['img'].shape[:2]
         return results['img']
 
@@ -91,31 +91,31 @@ def test_given_arrays():
 
 @pytest.mark.parametrize('img', [np.zeros((4, 4, 2), np.uint8), np.zeros(4), 'a', 3])
 def test_given_nonsense_is_named(img):
-    with pytest.raises(ValueError, match="results\\['img'\\] must be a picture"):
-        LoadPicture()(dict(img=img))
+    with pytest.raises(ValueError, match="results\\['img'\\] must be an image"):
+        LoadImage()(dict(img=img))
 
 
 def test_wrong_settings():
     with pytest.raises(ValueError, match='channel_order'):
-        LoadPicture(channel_order='gbr')
+        LoadImage(channel_order='gbr')
     for wrong in (4095, (4095,), (4095, 0), (0, 0), (0, np.inf), 'ab', ('a', 'b'), (0, None)):
         with pytest.raises(ValueError, match=r'such as \(0, 4095\)'):
-            LoadPicture(value_range=wrong)
+            LoadImage(value_range=wrong)
     for wrong in (dict(num_samples=0), dict(num_samples=5, max_bad_share=1.5)):
         with pytest.raises(ValueError, match=next(reversed(wrong))):
-            LoadPicture().track(**wrong)
+            LoadImage().track(**wrong)
 
 
 # ----------------------------------------------------------------------------------- unreadable
 def make_bad(folder):
-    """Pictures that do not exist, empty, cut off, or something else."""
+    """Images that do not exist, empty, cut off, or something else."""
     save(folder / 'whole.jpg', rgb_noise(200, 200))
     save(folder / 'whole.png', rgb_noise(200, 200))
     for name in ('whole.jpg', 'whole.png'):
         content = (folder / name).read_bytes()
         (folder / name.replace('whole', 'cut')).write_bytes(content[: len(content) // 2])
     (folder / 'empty.jpg').touch()
-    (folder / 'text.jpg').write_text('not a picture')
+    (folder / 'text.jpg').write_text('not an image')
     (folder / 'folder.jpg').mkdir()
     return [
         folder / name
@@ -123,25 +123,25 @@ def make_bad(folder):
     ]
 
 
-def test_unreadable_pictures_give_none_and_one_warning(tmp_path, messages):
+def test_unreadable_images_give_none_and_one_warning(tmp_path, messages):
     paths = make_bad(tmp_path)
-    transform = TRANSFORMS.build(dict(type='mmmokd.LoadPicture'))
+    transform = TRANSFORMS.build(dict(type='mmmokd.LoadImage'))
     for _ in range(2):
         for path in paths:
             assert transform(dict(img_path=str(path))) is None
     assert len(messages()) == len(paths)
     for path, message in zip(paths, messages(), strict=True):
         assert str(path) in message
-    strict = LoadPicture(skip_bad=False)
+    strict = LoadImage(skip_bad=False)
     for path in paths:
-        with pytest.raises(BadPictureError, match=path.name):
+        with pytest.raises(BadImageError, match=path.name):
             strict(dict(img_path=str(path)))
 
 
 @pytest.mark.parametrize('ending', ['png', 'jpg', 'tif'])
-def test_very_large_pictures(tmp_path, monkeypatch, messages, ending):
+def test_very_large_images(tmp_path, monkeypatch, messages, ending):
     path = save(tmp_path / f'a.{ending}', rgb_noise())
-    transform = LoadPicture(max_pixels=239)
+    transform = LoadImage(max_pixels=239)
     assert transform(dict(img_path=str(path))) is None
     for text in ('20 x 12 pixels, more than max_pixels=239', 'pipeline.0.max_pixels=240'):
         assert text in messages()[0]
@@ -152,7 +152,7 @@ def test_very_large_pictures(tmp_path, monkeypatch, messages, ending):
     assert Image.MAX_IMAGE_PIXELS == 50
     for wrong in (0, -1, 1.5, 'many'):
         with pytest.raises(ValueError, match='max_pixels must be a whole number above 0'):
-            LoadPicture(max_pixels=wrong)
+            LoadImage(max_pixels=wrong)
 
 
 def test_more_pixels_than_opencv_takes(tmp_path, monkeypatch, messages):
@@ -164,7 +164,7 @@ def test_more_pixels_than_opencv_takes(tmp_path, monkeypatch, messages):
         raise error
 
     monkeypatch.setattr(cv2, 'imdecode', refuse)
-    assert LoadPicture()(dict(img_path=f'{tmp_path}/a.png')) is None
+    assert LoadImage()(dict(img_path=f'{tmp_path}/a.png')) is None
     assert 'OPENCV_IO_MAX_IMAGE_PIXELS says otherwise' in messages()[0]
 
 
@@ -180,19 +180,19 @@ def test_bands_of_other_files(tmp_path, mode):
     np.testing.assert_array_equal(load(path, bands=[2, 1, 0]), rgb)
     np.testing.assert_array_equal(load(path, bands=1)[..., 0], rgb[..., 1])
     if mode == 'RGB':
-        with pytest.raises(BadPictureError, match='has 3 bands, numbers 0 to 2, but'):
+        with pytest.raises(BadImageError, match='has 3 bands, numbers 0 to 2, but'):
             load(path, bands=(0, 1, 3), skip_bad=False)
 
 
 def test_bands_of_given_arrays():
     values = rgb_noise(channels=6)
-    img = LoadPicture(bands=(5, 0, 3))(dict(img=values))['img']
+    img = LoadImage(bands=(5, 0, 3))(dict(img=values))['img']
     np.testing.assert_array_equal(img, values[..., [3, 0, 5]])
     with pytest.raises(OSError, match='has 6 bands'):
-        LoadPicture(bands=(6,))(dict(img=values))
+        LoadImage(bands=(6,))(dict(img=values))
     for wrong in ((0, 1), (0, 1, -1), (0.0, 1, 2), 'rgb', ()):
         with pytest.raises(ValueError, match=r'bands must be .* such as \(0, 1, 2\)'):
-            LoadPicture(bands=wrong)
+            LoadImage(bands=wrong)
 
 
 @pytest.mark.parametrize(
@@ -204,12 +204,12 @@ def test_bands_of_given_arrays():
         (b'{"error": "not found"}', 'JSON'),
         (b'PK\x03\x04' + bytes(30), 'a zip file'),
         (bytes(300), 'all of its bytes are 0'),
-        (b'abc', 'not a picture that Pillow knows'),
+        (b'abc', 'not an image that Pillow knows'),
     ],
 )
-def test_what_is_found_under_the_name_of_a_picture(tmp_path, messages, content, says):
+def test_what_is_found_under_the_name_of_a_image(tmp_path, messages, content, says):
     (tmp_path / 'a.jpg').write_bytes(content)
-    assert LoadPicture()(dict(img_path=f'{tmp_path}/a.jpg')) is None
+    assert LoadImage()(dict(img_path=f'{tmp_path}/a.jpg')) is None
     assert says in messages()[0]
 
 
@@ -230,20 +230,20 @@ def test_another_kind_under_a_name_is_read(tmp_path):
         (5, 1.0, 4),
     ],
 )
-def test_share_of_unreadable_pictures(tmp_path, total, share, borne):
-    transform = LoadPicture()
+def test_share_of_unreadable_images(tmp_path, total, share, borne):
+    transform = LoadImage()
     transform.track(total, share)
     for index in range(borne):
         assert transform(dict(img_path=f'{tmp_path}/{index}.jpg', sample_idx=index)) is None
     if borne < total:
-        message = rf'{borne + 1} of {total} pictures \(.*%\).*max_bad_share.*/{borne}.jpg'
-        with pytest.raises(BadPictureError, match=message):
+        message = rf'{borne + 1} of {total} images \(.*%\).*max_bad_share.*/{borne}.jpg'
+        with pytest.raises(BadImageError, match=message):
             transform(dict(img_path=f'{tmp_path}/{borne}.jpg', sample_idx=borne))
     assert int(transform.bad_flags.sum()) == borne + 1
 
 
 def test_flags_survive_copies():
-    transform = LoadPicture()
+    transform = LoadImage()
     transform.track(4, 0.5)
     flags = transform.bad_flags
     flags[1] = 1
@@ -280,7 +280,7 @@ def good_and_bad(folder, num_good, num_bad):
 )
 def test_workers_share_the_flags(tmp_path, messages, num_workers, persistent, context):
     paths = good_and_bad(tmp_path, 14, 2)
-    transform = LoadPicture()
+    transform = LoadImage()
     dataset = Listed(paths, pipeline=[transform])
     transform.track(len(dataset), 0.2)
     loader = DataLoader(
@@ -305,10 +305,10 @@ def test_workers_share_the_flags(tmp_path, messages, num_workers, persistent, co
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_too_many_stop_the_loader(tmp_path, num_workers):
     torch.manual_seed(0)
-    transform = LoadPicture()
+    transform = LoadImage()
     dataset = Listed(good_and_bad(tmp_path, 8, 8), pipeline=[transform])
     transform.track(len(dataset), 0.2)
     loader = DataLoader(dataset, batch_size=2, num_workers=num_workers, collate_fn=list)
     # Two workers may find the fourth and the fifth at the same time.
-    with pytest.raises(BadPictureError, match=r'[45] of 16 pictures \(.*%\).*bad\d.png'):
+    with pytest.raises(BadImageError, match=r'[45] of 16 images \(.*%\).*bad\d.png'):
         list(loader)

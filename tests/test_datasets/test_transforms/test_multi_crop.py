@@ -110,7 +110,7 @@ def test_a_wrong_setting_is_named(groups, named):
 @pytest.mark.parametrize(
     'img', [noise().astype(np.float32), noise()[..., :2], np.zeros((0, 4, 3), np.uint8), 'a', None]
 )
-def test_a_wrong_picture_is_named(img):
+def test_a_wrong_image_is_named(img):
     with pytest.raises(ValueError, match='uint8 array'):
         views_of(MultiCrop([SMALL]), img)
 
@@ -128,7 +128,7 @@ def test_identity_is_a_resize_by_pillow(interpolation):
 
 
 @pytest.mark.parametrize('shape', [(30, 30), (30, 30, 1)])
-def test_grey_pictures_are_repeated(shape):
+def test_gray_images_are_repeated(shape):
     img = noise()[:30, :30, 0].reshape(shape)
     views = views_of(MultiCrop([dict(PLAIN, num=2, **SMALL)]), img)
     for view in views:
@@ -137,13 +137,13 @@ def test_grey_pictures_are_repeated(shape):
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 3), (1, 200, 3), (200, 1, 3), (2, 3, 3)])
-def test_tiny_and_thin_pictures(shape):
+def test_tiny_and_thin_images(shape):
     views = views_of(MultiCrop(), np.full(shape, 7, np.uint8))
     assert len(views) == 10
 
 
-def test_colour_order_is_kept():
-    """Luma weights tell blue from red: a blue picture gets dark when made grey, in BGR as well."""
+def test_color_order_is_kept():
+    """Luma weights tell blue from red: a blue image gets dark when made gray, in BGR as well."""
     blue = np.zeros((8, 8, 3), np.uint8)
     blue[..., 0] = 200
     (view,) = views_of(MultiCrop([dict(PLAIN, grayscale=1.0, **SMALL)]), blue)
@@ -266,8 +266,8 @@ def test_copies_stay_in_shared_memory(duplicate):
     assert crop.generator._epoch_and_stream.tolist() == [3, 0]
 
 
-class SamePicture(Dataset):
-    """Every sample is the same picture, so that whatever differs was drawn."""
+class SameImage(Dataset):
+    """Every sample is the same image, so that whatever differs was drawn."""
 
     def __init__(self, length=8):
         self.crop = MultiCrop([dict(PLAIN, size=2, scale=(0.1, 1.0))])
@@ -284,7 +284,7 @@ class SamePicture(Dataset):
 def epochs_of(num_workers, persistent=False, set_epoch=True, seed=0, start=0, context=None):
     """Two epochs of views, as a run of mmengine with this seed would draw them."""
     torch.manual_seed(seed)
-    dataset = SamePicture()
+    dataset = SameImage()
     init = partial(worker_init_fn, num_workers=num_workers, rank=0, seed=seed)
     loader = DataLoader(
         dataset,

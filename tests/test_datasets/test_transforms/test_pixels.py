@@ -7,18 +7,18 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from picture_testing import RAMP, TRUE_RAMP, load, rgb_noise, save
+from image_testing import RAMP, TRUE_RAMP, load, rgb_noise, save
 from PIL import Image
 
 from mmmokd.datasets.transforms.pixels import scale_to_uint8
 
 
 @pytest.mark.parametrize(('mode', 'ending'), [('L', 'png'), ('L', 'jpg'), ('1', 'png')])
-def test_grey_is_repeated(tmp_path, mode, ending):
+def test_gray_is_repeated(tmp_path, mode, ending):
     path = save(tmp_path / f'a.{ending}', rgb_noise(), mode)
     with Image.open(path) as img:
-        grey = np.asarray(img.convert('L'))
-    np.testing.assert_array_equal(load(path), np.repeat(grey[..., None], 3, axis=2))
+        gray = np.asarray(img.convert('L'))
+    np.testing.assert_array_equal(load(path), np.repeat(gray[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_grey_is_repeated(tmp_path, mode, ending):
         ('tif', RAMP.astype(np.int32), 'I'),
     ],
 )
-def test_16_bit_grey_is_scaled(tmp_path, ending, array, mode):
+def test_16_bit_gray_is_scaled(tmp_path, ending, array, mode):
     path = tmp_path / f'a.{ending}'
     Image.fromarray(array).save(path)
     with Image.open(path) as img:
@@ -38,7 +38,7 @@ def test_16_bit_grey_is_scaled(tmp_path, ending, array, mode):
     assert np.abs(load(path) - TRUE_RAMP[..., None]).max() <= 0.5 + 1e-9
 
 
-def test_big_endian_16_bit_grey_is_scaled(tmp_path):
+def test_big_endian_16_bit_gray_is_scaled(tmp_path):
     path = tmp_path / 'a.tif'
     Image.frombytes('I;16B', (64, 64), RAMP.astype('>u2').tobytes()).save(path)
     with Image.open(path) as img:
@@ -104,7 +104,7 @@ def add_chunk(path, chunk):
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 @pytest.mark.parametrize('ending', ['png', 'tif'])
-def test_16_bit_colour_keeps_its_lower_bits(tmp_path, ending, orientation):
+def test_16_bit_color_keeps_its_lower_bits(tmp_path, ending, orientation):
     rgb, path = deep_noise(top=4096), tmp_path / f'a.{ending}'
     if ending == 'tif':
         path.write_bytes(plain_tiff(rgb, orientation))
@@ -132,8 +132,8 @@ def test_16_bit_transparency(tmp_path, channels):
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
-def test_one_transparent_colour(tmp_path, dtype):
-    """A PNG without alpha may name one colour that is clear."""
+def test_one_transparent_color(tmp_path, dtype):
+    """A PNG without alpha may name one color that is clear."""
     rgb = deep_noise(top=np.iinfo(dtype).max + 1).astype(dtype)
     rgb[:3] = clear = rgb[0, 0]
     cv2.imwrite(str(tmp_path / 'a.png'), rgb[..., ::-1])
@@ -146,7 +146,7 @@ def test_one_transparent_colour(tmp_path, dtype):
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_colour_in_floats(tmp_path, orientation):
+def test_color_in_floats(tmp_path, orientation):
     rgb = deep_noise().astype(np.float32) / 65535
     (tmp_path / 'a.tif').write_bytes(plain_tiff(rgb, orientation))
     expected = turned(rgb, orientation)[..., ::-1].astype(np.float64) * 255

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import tifffile
-from picture_testing import load
+from image_testing import load
 from PIL import Image
 
-from mmmokd.datasets import BadPictureError, LoadPicture
+from mmmokd.datasets import BadImageError, LoadImage
 
 TYPES = ('u1', 'i1', 'u2', 'i2', 'u4', 'i4', 'f2', 'f4', 'f8')
 COMPRESSIONS = ('none', 'lzw', 'deflate', 'packbits', 'zstd', 'jpeg')
@@ -160,7 +160,7 @@ def test_cmyk(tmp_path, dtype, planar, inks):
     )
     try:
         img = load(path, skip_bad=False)
-    except BadPictureError as error:
+    except BadImageError as error:
         assert 'its colors are SEPARATED' in str(error) and (dtype == 'u2' or inks == 5)
         return
     eight = np.ascontiguousarray(values[..., :4] // (257 if dtype == 'u2' else 1), dtype=np.uint8)
@@ -184,7 +184,7 @@ def test_every_layout(tmp_path):
     for layout in every_layout():
         try:
             check_layout(tmp_path, layout)
-        except (AssertionError, BadPictureError) as error:
+        except (AssertionError, BadImageError) as error:
             wrong[layout] = str(error).splitlines()[0]
         count += 1
     assert not wrong and count > 1000
@@ -203,7 +203,7 @@ def test_every_layout_without_codecs(tmp_path, monkeypatch):
         photometric, bands, _, dtype, _, compression, _ = layout
         try:
             img = load(path, skip_bad=False)
-        except BadPictureError as error:
+        except BadImageError as error:
             assert 'pip install imagecodecs' in str(error), (layout, error)
             assert compression in NEEDS_CODECS, layout
             named += 1
@@ -274,7 +274,7 @@ def test_what_is_called_alpha_and_is_none_is_named_once(tmp_path, read_log):
     for path in paths:
         write(path, noise(4), photometric='rgb', extrasamples=(2,))
     drop_tag(paths[1], 338)
-    transform = LoadPicture()
+    transform = LoadImage()
     for path in paths:
         check(transform(dict(img_path=str(path)))['img'], noise(4)[..., :3])
     (line,) = [line for line in read_log() if 'bands' in line]
@@ -289,9 +289,7 @@ def test_bands_are_chosen(tmp_path, read_log, bands):
     path = write(tmp_path / 'a.tif', values, photometric='minisblack')
     check(load(path, bands=bands), values[..., list(np.atleast_1d(bands))])
     assert not [line for line in read_log() if 'bands' in line]
-    with pytest.raises(
-        BadPictureError, match=r'has 8 bands, numbers 0 to 7, but bands=\(0, 1, 8\)'
-    ):
+    with pytest.raises(BadImageError, match=r'has 8 bands, numbers 0 to 7, but bands=\(0, 1, 8\)'):
         load(path, bands=(0, 1, 8), skip_bad=False)
 
 
@@ -338,7 +336,7 @@ def test_more_than_one_image_is_named_once(tmp_path, read_log, bands):
         file.write(values.squeeze(), **stored)
         for kind in (1, 1):  # smaller forms, as cloud-optimized GeoTIFFs have them
             file.write(values[::2, ::2].squeeze(), subfiletype=kind, **stored)
-    transform = LoadPicture()
+    transform = LoadImage()
     check(transform(dict(img_path=str(path)))['img'], values[..., :3])
     assert not [line for line in read_log() if 'images' in line]
     with tifffile.TiffWriter(path) as file:
@@ -371,7 +369,7 @@ def test_no_data_is_black_and_no_end_of_the_range(tmp_path, dtype, nodata, bands
 
 def test_what_cannot_be_read_says_why(tmp_path, monkeypatch):
     def error(path, **kwargs):
-        with pytest.raises(BadPictureError) as info:
+        with pytest.raises(BadImageError) as info:
             load(path, skip_bad=False, **kwargs)
         return str(info.value)
 
@@ -382,9 +380,7 @@ def test_what_cannot_be_read_says_why(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-1000])
     assert 'the file is cut off' in error(path)
     write(path, noise(5), photometric='minisblack')
-    assert '64 x 48 pixels, more than max_pixels=3071 of LoadPicture' in error(
-        path, max_pixels=3071
-    )
+    assert '64 x 48 pixels, more than max_pixels=3071 of LoadImage' in error(path, max_pixels=3071)
     write(path, noise(4, 'u2'), photometric='minisblack')
     forget_codecs(monkeypatch)
     content = path.read_bytes()

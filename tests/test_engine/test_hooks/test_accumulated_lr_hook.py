@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mokd_testing import build_runner, optim_wrapper_cfg, train
 
 BATCH, EPOCHS, LENGTH = 2, 2, 16
-BASE = 4  # pictures that the rates are for
+BASE = 4  # images that the rates are for
 SCHEDULES = {  # peak and last learning rate
     ('cnn', 'main'): (0.1, 0.0048),
     ('cnn', 'search_head'): (3e-3, 1e-5),
@@ -58,7 +58,7 @@ def expected_rates(iteration, counts, scale):
 
 
 @pytest.mark.parametrize('counts', [1, 2, 4])
-def test_rates_are_for_the_pictures_of_a_step(runner_cfg, counts):
+def test_rates_are_for_the_images_of_a_step(runner_cfg, counts):
     """Warm-up, peak and end of every branch; what a log line says is what is done."""
     hook = Rates()
     runner = build_runner(scaled_cfg(runner_cfg, counts), hook)
@@ -69,7 +69,7 @@ def test_rates_are_for_the_pictures_of_a_step(runner_cfg, counts):
     for iteration, seen in enumerate(hook.seen):
         expected = expected_rates(iteration, counts, BATCH * counts / BASE)
         assert seen == pytest.approx(expected, rel=1e-12, abs=1e-15), iteration
-    said = [line for line in lines if 'batches of 2 pictures' in line]
+    said = [line for line in lines if 'batches of 2 images' in line]
     assert len(said) == (counts > 1)
     assert all(f'scaled by {counts} more, by {BATCH * counts / BASE:g} in all' in x for x in said)
 
@@ -103,7 +103,7 @@ class OneRate(Hook):
 
 @pytest.mark.parametrize('schedules', [None, [dict(type='CosineAnnealingLR', T_max=8)]])
 def test_one_optimizer_with_schedules_of_mmengine(runner_cfg, schedules):
-    """Four batches of 2 pictures a step, for a base of 4, have the rates of a base of 1."""
+    """Four batches of 2 images a step, for a base of 4, have the rates of a base of 1."""
     seen = []
     for counts, base in ((4, 4), (1, 1)):
         hook = OneRate()

@@ -93,7 +93,7 @@ def constant(n=32):
     return lambda: torch.ones(n, CHANNELS)
 
 
-def test_signals_are_those_of_the_step_with_the_centre_before_its_update():
+def test_signals_are_those_of_the_step_with_the_center_before_its_update():
     torch.manual_seed(0)
     drive = Drive(dict(cnn=Branch(), vit=Branch()), interval=2)
     drive.step(torch.randn(12, CHANNELS))
@@ -146,14 +146,14 @@ def test_uniform_targets_are_reported_once_with_what_to_change():
 
 def test_constant_targets():
     torch.manual_seed(0)
-    # A projector that ignores its input, and a centre that does not follow.
+    # A projector that ignores its input, and a center that does not follow.
     branch = Branch()
     branch.teacher.projector.mlp[-1].weight.data.zero_()
     branch.teacher.projector.mlp[-1].bias.data.normal_()
     branch.heads['sm'].center_momentum = 1.0
     (text,) = Drive(dict(cnn=branch)).run(healthy(), 300)
     assert 'gave all 32 views of the batch the same target, and not a uniform one' in text
-    assert 'let the centre follow faster' in text and 'at most 3.47' in text
+    assert 'let the center follow faster' in text and 'at most 3.47' in text
 
 
 def test_constant_features():
@@ -162,7 +162,7 @@ def test_constant_features():
     branch.heads['sm'].center_momentum = 1.0
     (text,) = Drive(dict(cnn=branch)).run(constant(), 300)
     assert 'the same feature: feature std 0.00000, expected above 0.01' in text
-    assert 'normalisation' in text
+    assert 'normalization' in text
 
 
 def test_episode_ends_and_another_begins():
@@ -182,7 +182,7 @@ def test_patience_counts_checks_in_a_row():
     drive.run(healthy(), 60)
     for _ in range(5):
         drive.run(constant(), 20)
-        # The centre, which went after the constant, needs a while to come back.
+        # The center, which went after the constant, needs a while to come back.
         drive.run(healthy(), 20)
     assert drive.runner.logger.warnings == []
 
@@ -205,7 +205,7 @@ def test_nothing_is_said_in_warm_up():
         )
 
 
-def test_one_picture_says_nothing():
+def test_one_image_says_nothing():
     torch.manual_seed(0)
     assert Drive(dict(cnn=Branch())).run(constant(2), 300) == []
     drive = Drive(dict(cnn=Branch()), interval=1)

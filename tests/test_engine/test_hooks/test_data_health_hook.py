@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Subset
 
 import mmmokd.engine.hooks.data_health_hook as data_health_hook
 from mmmokd.datasets import (
-    BadPictureError,
-    LoadPicture,
+    BadImageError,
+    ImageFolder,
+    LoadImage,
     MultiCrop,
-    PictureFolder,
     iter_datasets,
     iter_transforms,
 )
@@ -30,7 +30,7 @@ from mmmokd.engine.schedulers import WarmupCosineParamScheduler
 from mmmokd.registry import HOOKS
 
 CROPS = dict(type='mmmokd.MultiCrop', groups=[dict(num=2, size=4, scale=(0.3, 1.0))])
-PIPELINE = [dict(type='mmmokd.LoadPicture'), CROPS, dict(type='mmpretrain.PackInputs')]
+PIPELINE = [dict(type='mmmokd.LoadImage'), CROPS, dict(type='mmpretrain.PackInputs')]
 
 
 def make_folder(root, num_good, num_bad=0):
@@ -110,13 +110,13 @@ def log_of(tmp_path):
 
 
 def folder_cfg(root):
-    return dict(type='mmmokd.PictureFolder', data_root=str(root), pipeline=PIPELINE)
+    return dict(type='mmmokd.ImageFolder', data_root=str(root), pipeline=PIPELINE)
 
 
 # ----------------------------------------------------------------------------------- whole runs
 @pytest.mark.parametrize('persistent', [False, True])
-def test_a_run_with_unreadable_pictures(tmp_path, persistent):
-    root = make_folder(tmp_path / 'pictures', 28, 4)
+def test_a_run_with_unreadable_images(tmp_path, persistent):
+    root = make_folder(tmp_path / 'images', 28, 4)
     watch = Watch()
     runner = make_runner(
         tmp_path, folder_cfg(root), watch, max_bad_share=0.2, persistent_workers=persistent
@@ -129,9 +129,9 @@ def test_a_run_with_unreadable_pictures(tmp_path, persistent):
         assert len(warnings) == 1
     counts = [line for line in log if 'could not be read' in line]
     assert len(counts) == 2
-    assert 'Epoch 1: 4 of 32 pictures (12.50%)' in counts[0] and 'Epoch 2: 4 of 32' in counts[1]
+    assert 'Epoch 1: 4 of 32 images (12.50%)' in counts[0] and 'Epoch 2: 4 of 32' in counts[1]
     assert f'{root}/bad000.png' in counts[0]
-    assert runner.message_hub.get_scalar('train/bad_pictures').current() == 4
+    assert runner.message_hub.get_scalar('train/bad_images').current() == 4
 
     views = [view for epoch in watch.epochs for _, view in epoch]
     assert [len(epoch) for epoch in watch.epochs] == [32, 32]
@@ -148,29 +148,29 @@ def test_a_run_with_unreadable_pictures(tmp_path, persistent):
 
 def test_an_iteration_based_run(tmp_path, monkeypatch):
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
-    root = make_folder(tmp_path / 'pictures', 15, 1)
+    root = make_folder(tmp_path / 'images', 15, 1)
     watch = Watch()
     train_cfg = dict(by_epoch=False, max_iters=8)  # two passes
     train(make_runner(tmp_path, folder_cfg(root), watch, train_cfg))
     counts = [line for line in log_of(tmp_path) if 'could not be read' in line]
     assert len(counts) == 2
-    assert 'Iteration 4: 1 of 16 pictures (6.25%)' in counts[0] and 'Iteration 8' in counts[1]
+    assert 'Iteration 4: 1 of 16 images (6.25%)' in counts[0] and 'Iteration 8' in counts[1]
     views = [view for _, view in watch.epochs[0]]
     assert len(views) == 32
     assert len(set(views)) == 32
 
 
-def test_too_many_unreadable_pictures_stop_the_run(tmp_path):
-    root = make_folder(tmp_path / 'pictures', 28, 4)
-    with pytest.raises(BadPictureError, match=r'of 32 pictures \(.*max_bad_share'):
+def test_too_many_unreadable_images_stop_the_run(tmp_path):
+    root = make_folder(tmp_path / 'images', 28, 4)
+    with pytest.raises(BadImageError, match=r'of 32 images \(.*max_bad_share'):
         make_runner(tmp_path, folder_cfg(root), max_bad_share=0.05, num_workers=0).train()
 
 
 @pytest.mark.parametrize('drop_last', [False, True])
-def test_fewer_pictures_than_a_batch(tmp_path, drop_last):
-    root = make_folder(tmp_path / 'pictures', 3)
+def test_fewer_images_than_a_batch(tmp_path, drop_last):
+    root = make_folder(tmp_path / 'images', 3)
     runner = make_runner(tmp_path, folder_cfg(root), drop_last=drop_last)
-    message = '3 pictures, .* 4 .batch size 4 x 1 processes.*batch_size of at most 3'
+    message = '3 images, .* 4 .batch size 4 x 1 processes.*batch_size of at most 3'
     with pytest.raises(ValueError, match=message):
         runner.train()
     assert runner.iter == 0
@@ -178,16 +178,16 @@ def test_fewer_pictures_than_a_batch(tmp_path, drop_last):
 
 def test_two_ranks_need_two_batches(monkeypatch):
     loader = DataLoader(list(range(15)), batch_size=8)
-    data_health_hook.check_enough_pictures(loader)
+    data_health_hook.check_enough_images(loader)
     monkeypatch.setattr(data_health_hook, 'get_world_size', lambda: 2)
-    with pytest.raises(ValueError, match='15 pictures, .* 16 .*at most 7'):
-        data_health_hook.check_enough_pictures(loader)
+    with pytest.raises(ValueError, match='15 images, .* 16 .*at most 7'):
+        data_health_hook.check_enough_images(loader)
 
 
 def test_a_sampler_that_draws_too_few():
     loader = DataLoader(list(range(15)), batch_size=8, sampler=[1, 2, 3], drop_last=True)
-    with pytest.raises(ValueError, match='15 pictures, .* no batch of 8 .*sampler'):
-        data_health_hook.check_enough_pictures(loader)
+    with pytest.raises(ValueError, match='15 images, .* no batch of 8 .*sampler'):
+        data_health_hook.check_enough_images(loader)
 
 
 # ----------------------------------------------------------------------------------- wrappers
@@ -219,7 +219,7 @@ def fake_runner(dataset, epoch=0):
 
 
 def make_pipeline():
-    return [LoadPicture(), MultiCrop(CROPS['groups'])]
+    return [LoadImage(), MultiCrop(CROPS['groups'])]
 
 
 def wrap(kind, dataset):
@@ -239,7 +239,7 @@ def test_transforms_are_found_in_wrappers(kind):
     hook.before_train(runner)
     hook.before_train_epoch(runner)
     transforms = [t for d in iter_datasets(dataset) for t in iter_transforms(d)]
-    (loader,) = [t for t in transforms if isinstance(t, LoadPicture)]
+    (loader,) = [t for t in transforms if isinstance(t, LoadImage)]
     (crop,) = [t for t in transforms if isinstance(t, MultiCrop)]
     assert len(loader.bad_flags) == 3
     assert crop.generator._epoch_and_stream.tolist() == [4, 0]
@@ -260,13 +260,13 @@ def test_datasets_of_a_concatenation_are_counted_and_drawn_apart():
         loader.bad_flags[bad] = 1
     hook.after_train_epoch(runner)
     scalar, line = runner.messages
-    assert scalar == ('train/bad_pictures', 4)
-    assert line.startswith('Epoch 2: 4 of 50 pictures (8.00%) could not be read')
+    assert scalar == ('train/bad_images', 4)
+    assert line.startswith('Epoch 2: 4 of 50 images (8.00%) could not be read')
     assert line.endswith('gone/3.png, gone/4.png, gone/0.png, ...')
 
 
 def test_nested_transforms_are_found_once():
-    load, crop = LoadPicture(), MultiCrop(CROPS['groups'])
+    load, crop = LoadImage(), MultiCrop(CROPS['groups'])
     nested = MultiView(transforms=[[crop, PackInputs()]], num_views=[3])
     found = list(iter_transforms(SimpleNamespace(pipeline=[load, nested])))
     assert found.count(load) == found.count(crop) == 1
@@ -275,14 +275,14 @@ def test_nested_transforms_are_found_once():
 
 # ----------------------------------------------------------------------------------- ranks
 def test_what_other_processes_found_counts(monkeypatch):
-    dataset = Listed(20, pipeline=[LoadPicture()])
+    dataset = Listed(20, pipeline=[LoadImage()])
     loader = dataset.pipeline.transforms[0]
     runner = fake_runner(dataset)
     hook = DataHealthHook(max_bad_share=0.1)
     hook.before_train(runner)
     loader.bad_flags[2] = 1
     warnings = []
-    monkeypatch.setattr(LoadPicture, 'warn', warnings.append)
+    monkeypatch.setattr(LoadImage, 'warn', warnings.append)
 
     def other_rank_found(*indices):
         def all_reduce(flags, op):
@@ -294,11 +294,11 @@ def test_what_other_processes_found_counts(monkeypatch):
     other_rank_found(2, 5)
     hook.after_train_epoch(runner)
     assert loader.bad_flags.nonzero().flatten().tolist() == [2, 5]
-    assert runner.messages[0] == ('train/bad_pictures', 2)
+    assert runner.messages[0] == ('train/bad_images', 2)
     assert warnings == ['gone/5.png (found by another process)']
 
     other_rank_found(7)
-    with pytest.raises(BadPictureError, match=r'3 of 20 pictures \(15.00%\)'):
+    with pytest.raises(BadImageError, match=r'3 of 20 images \(15.00%\)'):
         hook.after_train_epoch(runner)
 
 
@@ -306,17 +306,15 @@ def test_what_other_processes_found_counts(monkeypatch):
 @pytest.mark.parametrize('stage', ['before_val', 'before_test'])
 def test_evaluation_does_not_skip(stage):
     for test_mode in (True, False):
-        dataset = Listed(3, pipeline=[LoadPicture()], test_mode=test_mode, max_refetch=2)
+        dataset = Listed(3, pipeline=[LoadImage()], test_mode=test_mode, max_refetch=2)
         getattr(DataHealthHook(), stage)(fake_runner(dataset))
-        error, named = (
-            (BadPictureError, 'gone/1') if test_mode else (Exception, 'max_refetch|valid')
-        )
+        error, named = (BadImageError, 'gone/1') if test_mode else (Exception, 'max_refetch|valid')
         with pytest.raises(error, match=named):
             dataset[1]
 
 
-def test_no_pictures_no_report(tmp_path):
-    runner = fake_runner(PictureFolder(str(make_folder(tmp_path / 'a', 2))))
+def test_no_images_no_report(tmp_path):
+    runner = fake_runner(ImageFolder(str(make_folder(tmp_path / 'a', 2))))
     hook = DataHealthHook()
     hook.before_train(runner)
     hook.after_train_epoch(runner)

@@ -131,7 +131,7 @@ def test_one_branch_has_no_cross_temperature(runner_cfg):
 @pytest.mark.parametrize(
     ('counts', 'moves'), [(1, [True] * 5), (2, [False, True, False, True, True])]
 )
-def test_centres_move_with_the_optimizer(runner_cfg, counts, moves):
+def test_centers_move_with_the_optimizer(runner_cfg, counts, moves):
     """Also in the last micro-batch of a run, whatever of a step is left."""
     cfg = runner_cfg(length=10, batch_size=2, max_epochs=1, optim=dict(accumulative_counts=counts))
     centers = []

@@ -84,7 +84,7 @@ def test_accumulation(micro_batches, float64):
     assert_same(model, whole, rtol=1e-12, atol=1e-14)
 
 
-def test_gradients_are_synchronised_once_a_step():
+def test_gradients_are_synchronized_once_a_step():
     model = Toy()
     calls = []
 

@@ -20,7 +20,7 @@ def build(**kwargs):
         return MODELS.build(dict(cfg, **kwargs))
 
 
-def randomise(model):
+def randomize(model):
     torch.manual_seed(0)
     for param in model.parameters():
         nn.init.normal_(param, std=0.2)
@@ -53,7 +53,7 @@ def timm_vit(model, img_size, pos_embed):
 @pytest.mark.parametrize('size', [32, 24, 16, 48])
 def test_features_are_those_of_timm(size, float64):
     """timm's, built for the size, with the embedding resized as DINO does."""
-    model = randomise(build())
+    model = randomize(build())
     side = size // 8
     grid = model.pos_embed[:, 1:].reshape(1, 4, 4, 24).permute(0, 3, 1, 2)
     if side != 4:
@@ -73,7 +73,7 @@ def test_features_are_those_of_timm(size, float64):
 def test_outputs_are_those_of_mmpretrain(out_type, size):
     """With the embedding resized to the exact size; every layer's output on request."""
     settings = dict(arch=ARCH, img_size=32, patch_size=8, out_type=out_type, out_indices=[0, 2])
-    model = randomise(build(pos_embed_scale_offset=None, **settings))
+    model = randomize(build(pos_embed_scale_offset=None, **settings))
     other = MMPretrainViT(**settings)
     other.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, *size)
@@ -85,7 +85,7 @@ def test_outputs_are_those_of_mmpretrain(out_type, size):
 
 def test_normed_outputs():
     """As DINO's linear evaluation reads them: the final LayerNorm after each of the layers."""
-    model = randomise(build(out_indices=[0, 1, 2], out_type='cls_token', norm_outputs=True))
+    model = randomize(build(out_indices=[0, 1, 2], out_type='cls_token', norm_outputs=True))
     plain = build(out_indices=[0, 1, 2], out_type='cls_token')
     plain.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 32, 32)
@@ -152,7 +152,7 @@ def test_drop_path_rises_with_depth():
 
 
 def test_weights_of_a_checkpoint_stay(tmp_path):
-    source = randomise(build())
+    source = randomize(build())
     save_checkpoint(dict(state_dict=source.state_dict()), str(tmp_path / 'vit.pth'))
     model = build(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vit.pth')))
     model.init_weights()

@@ -221,7 +221,7 @@ def test_features_of_a_family(name):
 
 @pytest.mark.parametrize('name', FAMILIES)
 def test_a_family_as_a_branch(name):
-    """It initialises, trains, and drops paths in the student alone."""
+    """It initializes, trains, and drops paths in the student alone."""
     cfg, size, grid = family(name)
     with torch.no_grad():
         channels = adapt_features(

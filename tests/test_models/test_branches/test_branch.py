@@ -169,7 +169,7 @@ def test_reset_teacher():
     assert not any(param.requires_grad for param in branch.teacher.parameters())
 
 
-def test_weights_are_initialised_once():
+def test_weights_are_initialized_once():
     branch = build(branch_cfg('vit'))
     before = copy_of(branch.state_dict())
     branch.init_weights()

@@ -31,7 +31,7 @@ def plain_loss(student, teacher, center, student_temp, teacher_temp):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_loss_gradient_and_centre_over_steps(case, float64):
+def test_loss_gradient_and_center_over_steps(case, float64):
     case = dict(case)
     views, globals_, prototypes = (case.pop(k) for k in ('views', 'globals_', 'prototypes'))
     epoch = case.pop('epoch', 0)
@@ -118,7 +118,7 @@ def test_temperature_warm_up(length):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
-    """Logits in half precision, under autocast: loss and centre are those of float32."""
+    """Logits in half precision, under autocast: loss and center are those of float32."""
     torch.manual_seed(0)
     student, teacher = torch.randn(4, 3, 64).to(dtype), torch.randn(2, 3, 64).to(dtype)
     heads = {True: DistillationHead(64), False: DistillationHead(64)}
@@ -135,8 +135,8 @@ def test_half_precision(dtype):
     torch.testing.assert_close(heads[True].center, heads[False].center, rtol=0, atol=0)
 
 
-def test_centre_waits_for_the_last_micro_batch(float64):
-    """The centre of a batch in three parts is that of the batch, and parts see the same centre."""
+def test_center_waits_for_the_last_micro_batch(float64):
+    """The center of a batch in three parts is that of the batch, and parts see the same center."""
     torch.manual_seed(0)
     student, teacher = torch.randn(4, 6, 5), torch.randn(2, 6, 5)
     whole, parts = DistillationHead(5), DistillationHead(5)
@@ -157,13 +157,13 @@ def test_centre_waits_for_the_last_micro_batch(float64):
     torch.testing.assert_close(parts.center, whole.center, rtol=1e-12, atol=0)
 
 
-def test_centre_stays_in_evaluation():
+def test_center_stays_in_evaluation():
     head = DistillationHead(4).eval()
     head(torch.randn(3, 2, 4), torch.randn(2, 2, 4))
     assert not head.center.any()
 
 
-def test_state_is_the_centre_alone():
+def test_state_is_the_center_alone():
     head = DistillationHead(4)
     head.set_epoch(20)
     assert {key: tuple(value.shape) for key, value in head.state_dict().items()} == {

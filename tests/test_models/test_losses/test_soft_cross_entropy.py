@@ -89,13 +89,13 @@ def test_samples_of_other_shapes():
 
 
 @pytest.mark.parametrize('temperature', [0.04, 0.07, 1.0])
-@pytest.mark.parametrize('centred', [True, False])
-def test_probabilities_of_a_teacher(temperature, centred):
+@pytest.mark.parametrize('centered', [True, False])
+def test_probabilities_of_a_teacher(temperature, centered):
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 5, dtype=torch.float64)
-    center = torch.randn(1, 5, dtype=torch.float64) if centred else None
+    center = torch.randn(1, 5, dtype=torch.float64) if centered else None
     found = teacher_probabilities(logits, temperature, center)
-    shifts = center[0].tolist() if centred else [0.0] * 5
+    shifts = center[0].tolist() if centered else [0.0] * 5
     for g in range(2):
         for b in range(3):
             expected = slow_softmax(
@@ -118,7 +118,7 @@ def test_plain_formula_of_the_tests():
     """The slow formula that other tests compare with, on numbers worked out by hand."""
     student = [[[0.0, math.log(3)]], [[0.0, 0.0]], [[0.0, 0.0]]]
     teacher = [[[0.0, 0.0]], [[math.log(4), math.log(2)]]]
-    # View 0 of the teacher, (1/2, 1/2), with views 1 and 2; its view 1, centred (1/2, 1/2), with
+    # View 0 of the teacher, (1/2, 1/2), with views 1 and 2; its view 1, centered (1/2, 1/2), with
     # views 0 and 2: three times log 2 and once -(log 1/4 + log 3/4) / 2.
     expected = (3 * math.log(2) - (math.log(0.25) + math.log(0.75)) / 2) / 4
     center = [math.log(2), 0.0]

@@ -8,7 +8,7 @@ import torch
 from mmmokd.models.necks import DINOProjector
 
 
-def randomised(module):
+def randomized(module):
     torch.manual_seed(0)
     for param in module.parameters():
         torch.nn.init.normal_(param, std=0.3)
@@ -16,7 +16,7 @@ def randomised(module):
 
 
 def test_formula_and_gradient(float64):
-    projector = randomised(DINOProjector(7, 9, hid_channels=8, bottleneck_channels=5))
+    projector = randomized(DINOProjector(7, 9, hid_channels=8, bottleneck_channels=5))
     x = torch.randn(3, 7)
     found = projector(x)
     expected = plain_mokd.projector(x, dict(projector.named_parameters()))
@@ -33,7 +33,7 @@ def test_formula_and_gradient(float64):
 def test_formula_with_batch_norm(float64):
     """Statistics of the batch, between a hidden layer and its GELU; none after the last linear."""
     options = dict(hid_channels=8, bottleneck_channels=5, norm_cfg=dict(type='BN1d'))
-    projector = randomised(DINOProjector(7, 9, **options))
+    projector = randomized(DINOProjector(7, 9, **options))
     inputs = torch.randn(6, 7)
     x, weights = inputs, dict(projector.named_parameters())
     for linear, norm in ((0, 1), (3, 4)):
@@ -107,7 +107,7 @@ def test_initial_weights(train_gain):
     assert float(logits.abs().max()) <= 1  # cosines
 
 
-def test_weights_are_initialised_once():
+def test_weights_are_initialized_once():
     projector = DINOProjector(4, 5, hid_channels=4, bottleneck_channels=4)
     projector.init_weights()
     before = {key: value.clone() for key, value in projector.state_dict().items()}

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""MOKD's losses, gradients and centres against the paper's formulas written out plainly."""
+"""MOKD's losses, gradients and centers against the paper's formulas written out plainly."""
 
 from collections import OrderedDict
 
@@ -67,7 +67,7 @@ def heads_with_centers(branch):
 
 
 class Case:
-    """A model with teachers and centres of its own, views, and what the formulas make of them."""
+    """A model with teachers and centers of its own, views, and what the formulas make of them."""
 
     def __init__(self, branches, sizes, epoch, num_globals=2, batch=2):
         settings = {name: own for name, (_, own) in branches.items()}
@@ -110,7 +110,7 @@ class Case:
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_losses_gradients_and_centres(name, float64):
+def test_losses_gradients_and_centers(name, float64):
     case = Case(**CASES[name])
     expected, teachers = case.expected()
     sum(expected.values()).backward()
@@ -143,7 +143,7 @@ def test_losses_gradients_and_centres(name, float64):
             assert head.center[0].tolist() == pytest.approx(center, rel=1e-11)
 
 
-def test_number_of_centres():
+def test_number_of_centers():
     """L_sm and L_st have one each, L_cm one per peer, L_ct none."""
     model = build_mokd(('cnn', 'vit', 'next'))
     centers = [key for key, _ in model.named_buffers() if key.endswith('center')]

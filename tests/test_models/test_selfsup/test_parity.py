@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Two optimizer steps against the numbers of the authors' released implementation."""
+"""Two optimizer steps against the numbers of the authors' official implementation."""
 
 import importlib.util
 import json
@@ -13,13 +13,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmmokd.apis import from_released, to_released
 from mmmokd.registry import DATASETS
+from mmmokd.weights import from_official, to_official
 
 DATA = Path(__file__).parents[2] / 'data' / 'parity'
 CASE = json.loads((DATA / 'r18_vit-tiny.json').read_text())
 PEER = dict(cnn='vit', vit='cnn')
-CENTRES = dict(cnn='cnn.heads.sm', vit='vit.heads.sm', cnn_ct='cnn.heads.cm.vit',
+CENTERS = dict(cnn='cnn.heads.sm', vit='vit.heads.sm', cnn_ct='cnn.heads.cm.vit',
                vit_ct='vit.heads.cm.cnn', cnn_th='cnn.heads.st', vit_th='vit.heads.st')  # fmt: skip
 LOSS_MODULES = dict(cnn='loss_cnn_fn', vit='loss_vit_fn', cnn_ct='loss_cnn_ct_fn',
                     vit_ct='loss_vit_ct_fn', cnn_th='loss_cnn_thead_fn',
@@ -47,8 +47,8 @@ def released_checkpoint():
         for net, shapes in CASE['shapes'].items()
     }
     for which, module in LOSS_MODULES.items():
-        centre = FILL.centre(CASE['name'], which, CASE['out_dim'])
-        checkpoint[module] = {'center': torch.from_numpy(centre)}
+        center = FILL.center(CASE['name'], which, CASE['out_dim'])
+        checkpoint[module] = {'center': torch.from_numpy(center)}
     return checkpoint
 
 
@@ -176,8 +176,8 @@ class Recorder(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         state = runner.model.state_dict()
-        nets = {k: v for k, v in to_released(state).items() if k[:7] in ('student', 'teacher')}
-        renamed = to_released(
+        nets = {k: v for k, v in to_official(state).items() if k[:7] in ('student', 'teacher')}
+        renamed = to_official(
             {
                 f'branches.{name}.{net}.{key}': torch.tensor(norm or float('nan'))
                 if key != 'search_head.projection.weight'
@@ -194,9 +194,9 @@ class Recorder(Hook):
                     net: {key[len('module.') :]: float(v) for key, v in renamed[net].items()}
                     for net in ('student_cnn', 'student_vit')
                 },
-                centre_norm={
+                center_norm={
                     which: float(state[f'branches.{head}.center'].norm())
-                    for which, head in CENTRES.items()
+                    for which, head in CENTERS.items()
                 },
                 tensor_norm={
                     net: {
@@ -215,7 +215,7 @@ def run(work_dir, dtype):
     torch.set_default_dtype(dtype)
     try:
         runner = Runner.from_cfg(config(work_dir, dtype))
-        incompatible = runner.model.load_state_dict(from_released(released_checkpoint()))
+        incompatible = runner.model.load_state_dict(from_official(released_checkpoint()))
         assert not incompatible.missing_keys and not incompatible.unexpected_keys
         runner.model.init_weights = lambda: None
         recorder = Recorder()
@@ -265,7 +265,7 @@ def test_two_steps_in_float64(tmp_path):
             for net, norms in step['grad_norms'].items()
         }
         assert worst(step['losses'], expected_losses(expected)) < 1e-9
-        assert worst(step['centre_norm'], expected['centre_norm']) < 1e-9
+        assert worst(step['center_norm'], expected['center_norm']) < 1e-9
         assert worst(grad_norms, expected['grad_norms']) < 1e-9
         assert worst(step['tensor_norm'], expected['tensor_norm_after_step']) < 1e-9
 
@@ -278,7 +278,7 @@ def test_losses_in_float32(tmp_path):
 
 def test_conversion_returns_the_released_checkpoint():
     checkpoint = released_checkpoint()
-    back = to_released(from_released(checkpoint))
+    back = to_official(from_official(checkpoint))
     assert back.keys() == checkpoint.keys()
     for part, tensors in checkpoint.items():
         assert back[part].keys() == tensors.keys()
@@ -290,4 +290,4 @@ def test_conversion_names_what_is_missing():
     checkpoint = released_checkpoint()
     del checkpoint['teacher_vit']
     with pytest.raises(ValueError, match='teacher_vit'):
-        from_released(checkpoint)
+        from_official(checkpoint)

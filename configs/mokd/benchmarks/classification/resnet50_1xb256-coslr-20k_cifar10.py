@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# Transfer of ResNet-50 to CIFAR-10: 20,000 steps, pictures enlarged to 224 pixels. Other sets build on
+# Transfer of ResNet-50 to CIFAR-10: 20,000 steps, images enlarged to 224 pixels. Other sets build on
 # this file.
 _base_ = [
     '../../../_base_/models/resnet50_classifier.py',
@@ -17,7 +17,7 @@ train_dataloader = dict(
 val_dataloader = test_dataloader = dict(dataset=dict(data, split='test'))
 data_preprocessor = dict(num_classes=10)
 model = dict(head=dict(num_classes=10))
-# Top-1 over all pictures, and its mean over classes, `single-label/recall`.
+# Top-1 over all images, and its mean over classes, `single-label/recall`.
 val_evaluator = test_evaluator = [
     dict(type='Accuracy'),
     dict(type='SingleLabelMetric', items=('recall',)),

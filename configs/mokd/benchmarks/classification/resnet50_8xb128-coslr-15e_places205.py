@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# Transfer of ResNet-50 to Places205, as on ImageNet; of twice as many pictures half the epochs.
+# Transfer of ResNet-50 to Places205, as on ImageNet; of twice as many images half the epochs.
 _base_ = './resnet50_8xb128-coslr-30e_in1k.py'
 
 train_cfg = dict(max_epochs=15)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# Transfer of ViT-S/16 to CIFAR-10: pictures enlarged to 224 pixels. Other sets build on this file.
+# Transfer of ViT-S/16 to CIFAR-10: images enlarged to 224 pixels. Other sets build on this file.
 _base_ = [
     '../../../_base_/models/vit-small-p16_classifier_mixup.py',
     '../../../_base_/datasets/imagenet_bs128_224_strong.py',
@@ -12,7 +12,7 @@ train_dataloader = dict(batch_size=96, dataset=dict(data, split='train'))
 val_dataloader = test_dataloader = dict(dataset=dict(data, split='test'))
 data_preprocessor = dict(num_classes=10)
 model = dict(head=dict(num_classes=10))
-# Top-1 over all pictures, and its mean over classes, `single-label/recall`.
+# Top-1 over all images, and its mean over classes, `single-label/recall`.
 val_evaluator = test_evaluator = [
     dict(type='Accuracy'),
     dict(type='SingleLabelMetric', items=('recall',)),

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# Mask R-CNN, ResNet-50 without FPN (C4), 12 epochs of COCO; 8 GPUs with 2 pictures each.
+# Mask R-CNN, ResNet-50 without FPN (C4), 12 epochs of COCO; 8 GPUs with 2 images each.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50-caffe-c4_1x_coco.py'
 custom_imports = dict(imports=['mmmokd'])
 
@@ -27,7 +27,7 @@ model = dict(
     backbone=dict(resnet, frozen_stages=-1),
     roi_head=dict(shared_head=resnet),
 )
-# Learning rate: mmdet's, SGD with 0.02 for 16 pictures, which is MoCo's, too; the same in all
+# Learning rate: mmdet's, SGD with 0.02 for 16 images, which is MoCo's, too; the same in all
 # layers. --auto-scale-lr fits it to another batch size.
 # Used above only; deleted, so that to override them from outside is an error.
 del init_cfg, resnet

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# Mask R-CNN, ResNet-50 with FPN, 24 epochs of COCO; 8 GPUs with 2 pictures each.
+# Mask R-CNN, ResNet-50 with FPN, 24 epochs of COCO; 8 GPUs with 2 images each.
 _base_ = './mask-rcnn_r50_fpn_1x_coco.py'
 
 train_cfg = dict(max_epochs=24)

@@ -1,6 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # Mask R-CNN, plain ViT-S/16 with a simple feature pyramid, as ViTDet (arXiv 2203.16527) but with
-# global attention in every block; 12 epochs of COCO; 8 GPUs with 2 pictures each.
+# global attention in every block; 12 epochs of COCO; 8 GPUs with 2 images each.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmmokd'])
 
@@ -11,7 +11,7 @@ model = dict(
         type='mmmokd.VisionTransformer',
         arch='deit-small',
         patch_size=16,
-        img_size=224,  # of pretraining; position embeddings are resized to the picture
+        img_size=224,  # of pretraining; position embeddings are resized to the image
         out_type='featmap',
         drop_path_rate=0.1,
         # The weights to start from, and the branch; init_cfg=None starts from random ones.
@@ -29,8 +29,8 @@ model = dict(
         mask_head=dict(norm_cfg=norm_cfg),
     ),
 )
-# Learning rate 1e-4 for 16 pictures, as ViT-Adapter (arXiv 2205.08534) has for 12 epochs (ViTDet:
-# 1e-4 for 64 pictures and 100 epochs). ViTDet's: 0.7 times that in each earlier block, weight decay
+# Learning rate 1e-4 for 16 images, as ViT-Adapter (arXiv 2205.08534) has for 12 epochs (ViTDet:
+# 1e-4 for 64 images and 100 epochs). ViTDet's: 0.7 times that in each earlier block, weight decay
 # 0.1 on all but norm layers and position embeddings, drop path 0.1. Not tuned for MOKD.
 optim_wrapper = dict(
     constructor='mmmokd.LayerDecayOptimWrapperConstructor',

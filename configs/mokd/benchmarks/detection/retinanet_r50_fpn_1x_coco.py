@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# RetinaNet, ResNet-50 with FPN, 12 epochs of COCO; 8 GPUs with 2 pictures each.
+# RetinaNet, ResNet-50 with FPN, 12 epochs of COCO; 8 GPUs with 2 images each.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmmokd'])
 
@@ -16,7 +16,7 @@ model = dict(
     backbone=dict(frozen_stages=-1, norm_cfg=norm_cfg, norm_eval=False, init_cfg=init_cfg),
     neck=dict(norm_cfg=norm_cfg),
 )
-# Learning rate: mmdet's, SGD with 0.01 for 16 pictures; the same in all layers. --auto-scale-lr
+# Learning rate: mmdet's, SGD with 0.01 for 16 images; the same in all layers. --auto-scale-lr
 # fits it to another batch size.
 # Used above only; deleted, so that to override them from outside is an error.
 del init_cfg, norm_cfg

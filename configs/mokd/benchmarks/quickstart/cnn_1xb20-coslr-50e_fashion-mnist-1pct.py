@@ -31,7 +31,7 @@ data_preprocessor = dict(
 )
 
 load, pack = _base_.val_dataloader.dataset.pipeline
-pictures = dict(
+images = dict(
     _base_.train_dataloader.dataset,
     pipeline=[load, dict(type='RandomCrop', crop_size=28, padding=2), pack],
 )
@@ -40,7 +40,7 @@ train_dataloader = dict(
     num_workers=0,
     drop_last=False,
     persistent_workers=False,
-    dataset=dict(_delete_=True, type='mmmokd.LabelledShare', share=share, seed=0, dataset=pictures),
+    dataset=dict(_delete_=True, type='mmmokd.LabeledShare', share=share, seed=0, dataset=images),
 )
 val_cfg = test_cfg = dict(_delete_=True)
 val_evaluator = test_evaluator = dict(_delete_=True, type='Accuracy', topk=(1, 5))
@@ -53,4 +53,4 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, eta_min=0.0)
 default_hooks = dict(checkpoint=dict(interval=50), logger=dict(interval=5))
-del branch, work_dirs, share, load, pack, pictures
+del branch, work_dirs, share, load, pack, images

@@ -1,6 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # What the quick start's CNN, pretrained on a folder, is worth to a detector: a small Mask R-CNN on
-# small pictures, in minutes on a CPU. Nothing to quote: it is to see the hand-over work.
+# small images, in minutes on a CPU. Nothing to quote: it is to see the hand-over work.
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmmokd'])
 
@@ -20,7 +20,7 @@ model = dict(
         out_indices=(0, 1, 2),
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/quickstart/pictures_seed0/cnn-vit/epoch_7.pth',
+            checkpoint='work_dirs/quickstart/images_seed0/cnn-vit/epoch_7.pth',
             prefix='branches.cnn.teacher.backbone.',
         ),
     ),
@@ -48,7 +48,7 @@ test_data = dict(data_root=data_root, pipeline=test_pipeline)
 val_dataloader = test_dataloader = dict(**loader, dataset=test_data)
 val_evaluator = test_evaluator = dict(ann_file=f'{data_root}annotations/instances_val2017.json')
 train_cfg = dict(max_epochs=12, val_interval=12)
-# One step a schedule, warm-up included, for so few pictures; the same learning rate in all layers.
+# One step a schedule, warm-up included, for so few images; the same learning rate in all layers.
 optim_wrapper = dict(optimizer=dict(lr=0.02))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=25),

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# FCN, ResNet-50 of stride 8, 160,000 iterations of ADE20K; 4 GPUs with 4 pictures each.
+# FCN, ResNet-50 of stride 8, 160,000 iterations of ADE20K; 4 GPUs with 4 images each.
 # By path: '_base_ = "mmseg::..."' looks for a package named mmsegmentation and does not find it.
 _base_ = (
     f'{__import__("mmseg").__path__[0]}/.mim/configs/fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py'
@@ -21,5 +21,5 @@ model = dict(
     ),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # --auto-scale-lr: for other batches
-# Learning rate: mmseg's, SGD with 0.01 for 16 pictures, to 1e-4 by a power of 0.9; the same in all
+# Learning rate: mmseg's, SGD with 0.01 for 16 images, to 1e-4 by a power of 0.9; the same in all
 # layers. Batch norm is trained, over all GPUs, and nothing is frozen, as mmseg has it.

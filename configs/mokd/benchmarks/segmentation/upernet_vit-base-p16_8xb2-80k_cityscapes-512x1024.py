@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# UPerNet, plain ViT-B/16, 80,000 iterations of Cityscapes; 8 GPUs with 2 pictures each.
+# UPerNet, plain ViT-B/16, 80,000 iterations of Cityscapes; 8 GPUs with 2 images each.
 _base_ = './upernet_vit-small-p16_8xb2-80k_cityscapes-512x1024.py'
 
 checkpoint = 'work_dirs/mokd_resnet50_vit-base-p16_16xb16-amp-coslr-100e_in1k/epoch_100.pth'

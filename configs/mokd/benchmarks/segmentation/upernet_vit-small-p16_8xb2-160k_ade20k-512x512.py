@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# UPerNet, plain ViT-S/16, 160,000 iterations of ADE20K; 8 GPUs with 2 pictures each.
+# UPerNet, plain ViT-S/16, 160,000 iterations of ADE20K; 8 GPUs with 2 images each.
 # By path: '_base_ = "mmseg::..."' looks for a package named mmsegmentation and does not find it.
 _base_ = [
     '../../../_base_/models/upernet_vit-small-p16.py',
@@ -16,4 +16,4 @@ model = dict(
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
 )
 train_dataloader = dict(batch_size=2)
-# Learning rate and layer decay: those of the last file, for 16 pictures.
+# Learning rate and layer decay: those of the last file, for 16 images.

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# UPerNet, plain ViT-S/16, 80,000 iterations of Cityscapes; 8 GPUs with 2 pictures each.
+# UPerNet, plain ViT-S/16, 80,000 iterations of Cityscapes; 8 GPUs with 2 images each.
 # By path: '_base_ = "mmseg::..."' looks for a package named mmsegmentation and does not find it.
 _base_ = [
     '../../../_base_/models/upernet_vit-small-p16.py',
@@ -16,7 +16,7 @@ model = dict(
     test_cfg=dict(mode='slide', crop_size=(512, 1024), stride=(341, 683)),
 )
 train_dataloader = dict(batch_size=2)
-# Learning rate and layer decay: those of the last file, for 16 pictures.
+# Learning rate and layer decay: those of the last file, for 16 images.
 max_iters = 80000
 warmup, poly = _base_.param_scheduler
 param_scheduler = [warmup, dict(poly, end=max_iters)]

@@ -1,0 +1,320 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""What the tools do to a config, the same in each."""
+
+import importlib
+import logging
+import os
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmengine
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.utils import import_modules_from_strings
+
+from mmmokd.cli.config_check import check_config
+from mmmokd.cli.config_keys import OWN_CONSTRUCTOR, nearest
+from mmmokd.cli.config_names import places_of, runner_keys
+from mmmokd.config_paths import PACKAGE, PREFIX, bases_are_found, find_config, named_config
+from mmmokd.engine.runners.build_runner import DATALOADERS
+from mmmokd.utils.config_tree import CommaText, get_node, iter_dicts, type_name
+from mmmokd.weights.files import missing_file_message
+
+DELETE = '._delete_'
+MMENGINE = Path(mmengine.__file__).parent
+SUFFIXES = ('.py', '.yml', '.yaml', '.json')
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """Read a config and override some of its values.
+
+    Args:
+        path (str | Path): The config's file.
+        options (dict, optional): Values by dotted key, as ``--cfg-options`` gives them. Defaults to
+            None.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file; names the nearest.
+        ValueError: If the file is of another kind, needs a library that is not installed, or an
+            option overrides what neither the config nor a Runner has.
+    """
+    path = _find(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
+    cfg = _read_config(path)
+    options = {key: _plain_value(cfg, key, value) for key, value in (options or {}).items()}
+    _fill_optimizers(cfg)
+    origins = _spread_optimizer(cfg, options)
+    _merge_options(cfg, {place: options[key] for place, key in origins.items()})
+    _drop_deletions(cfg._cfg_dict)
+    check_config(cfg, origins)
+    return cfg
+
+
+def _find(path: str | Path) -> Path:
+    """The file of a config, which may be one of this package."""
+    if str(path).startswith(PREFIX):
+        return named_config(str(path))
+    path = Path(path)
+    if path.is_file():
+        return path
+    found = None if path.is_dir() else find_config(path)
+    if found is None:
+        raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
+    print_log(f'config {path} does not exist; using {found}', 'current', logging.WARNING)
+    return found
+
+
+def _read_config(path: Path) -> Config:
+    """Read a config; refuse one of a library that does not exist, or for whom mmcv lacks its ops."""
+    try:
+        with bases_are_found():
+            cfg = Config.fromfile(path)
+        if cfg.get('default_scope') == 'mmdet':
+            importlib.import_module('mmcv.ops')
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f'config {path} needs a library that is not installed: {error}. For mmdet, mmseg and '
+            "mmcv's compiled operators: bash tools/setup_env.sh det seg"
+        ) from error
+    except Exception as error:  # the file is a program of its user: it may raise anything
+        raise ValueError(f'config {path} cannot be read: {_reason(error)}') from error
+    return cfg
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong as a file was read, and in which line of a config."""
+    if isinstance(error, ImportError) and error.__cause__ is not None:
+        error = error.__cause__  # of custom_imports, with less of the search path
+    frames = traceback.extract_tb(error.__traceback__)
+    libraries = {MMENGINE, PACKAGE, Path(os.__file__).parent}
+    lines = [frame for frame in frames if libraries.isdisjoint(Path(frame.filename).parents)]
+    where = f' ({lines[-1].filename}, line {lines[-1].lineno})' if lines else ''
+    return f'{type(error).__name__}: {error}{where}'
+
+
+def _branches_of_optimizers(cfg: Config) -> list[str] | None:
+    """Names of the branches that have optimizers of their own; None where there is one optimizer."""
+    wrapper, model = cfg.get('optim_wrapper'), cfg.get('model')
+    if not isinstance(wrapper, dict) or type_name(wrapper.get('constructor')) != OWN_CONSTRUCTOR:
+        return None
+    branches = model.get('branches') if isinstance(model, dict) else None
+    return list(dict.fromkeys([*(wrapper.get('branches') or {}), *(branches or {})]))
+
+
+def _fill_optimizers(cfg: Config) -> None:
+    """Write the default of all branches' optimizers, if there is one, into each of them."""
+    names = _branches_of_optimizers(cfg)
+    if names and cfg.optim_wrapper.get('optimizer'):
+        from mmmokd.engine import with_default_optimizer
+
+        wrapper = cfg.optim_wrapper
+        branches, default = wrapper.get('branches') or {}, wrapper.pop('optimizer')
+        try:
+            filled = with_default_optimizer(branches, default, names)
+        except ValueError as error:
+            raise ValueError(f'config {cfg.filename}: {error}') from error
+        wrapper.branches = ConfigDict(filled)
+
+
+def _spread_optimizer(cfg: Config, options: dict[str, Any]) -> dict[str, str]:
+    """Let ``optim_wrapper.optimizer`` among the options stand for that of every branch.
+
+    Returns:
+        dict[str, str]: The option that each place to be set comes from, by place; what is said of a
+        single branch is last, and counts.
+    """
+    names = _branches_of_optimizers(cfg) or []
+    common = 'optim_wrapper.optimizer'
+    spread = {
+        f'optim_wrapper.branches.{name}.optimizer{key.removeprefix(common)}': key
+        for key in options
+        if key == common or key.startswith(f'{common}.')
+        for name in names
+    }
+    rest = {key: key for key in options if key not in spread.values()}
+    return {**spread, **rest}
+
+
+def _merge_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Override values of a config, as mmengine does; also elements of lists."""
+    _check_options(cfg, options)
+    rest = _set_elements(cfg, _take_deletions(cfg, options))
+    try:
+        cfg.merge_from_dict(rest)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f'--cfg-options do not fit {cfg.filename}: {error}') from error
+    if any(key.partition('.')[0] == 'custom_imports' for key in options) and cfg.custom_imports:
+        _import_custom(cfg)
+
+
+def _import_custom(cfg: Config) -> None:
+    """Import what options name: mmengine imports only what the file names."""
+    try:
+        import_modules_from_strings(**cfg.custom_imports)
+    except (ImportError, TypeError) as error:
+        raise ValueError(f'--cfg-options custom_imports: {error}') from error
+
+
+def _check_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Refuse an option that nothing would read: a mistyped one, or a variable of the file."""
+    if 'runner_type' in cfg:
+        return
+    known = runner_keys()
+    for key in options:
+        first = key.partition('.')[0]
+        if first in known:
+            continue
+        if first in cfg:
+            places = places_of(cfg, first)[:3]
+            hint = f' Set {" or ".join(places)} instead.' if places else ''
+            raise ValueError(
+                f'--cfg-options {key}: {first} is a variable of {cfg.filename}, which has been read '
+                f'by then: to change it here has no effect.{hint}'
+            )
+        nested = [name for name, value in cfg.items() if isinstance(value, dict) and first in value]
+        hint = nearest(first, {*known, *cfg})
+        if nested:
+            hint = f' Did you mean {" or ".join(f"{name}.{key}" for name in nested)}?'
+        raise ValueError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
+
+
+def _plain_value(cfg: Config, key: str, value: Any) -> Any:
+    """An option's value: of ``a,b``, the text where the config has a text or a file has that name."""
+    if not isinstance(value, CommaText):
+        return value
+    try:
+        is_text = isinstance(get_node(cfg, key.split('.')), str)
+    except LookupError:
+        is_text = False
+    is_there = os.path.exists(os.path.expanduser(value.text))  # False of what can be no path, too
+    return value.text if is_text or is_there else list(value)
+
+
+def _take_deletions(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
+    """Empty each dict that ``KEY._delete_=True`` names; give back the other options.
+
+    mmengine's own merge leaves ``_delete_`` where there was nothing to delete, and in lists.
+    """
+    places = [key.removesuffix(DELETE) for key in options if key.endswith(DELETE)]
+    for place in places:
+        if not isinstance(options[place + DELETE], bool):
+            raise ValueError(
+                f'--cfg-options {place}{DELETE} should be True, the others fill the dict'
+            )
+        if not options[place + DELETE]:
+            continue
+        *parent, name = place.split('.')
+        try:
+            node = get_node(cfg, parent)
+        except LookupError:
+            continue
+        if isinstance(node, dict):
+            node[name] = ConfigDict()
+        elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node[int(name)] = ConfigDict()
+    return {key: value for key, value in options.items() if not key.endswith(DELETE)}
+
+
+def _set_elements(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
+    """Set each element of a list that an option names; give back the other options."""
+    rest = {}
+    for key, value in options.items():
+        *parent, name = key.split('.')
+        try:
+            node = get_node(cfg, parent)
+        except LookupError:
+            node = None
+        if node is None and name.isdecimal():  # mmengine would make a dict with the key '0'
+            raise ValueError(
+                f'--cfg-options {key}: {cfg.filename} has no list {".".join(parent)}: give all of it'
+            )
+        if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node[int(name)] = value
+        else:
+            rest[key] = value
+    return rest
+
+
+def _drop_deletions(node: Any) -> None:
+    """Take out each ``_delete_`` that found nothing to delete, which mmengine leaves."""
+    for _, found in iter_dicts(node):
+        found.pop('_delete_', None)
+
+
+def require_keys(cfg: Config, keys: Sequence[str], purpose: str) -> None:
+    """Make sure that a config has what a purpose needs.
+
+    Args:
+        cfg (Config): The config.
+        keys (Sequence[str]): Names that must be there and not None.
+        purpose (str): For the message, for example ``'training'``.
+
+    Raises:
+        ValueError: If one does not exist.
+    """
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise ValueError(
+            f'{cfg.filename} is no config for {purpose}: it has no {" and no ".join(missing)}'
+        )
+
+
+def set_work_dir(cfg: Config, work_dir: str | None) -> None:
+    """Decide where a run writes: what is given, else what the config says, else by its name.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        work_dir (str, optional): The folder given.
+    """
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+
+
+def set_dataloader_defaults(cfg: Config) -> None:
+    """Give dataloaders the settings that mmpretrain's configs count on its tools to give.
+
+    Configs of another ``default_scope``, as mmdet's and mmseg's, say what they need: their batches
+    are lists of images of several sizes, which mmpretrain's ``default_collate`` cannot stack.
+
+    Args:
+        cfg (Config): The config; changed in place where it does not say otherwise.
+    """
+    defaults = {}
+    if cfg.get('default_scope', 'mmpretrain') == 'mmpretrain':
+        defaults = dict(
+            pin_memory=True, collate_fn=dict(type='default_collate'), persistent_workers=True
+        )
+    for name in DATALOADERS:
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        for key, value in defaults.items():
+            loader.setdefault(key, value)
+        # PyTorch refuses workers that persist or fetch ahead where there are none.
+        if not loader.get('num_workers', 0):
+            loader['persistent_workers'] = False
+            loader.pop('prefetch_factor', None)
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train in mixed precision.
+
+    Args:
+        cfg (Config): The config; its ``optim_wrapper`` is changed in place.
+
+    Raises:
+        ValueError: If there is no GPU.
+    """
+    if get_device() == 'cpu':
+        raise ValueError('--amp needs a GPU and there is none: leave it out')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

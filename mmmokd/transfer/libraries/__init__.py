@@ -1,0 +1,1 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0

@@ -1,0 +1,226 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""What a file of weights holds: branches, or another model."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmmokd.utils.state_dict import name_some
+from mmmokd.weights.files import read_file
+from mmmokd.weights.locate import name_source
+from mmmokd.weights.official import NETWORKS as RELEASED_NETWORKS
+from mmmokd.weights.official import from_official
+from mmmokd.weights.vit_names import rename_vit, vit_library
+
+AVERAGES = ('state_dict_ema', 'model_ema')  # timm's averaged weights, beside the others
+_BRANCH = re.compile(r'branches\.([^.]+)\.(student|teacher)\.')
+
+
+class WeightFile(NamedTuple):
+    """What a file of weights holds.
+
+    Attributes:
+        path (str): Where it is from.
+        weights (dict[str, Tensor]): Weights by name, without the ``module.`` of DDP; of a file in
+            the authors' format by the names that a MOKD with the branches ``cnn`` and ``vit`` has.
+        meta (dict): The file's ``meta``, as mmengine writes it; empty if it has none.
+        project (str): Which project wrote it, ``'DINO'`` for example; '' where that is not known.
+    """
+
+    path: str
+    weights: dict[str, Tensor]
+    meta: dict[str, Any]
+    project: str = ''
+
+
+def read_weights(path: str | Path, map_location: str = 'cpu') -> WeightFile:
+    """Read a file of weights of this package, mmengine, the authors, or another project.
+
+    Weights that lie in dicts of their own, as DINO's teacher and VISSL's trunk do, have names that
+    begin with those of the dicts.
+
+    Args:
+        path (str | Path): A local file of ``torch.save`` or safetensors.
+        map_location (str): Device to put tensors on. Defaults to 'cpu'.
+
+    Returns:
+        WeightFile: Its weights. No code that the file may hold runs.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read safely, or has no weights.
+    """
+    content = read_file(path, map_location, allowed=(argparse.Namespace,))
+    return to_weight_file(path, content)
+
+
+def to_weight_file(path: str | Path, content: Any) -> WeightFile:
+    """Find the weights in what a file holds.
+
+    Args:
+        path (str | Path): Where it is from.
+        content (Any): What ``torch.load`` gives.
+
+    Returns:
+        WeightFile: The weights.
+
+    Raises:
+        ValueError: If it has no weights.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f'checkpoint {path} holds no weights, but a {type(content).__name__}')
+    if set(RELEASED_NETWORKS) <= set(content):
+        return WeightFile(str(path), from_official(content), {})
+    if isinstance(content.get('state_dict'), dict):
+        flat = _flatten(content['state_dict'])
+        averages = {key: content[key] for key in AVERAGES if isinstance(content.get(key), dict)}
+        flat |= _flatten(averages)
+    else:
+        flat = _flatten(content)
+    weights = {key: value for key, value in flat.items() if torch.is_tensor(value)}
+    if not weights:
+        raise ValueError(f'checkpoint {path} holds no weights')
+    meta = content.get('meta')
+    project = name_source([*weights, *map(str, content)])
+    return WeightFile(str(path), weights, meta if isinstance(meta, dict) else {}, project)
+
+
+def _flatten(content: dict[str, Any]) -> dict[str, Any]:
+    """Names of weights in dicts in dicts; without ``module.`` (DDP) and ``_orig_mod.`` (compile)."""
+    flat = {}
+    for key, value in content.items():
+        if not isinstance(key, str):
+            continue
+        if isinstance(value, dict) and not _is_of_training(key):
+            flat |= {f'{key}.{name}': each for name, each in _flatten(value).items()}
+        else:
+            flat[clean_name(key)] = value
+    return flat
+
+
+def _is_of_training(key: str) -> bool:
+    return any(word in key for word in ('optim', 'scaler', 'schedul', 'loops', 'callbacks'))
+
+
+def clean_name(name: str) -> str:
+    """A weight's name, or the beginning of one, in the bare model.
+
+    Args:
+        name (str): With or without what DDP and ``torch.compile`` put into it.
+
+    Returns:
+        str: Without it.
+    """
+    name = name.replace('_orig_mod.', '')
+    while name.startswith('module.'):
+        name = name.removeprefix('module.')
+    return name
+
+
+def list_branches(weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The branches of a MOKD's weights.
+
+    Args:
+        weights (Mapping[str, Tensor]): Weights by name.
+
+    Returns:
+        dict[str, list[str]]: The networks ('student', 'teacher') that are there of each branch;
+        empty for weights of another model.
+    """
+    found: dict[str, list[str]] = {}
+    for key in weights:
+        if match := _BRANCH.match(key):
+            networks = found.setdefault(match[1], [])
+            if match[2] not in networks:
+                networks.append(match[2])
+    return found
+
+
+def backbone_prefix(branch: str, network: str = 'teacher') -> str:
+    """What the names of a branch's backbone begin with.
+
+    Args:
+        branch (str): Name of the branch.
+        network (str): ``'teacher'`` or ``'student'``. Defaults to ``'teacher'``.
+
+    Returns:
+        str: For example ``'branches.cnn.teacher.backbone.'``.
+    """
+    return f'branches.{branch}.{network}.backbone.'
+
+
+def select_weights(file: WeightFile, prefix: str) -> dict[str, Tensor]:
+    """The weights below a name.
+
+    Args:
+        file (WeightFile): A file's weights.
+        prefix (str): What their names begin with; a dot at its end is added.
+
+    Returns:
+        dict[str, Tensor]: Weights by the rest of their names.
+
+    Raises:
+        ValueError: If there is none; tells which branches, or other weights, the file holds.
+    """
+    prefix = prefix.rstrip('.') + '.'
+    for begin in (prefix, clean_name(prefix)):
+        chosen = {k[len(begin) :]: v for k, v in file.weights.items() if k.startswith(begin)}
+        if chosen:
+            return chosen
+    if prefix == 'state_dict.':  # not the averages beside it, which would be taken without a prefix
+        return {k: v for k, v in file.weights.items() if k.partition('.')[0] not in AVERAGES}
+    raise ValueError(f'{file.path} has no weights below {prefix!r}. {describe_contents(file)}')
+
+
+def describe_contents(file: WeightFile) -> str:
+    """What there is to choose from in a file of weights.
+
+    Args:
+        file (WeightFile): A file's weights.
+
+    Returns:
+        str: A sentence: the branches and a prefix of one of them, or the first weights.
+    """
+    branches = list_branches(file.weights)
+    if not branches:
+        return f'It holds {len(file.weights)} weights: {name_some(list(file.weights))}'
+    name, networks = next(iter(branches.items()))
+    listed = ', '.join(f'{each} ({", ".join(nets)})' for each, nets in branches.items())
+    return (
+        f'It holds the branches {listed}: give, for example, the prefix '
+        f'{backbone_prefix(name, networks[-1])!r}'
+    )
+
+
+def describe_backbone(weights: Mapping[str, Tensor]) -> str:
+    """A backbone's shape, told from its weights.
+
+    Args:
+        weights (Mapping[str, Tensor]): Weights by name.
+
+    Returns:
+        str: For example ``'a ResNet of 3-4-6-3 bottleneck blocks, 64 wide'``.
+    """
+    library = vit_library(weights)
+    if library is not None:
+        ours = rename_vit(weights, library, 'mmpretrain')
+        patch = ours['patch_embed.projection.weight']
+        layers = {int(key.split('.')[1]) for key in ours if key.startswith('layers.')}
+        return (
+            f'a ViT of {len(layers)} layers, {len(patch)} wide, with patches of {patch.shape[-1]}'
+        )
+    stages: dict[str, set[str]] = {}
+    for key in weights:
+        if match := re.match(r'(layer\d)\.(\d+)\.', key):
+            stages.setdefault(match[1], set()).add(match[2])
+    first = weights.get('layer1.0.conv1.weight')
+    if stages and first is not None:
+        kind = 'bottleneck' if 'layer1.0.conv3.weight' in weights else 'basic'
+        blocks = '-'.join(str(len(numbers)) for _, numbers in sorted(stages.items()))
+        return f'a ResNet of {blocks} {kind} blocks, {len(first)} wide'
+    return f'a model of {len(weights)} weights ({name_some(list(weights), 2)})'
