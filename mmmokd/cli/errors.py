@@ -20,6 +20,7 @@ from mmmokd.engine.runners.shared_memory import explain_exhausted
 from mmmokd.utils import RunStoppedError
 from mmmokd.utils.atomic import explain_os_error
 from mmmokd.utils.config_tree import iter_dicts, type_name
+from mmmokd.utils.errors import UserError
 
 # What this package raises, with a message for people, where what it was given is wrong.
 USER_ERRORS = (
@@ -68,7 +69,7 @@ def is_user_error(error: BaseException) -> bool:
     """
     if not isinstance(error, USER_ERRORS):
         return False
-    if isinstance(error, RunStoppedError):
+    if isinstance(error, UserError):
         return True
     if IN_WORKER.match(str(error)):
         frames = FRAME.findall(str(error))

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How a command ends that is stopped from outside. Light to import, see ``cli.py``."""
+"""How a command ends that is stopped from outside. Light to import, see ``run_tool.py``."""
 
 import os
 import re
