@@ -17,7 +17,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 NAMES = sorted(
     str(path.relative_to(TOOLS))
     for path in TOOLS.rglob('*.py')
-    if "__name__ == '__main__'" in path.read_text()
+    if not path.name.startswith('_') and "__name__ == '__main__'" in path.read_text()
 )
 SLOW = {'mmcv', 'mmdet', 'mmengine.runner', 'mmpretrain', 'mmseg', 'timm', 'torch', 'torchvision'}
 
