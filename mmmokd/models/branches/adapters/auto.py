@@ -1,23 +1,23 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import math
-from typing import NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
+from mmmokd.registry import MODELS
+from mmmokd.structures import BackboneFeatures
 
-class BackboneFeatures(NamedTuple):
-    """What a branch reads from a backbone.
+from .base import BackboneAdapter
 
-    Attributes:
-        pooled (Tensor): One feature an image, shape (B, C): the class token where there is one,
-            else the mean over the map.
-        tokens (Tensor): The last map, flattened row by row, shape (B, N, C).
-        grid (tuple[int, int]): The map's (h, w), N = h * w.
-    """
 
-    pooled: Tensor
-    tokens: Tensor
-    grid: tuple[int, int]
+@MODELS.register_module()
+class AutoAdapter(BackboneAdapter):
+    """Find pooled feature, tokens and grid by :func:`adapt_features`, the default of a branch."""
+
+    def read(
+        self, output: Any, backbone: nn.Module, image_size: tuple[int, int]
+    ) -> BackboneFeatures:
+        return adapt_features(output, backbone, image_size)
 
 
 def adapt_features(output, backbone: nn.Module, image_size: tuple[int, int]) -> BackboneFeatures:
