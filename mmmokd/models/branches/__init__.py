@@ -1,7 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from mmmokd.structures import BackboneFeatures
 
-from .adapters import AutoAdapter, BackboneAdapter, adapt_features
+from .adapters import (
+    AutoAdapter,
+    BackboneAdapter,
+    FeatureMapAdapter,
+    PyramidAdapter,
+    TokenAdapter,
+    adapt_features,
+)
 from .backbone import build_backbone, describe_backbone
 from .branch import Branch, BranchNetwork, make_teacher
 from .inference import BackboneSpec, infer_features
@@ -14,6 +21,9 @@ __all__ = [
     'BackboneSpec',
     'Branch',
     'BranchNetwork',
+    'FeatureMapAdapter',
+    'PyramidAdapter',
+    'TokenAdapter',
     'ViewGroup',
     'adapt_features',
     'build_backbone',

@@ -89,8 +89,8 @@ def native_size(backbone: nn.Module) -> tuple[int, int]:
         backbone (nn.Module): A backbone, wrapped or not.
 
     Returns:
-        tuple[int, int]: (H, W) in pixels: ``img_size`` of the backbone or of its patch embedding, or
-        224x224 where neither has one.
+        tuple[int, int]: (H, W) in pixels: ``img_size`` of the backbone or of its patch embedding, the
+        size that timm says is fixed, or else 224x224.
     """
     inner = inner_model(backbone)
     inner = getattr(inner, 'model', inner)  # timm's `features_only` wraps once more
@@ -100,6 +100,9 @@ def native_size(backbone: nn.Module) -> tuple[int, int]:
             return size, size
         if isinstance(size, tuple | list) and len(size) == 2:
             return int(size[0]), int(size[1])
+    pretrained_cfg = getattr(inner, 'pretrained_cfg', None) or {}
+    if pretrained_cfg.get('fixed_input_size'):
+        return tuple(pretrained_cfg['input_size'][-2:])
     return DEFAULT_SIZE, DEFAULT_SIZE
 
 

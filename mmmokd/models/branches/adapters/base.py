@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from mmmokd.structures import BackboneFeatures
 
+KINDS = {4: 'a map of 4 dimensions', 3: 'tokens (B, N, C)', 2: 'a pooled feature (B, C)'}
+
 
 class BackboneAdapter(BaseModule, metaclass=ABCMeta):
     """Read pooled feature, tokens and grid from a backbone's output.
@@ -95,3 +97,34 @@ def describe_output(output: Any) -> str:
     if isinstance(output, list | tuple) and output:
         return f'{type(output).__name__} of {", ".join(map(describe_output, output))}'
     return type(output).__name__
+
+
+def pick_output(
+    output: Any, index: int | str, num_dims: int, adapter: BackboneAdapter, backbone: nn.Module
+) -> Tensor:
+    """Pick one of a backbone's outputs.
+
+    Args:
+        output (Any): What the backbone returned; a tensor is its only output.
+        index (int | str): Place in a tuple or list, or key in a dict.
+        num_dims (int): Dimensions of the wanted tensor: 4 for a map, 3 for tokens, 2 for a vector.
+        adapter (BackboneAdapter): Who asks, for the message.
+        backbone (nn.Module): The backbone, for the message.
+
+    Returns:
+        Tensor: The output.
+
+    Raises:
+        ValueError: If there is no such output, or it is another kind of tensor.
+    """
+    outputs = (output,) if isinstance(output, Tensor) else output
+    try:
+        found = outputs[index]
+    except (LookupError, TypeError):
+        found = None
+    if isinstance(found, Tensor) and found.dim() == num_dims:
+        return found
+    raise ValueError(
+        f'the adapter {type(adapter).__name__} reads {KINDS[num_dims]} from output {index!r} of the '
+        f'backbone {type(backbone).__name__}, but the backbone gave {describe_output(output)}'
+    )
