@@ -145,7 +145,7 @@ def _check_networks(checkpoint: dict) -> None:
     missing = [name for name in NETWORKS if name not in checkpoint]
     if missing:
         raise ValueError(
-            f'not a official MOKD checkpoint: {missing} are missing, there are '
+            f'not an official MOKD checkpoint: {missing} are missing, there are '
             f'{name_some(sorted(map(str, checkpoint)), 12)}'
         )
     keys = {}

@@ -179,12 +179,12 @@ def damaged(official, how) -> dict | list:
     [
         (
             'network',
-            "not a official MOKD checkpoint: ['teacher_vit'] are missing, there are arch_cnn",
+            "not an official MOKD checkpoint: ['teacher_vit'] are missing, there are arch_cnn",
         ),
         ('kind', "'student_vit', 'teacher_vit'] are missing, there are state_dict"),
         ('tensor', 'should have the same weights, but only one has backbone.bn1.weight'),
         ('head', 'student_cnn of the official checkpoint lacks transhead.patch_embed.*'),
-        ('list', 'holds a list, no official MOKD checkpoint'),
+        ('list', 'holds a list, not an official MOKD checkpoint'),
         (3, 'student_cnn of the official checkpoint is no dict of weights'),
     ],
 )
