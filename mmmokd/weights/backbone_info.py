@@ -191,7 +191,9 @@ def _image_size(
 ) -> int | None:
     if 'pos_embed' not in weights:
         return None
-    for extra in (class_token, class_token + registers, 0):  # tokens that have no place in the map
+    # Tokens that have no place in the map; timm's models with registers embed patches alone.
+    extras = (class_token, class_token + registers, 0) if registers else (class_token,)
+    for extra in extras:
         tokens = weights['pos_embed'].shape[1] - extra
         side = math.isqrt(max(tokens, 0))
         if side and side**2 == tokens:
