@@ -16,10 +16,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from mmengine.config import Config
 
-from mmmokd.cli.stop_signals import is_first_process
 from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.utils.atomic import atomic_write, remove_parts
 from mmmokd.utils.config_tree import iter_dicts
+from mmmokd.utils.environment import is_first_process
 
 LOCK, HOLDER = '.run.lock', '.run.json'
 ROOM = 2**18  # bytes: of the logs and the config that a run writes as it begins
