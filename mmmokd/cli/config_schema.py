@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import mmengine.registry
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from mmengine.utils import get_object_from_string
@@ -291,7 +290,8 @@ def _section_at(cfg: Config, path: Path_, node: dict) -> Arguments | None:
         found = found.but(more=arguments_of(function).names)._replace(
             names={**arguments_of(function).names, **found.names}
         )
-    found = found.but(tables.NOT_IN_SECTIONS, section.keys)
+    more = tables.ANY_TYPE if 'type' in section.keys else ()
+    found = found.but(tables.NOT_IN_SECTIONS, {*section.keys, *more})
     if path == ('optim_wrapper',):
         constructor, kind = (type_name(node.get(key)) for key in ('constructor', 'type'))
         default = constructor in ('', 'DefaultOptimWrapperConstructor')
@@ -369,13 +369,13 @@ def arguments_of(target: Callable) -> Arguments:
     if inspect.isclass(target):
         functions = [vars(cls)['__init__'] for cls in target.__mro__ if '__init__' in vars(cls)]
     for function in functions:
-        if function is BaseModule.__init__ and function is not functions[0]:
-            break  # of `init_cfg` alone: whoever takes `**kwargs` in front of it wants them elsewhere
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # built in
             break
         own = {each.name: each for each in parameters if each.kind in NAMED and each.name != 'self'}
+        if names and {*own} == {'init_cfg'}:
+            break  # whoever takes `**kwargs` in front of no more than this wants them elsewhere
         if function is functions[0]:
             required = frozenset(name for name, each in own.items() if each.default is each.empty)
         names = {**{name: each.annotation for name, each in own.items()}, **names}
