@@ -54,6 +54,3 @@ model = dict(
         ),
     )
 )
-# Used above only; deleted, so that to override them from outside is an error.
-del data_root, batch_size, num_workers, max_epochs, global_size, local_size, num_local
-del num_prototypes, save_every, load, crop, pack, first, second, local, prototypes

@@ -24,4 +24,3 @@ model = dict(
         ),
     )
 )
-del image_size, patch_size, cnn_stride  # used above only: to override them is an error

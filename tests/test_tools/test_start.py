@@ -15,7 +15,9 @@ from mmmokd.transfer.libraries.registry import TARGETS
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 NAMES = sorted(
-    str(path.relative_to(TOOLS)) for path in TOOLS.rglob('*.py') if not path.name.startswith('_')
+    str(path.relative_to(TOOLS))
+    for path in TOOLS.rglob('*.py')
+    if "__name__ == '__main__'" in path.read_text()
 )
 SLOW = {'mmcv', 'mmdet', 'mmengine.runner', 'mmpretrain', 'mmseg', 'timm', 'torch', 'torchvision'}
 

@@ -1,6 +1,4 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from mmmokd.evaluation.block_tokens import BlockTokens, watch_block_tokens
-
 from .adapter import BackboneFeatures, adapt_features
 from .backbone import build_backbone, describe_backbone
 from .branch import Branch, BranchNetwork, make_teacher
@@ -8,7 +6,6 @@ from .input_check import ViewGroup, check_views, find_lonely_norms
 
 __all__ = [
     'BackboneFeatures',
-    'BlockTokens',
     'Branch',
     'BranchNetwork',
     'ViewGroup',
@@ -18,5 +15,4 @@ __all__ = [
     'describe_backbone',
     'find_lonely_norms',
     'make_teacher',
-    'watch_block_tokens',
 ]

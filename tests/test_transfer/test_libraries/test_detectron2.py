@@ -91,7 +91,7 @@ def test_file_is_detectron2s(cfg, depths, lines, tmp_path):
     arrays = content.pop('model')
     assert not content
     assert set(arrays) == {published_name(key) for key in weights}
-    assert all(isinstance(array, np.ndarray) and array.flags.writable for array in arrays.values())
+    assert all(isinstance(array, np.ndarray) and array.flags.writeable for array in arrays.values())
     for key, value in weights.items():
         assert np.array_equal(arrays[published_name(key)], value.numpy())
 

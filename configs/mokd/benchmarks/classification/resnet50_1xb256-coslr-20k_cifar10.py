@@ -24,4 +24,3 @@ val_evaluator = test_evaluator = [
 ]
 log_processor = dict(by_epoch=False)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2000))
-del data  # used above only: to override it is an error

@@ -18,4 +18,3 @@ val_evaluator = test_evaluator = [
     dict(type='SingleLabelMetric', items=('recall',)),
 ]
 default_hooks = dict(checkpoint=dict(interval=50))
-del data  # used above only: to override it is an error

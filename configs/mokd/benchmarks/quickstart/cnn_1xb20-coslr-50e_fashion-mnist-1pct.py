@@ -53,4 +53,3 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, eta_min=0.0)
 default_hooks = dict(checkpoint=dict(interval=50), logger=dict(interval=5))
-del branch, work_dirs, share, load, pack, images
