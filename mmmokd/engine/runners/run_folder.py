@@ -34,8 +34,7 @@ TIMESTAMP = re.compile(r'\d{8}_\d{6}')
 def claim_run_folder(cfg: Config, overwrite: bool = False) -> Iterator[None]:
     """Keep a run's folder for this run, as long as the block runs.
 
-    Of several processes the first does so for all. The lock is the operating system's: it ends with
-    the process, however that ends. Where the file system has no locks, a warning says so.
+    Of several processes the first does so for all.
 
     Args:
         cfg (Config): A full config, with ``work_dir``, ``launcher``, ``resume`` and ``load_from``
@@ -56,7 +55,7 @@ def claim_run_folder(cfg: Config, overwrite: bool = False) -> Iterator[None]:
     try:
         for folder in folders:
             check_folder(folder)
-        with _lock(Path(cfg.work_dir)):
+        with lock_folder(Path(cfg.work_dir)):
             name = checkpoint_pattern(cfg)
             for folder in folders:
                 remove_parts(folder, lambda file: bool(name.fullmatch(file)) or file == POINTER)
@@ -136,7 +135,20 @@ def checkpoint_pattern(cfg: Config) -> re.Pattern:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, option: str = '--work-dir OTHER') -> Iterator[None]:
+    """Keep other runs out of a folder as long as the block runs.
+
+    The lock is the operating system's: it ends with the process, however that ends. Where the file
+    system has no locks, a warning says so.
+
+    Args:
+        folder (Path): The folder; must exist.
+        option (str): How a user names another folder, for the message. Defaults to
+            ``'--work-dir OTHER'``.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
     lock = FileLock(folder / LOCK, timeout=LOCK_TIMEOUT)
     holder = folder / HOLDER
     try:
@@ -144,7 +156,7 @@ def _lock(folder: Path) -> Iterator[None]:
     except Timeout:
         raise ConfigError(
             f'another run writes to {folder}{_describe_holder(holder)}: wait for it to end, or name '
-            'another folder by --work-dir OTHER'
+            f'another folder by {option}'
         ) from None
     except (OSError, NotImplementedError) as error:
         print(

@@ -6,12 +6,12 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.pos_embed import resize_pos_embed_2d
 
 from ..utils import (
     build_prototype_layer,
     check_counts,
     check_number,
-    resize_pos_embed_2d,
     trunc_normal_linears_,
 )
 
