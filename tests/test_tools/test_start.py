@@ -13,7 +13,9 @@ from mmmokd.evaluation.report import KS
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 NAMES = sorted(
-    str(path.relative_to(TOOLS)) for path in TOOLS.rglob('*.py') if not path.name.startswith('_')
+    str(path.relative_to(TOOLS))
+    for path in TOOLS.rglob('*.py')
+    if not path.name.startswith('_') and "__name__ == '__main__'" in path.read_text()
 )
 SLOW = {'mmcv', 'mmdet', 'mmengine.runner', 'mmpretrain', 'mmseg', 'timm', 'torch', 'torchvision'}
 

@@ -10,11 +10,12 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.structures import BackboneFeatures
 from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.loaded import is_pretrained, loaded_names, pretrained_entries
 
 from ..utils import check_number
-from .adapter import BackboneFeatures, adapt_features
+from .adapters import adapt_features
 from .backbone import build_backbone, describe_backbone
 
 

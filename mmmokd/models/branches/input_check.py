@@ -1,8 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """What a branch will meet in training, tried on images of zeros before it begins."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,8 +9,10 @@ from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .adapter import BackboneFeatures
+from mmmokd.structures import BackboneFeatures
+
 from .backbone import FOR_SIZES, PAD_SMALL_MAP, STRICT, describe_backbone
+from .inference import in_evaluation
 
 # Sides that are tried for the message when views of some size cannot pass: near it, in pixels.
 STEPS = (14, 16, 32)
@@ -64,7 +65,7 @@ def check_views(
     """
     sizes = list(dict.fromkeys(sizes))
     grids = {}
-    with _undisturbed(network):
+    with in_evaluation(network):
         for size in sizes:
             try:
                 features = _extract(network, size)
@@ -118,7 +119,7 @@ def find_lonely_norms(
     total = sum(group.num for group in groups)
     found: dict[str, LonelyNorm] = {}
     try:
-        with _undisturbed(network):
+        with in_evaluation(network):
             for i, group in enumerate(passes if names else ()):
                 values.clear()
                 _project(network, _extract(network, group.size))
@@ -131,22 +132,6 @@ def find_lonely_norms(
         for handle in handles:
             handle.remove()
     return list(found.values())
-
-
-@contextmanager
-def _undisturbed(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module has the mode that it had."""
-    modes = {module: module.training for module in network.modules()}
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        # By its own train() first: some backbones of mmpretrain keep more than a flag.
-        network.train(was_training)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _extract(network: nn.Module, size: tuple[int, int]) -> BackboneFeatures:

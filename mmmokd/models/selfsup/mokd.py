@@ -28,7 +28,7 @@ class MOKD(BaseModel):
 
     Targets and queries carry no gradient, so the branches' losses add up to one backward pass
     without touching each other. The teachers move, temperatures warm up and prototypes are frozen
-    by hooks: ``configs/_base_/default_runtime.py`` brings them.
+    by hooks: ``configs/_base_/mokd_runtime.py`` brings them.
 
     Args:
         branches (dict[str, dict]): Config of each branch by name; see :class:`Branch`.
