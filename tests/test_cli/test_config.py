@@ -50,11 +50,15 @@ def assert_taken(cfg, options):
         ('env_cfg.cudnn_benchmrk', 'env_cfg', 'cudnn_benchmark'),
         ('env_cfg.mp_cfg.mp_start', 'env_cfg.mp_cfg', 'mp_start_method'),
         ('env_cfg.dist_cfg.bakend', 'env_cfg.dist_cfg', 'backend'),
+        # What does not exist is not left out.
+        ('model.branches.cnnn=None', 'model.branches', 'cnn'),
+        ('default_hooks.ema_teachr=None', 'default_hooks', 'ema_teacher'),
     ],
 )
 def test_mistyped_option_is_refused(option, place, meant):
     with pytest.raises(ValueError) as error_info:
-        load(FOLDER, f'{option}=8')
+        load(FOLDER, option if '=' in option else f'{option}=8')
+    option = option.partition('=')[0]
     message = str(error_info.value)
     assert message.startswith(f'--cfg-options {option}: ')
     assert f'{place} takes no ' in message and message.endswith(f' Did you mean {meant}?')
@@ -76,6 +80,7 @@ def test_mistyped_option_is_refused(option, place, meant):
         ['env_cfg.dist_cfg.timeout=30', 'randomness.diff_rank_seed=True'],
         # New entries by name.
         ['default_hooks.runtime_info=None', 'default_hooks.ema_teacher=None'],
+        ['model.branches.cnn=None', 'model.branches.vit.heads.st=None'],
         ['default_hooks.mine.type=EarlyStoppingHook', 'default_hooks.mine.monitor=loss'],
         # An argument of the type that another option chooses.
         [
