@@ -79,8 +79,16 @@ def load(folder, text, base=BASE, name='mine.py'):
             'model.branches.vit.backbone (VisionTransformer) takes no drop_path_rat. Did you mean',
         ),
         (
-            "model = dict(branches=dict(third=dict(backbone=dict(type='ResNet', depth=18))))",
-            "model.branches.third lacks what it needs: 'projector', 'search_head'.",
+            'model = dict(branches=dict(third=dict(projector=dict(train_gain=True))))',
+            "model.branches.third lacks what it needs: 'backbone'.",
+        ),
+        (
+            'model = dict(branches=dict(cnn=dict(projector=dict(train_gian=True))))',
+            'projector (DINOProjector) takes no train_gian. Did you mean train_gain?',
+        ),
+        (
+            'model = dict(branches=dict(cnn=dict(heads=dict(smm=dict(loss_weight=2)))))',
+            'model.branches.cnn.heads takes no smm. Did you mean sm?',
         ),
         (
             'model = dict(branches=dict(cnn=dict(heads=dict(sm=dict(center_momentm=0.5)))))',
@@ -133,6 +141,13 @@ def test_mistyped_file_is_refused(tmp_path, text, message):
         "custom_hooks = [dict(type='mmpretrain.EMAHook', momentum=1e-4, priority='LOW')]",
         'default_hooks = dict(timer=None, ema_teacher=None)\nsync_bn = None\nval_dataloader = None',
         'env_cfg = dict(dist_cfg=dict(port=29501, timeout=30))',
+        # A branch or a term is left out, a term or a neck added, the graph given.
+        'model = dict(branches=dict(cnn=None))',
+        "koleo = dict(type='mmmokd.DistillationHead', reads='pooled')\n"
+        'model = dict(branches=dict(cnn=dict(heads=dict(st=None, koleo=koleo))))',
+        'model = dict(branches=dict(cnn=dict(cross_weight=dict(_delete_=True, vit=0.5))))',
+        "moco = dict(type='NonLinearNeck', in_channels=512, hid_channels=8, out_channels=8)\n"
+        'model = dict(branches=dict(cnn=dict(moco=moco, ema=False)))',
         'randomness = dict(_delete_=True, seed=None)',
     ],
 )
