@@ -12,4 +12,3 @@ model = dict(
         ),
     )
 )
-del channels  # used above only: to override it from outside is an error

@@ -16,4 +16,3 @@ model = dict(
 )
 optim_wrapper = dict(branches=dict(cnn_small=_base_.optim_wrapper.branches.cnn))
 param_scheduler = dict(cnn_small=_base_.param_scheduler.cnn)
-del cnn, in_channels  # used above only: to override them from outside is an error

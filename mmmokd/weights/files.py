@@ -1,7 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Reading and writing files of weights: no code of a file runs, no file stays half-written."""
 
-import difflib
 import os
 import pickle
 import re
@@ -18,6 +17,7 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.environment import ALLOW_CODE
 from mmmokd.utils.errors import CannotWriteError
+from mmmokd.utils.names import missing_file_message
 
 
 def _history_method(cls: type, name: str) -> Any:
@@ -31,27 +31,6 @@ def _safe_globals() -> list:
     """What a checkpoint of mmengine holds besides tensors: the log's history, in NumPy arrays."""
     allowed = [item for item in get_torch_safe_globals() if item is not getattr]
     return [*allowed, (_history_method, 'builtins.getattr')]
-
-
-def missing_file_message(path: Path, what: str, suffix: str, trees: Sequence[Path] = ()) -> str:
-    """Say that a file does not exist, and which ones with a similar name are.
-
-    Args:
-        path (Path): The path that was given.
-        what (str): What it should be, for example ``'config'``.
-        suffix (str): Suffix of such files, for example ``'.py'``.
-        trees (Sequence[Path]): Folders to search with all below them, besides the path's own folder,
-            which may be a large one and is searched one folder deep. Defaults to ().
-
-    Returns:
-        str: One line.
-    """
-    files = [file for pattern in ('*', '*/*') for file in path.parent.glob(pattern + suffix)]
-    files += [file for tree in trees for file in tree.rglob(f'*{suffix}')]
-    found = {file.name: file for file in sorted(files) if '_base_' not in file.parts}
-    similar = [str(found[name]) for name in difflib.get_close_matches(path.name, found, 3, 0.5)]
-    kind = 'is a folder, not a file' if path.is_dir() else 'does not exist'
-    return f'{what} {path} {kind}.' + (f' Did you mean {" or ".join(similar)}?' if similar else '')
 
 
 def read_file(path: str | Path, map_location: str = 'cpu', allowed: Sequence[type] = ()) -> Any:

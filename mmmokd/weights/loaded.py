@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mmmokd.utils.state_dict import name_some
-from mmmokd.weights.mokd_checkpoint import backbone_prefix, list_branches
+from mmmokd.weights.mokd_checkpoint import backbone_prefix, default_network, list_branches
 
 from .vit_names import vit_library
 
@@ -304,7 +304,7 @@ def refuse_foreign(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         f'{name} would load nothing: the checkpoint is of a MOKD with the branches '
         f'{", ".join(branches)}. Instead of load_from or pretrained, give the backbone '
         f"init_cfg=dict(type='Pretrained', checkpoint=..., "
-        f'prefix={backbone_prefix(branch, networks[-1])!r})'
+        f'prefix={backbone_prefix(branch, default_network(networks))!r})'
     )
 
 

@@ -56,5 +56,3 @@ vit = branch(
     heads=dict(sm=sharp, cm=sharp, st=soft, ct=soft),
 )  # fmt: skip
 model = dict(type='mmmokd.MOKD', branches=dict(cnn=cnn, vit=vit))
-# Used above only; deleted, so that to override them from outside is an error.
-del num_prototypes, channels, norm_cfg, sharper, sharp, soft, cnn, vit

@@ -18,5 +18,3 @@ model = dict(
         ),
     )
 )
-# Used above only; deleted, so that to override them from outside is an error.
-del num_prototypes, cnn, vit

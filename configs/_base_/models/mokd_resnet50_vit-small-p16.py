@@ -39,5 +39,3 @@ vit = branch(
 )
 
 model = dict(type='mmmokd.MOKD', num_global_views=2, branches=dict(cnn=cnn, vit=vit))
-# Used above only; deleted, so that to override them from outside is an error.
-del num_prototypes, search_channels, cnn, vit
