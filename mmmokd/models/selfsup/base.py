@@ -155,8 +155,10 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
 
     def _check_neck_defaults(self, cfgs: Mapping[str, dict | None]) -> None:
         """Refuse defaults that no neck of the table takes."""
-        given = [(cfg or {}).get(name) for cfg in cfgs.values() for name in self.necks]
-        necks = [*self.necks.values(), *(cfg for cfg in given if cfg and 'type' in cfg)]
+        branches = [cfg for cfg in cfgs.values() if isinstance(cfg, dict)]
+        given = [cfg.get(name) for cfg in branches for name in self.necks]
+        necks = [cfg for cfg in given if isinstance(cfg, dict) and 'type' in cfg]
+        necks += self.necks.values()
         for key in self.neck_defaults:
             if not any(has_argument(class_of(cfg), key) for cfg in necks):
                 raise ValueError(
