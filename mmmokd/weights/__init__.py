@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from . import loaded
+from . import initialization
 from .backbone_info import BackboneInfo, describe_weights, inspect_weights
 from .backbones import load_backbone
 from .files import check_target, read_checkpoint, read_file, save_file
@@ -16,7 +16,7 @@ from .mokd_checkpoint import (
 from .official import from_official, to_official
 from .pretrained_init import PretrainedInit
 
-loaded.install()
+initialization.install()
 
 __all__ = [
     'BackboneInfo',

@@ -37,7 +37,9 @@ class WeightFile(NamedTuple):
     project: str = ''
 
 
-def read_weights(path: str | Path, map_location: str = 'cpu') -> WeightFile:
+def read_weights(
+    path: str | Path, map_location: str = 'cpu', allow_code: bool | None = None
+) -> WeightFile:
     """Read a file of weights of this package, mmengine, the authors, or another project.
 
     Weights that lie in dicts of their own, as DINO's teacher and VISSL's trunk do, have names that
@@ -46,15 +48,16 @@ def read_weights(path: str | Path, map_location: str = 'cpu') -> WeightFile:
     Args:
         path (str | Path): A local file of ``torch.save`` or safetensors.
         map_location (str): Device to put tensors on. Defaults to 'cpu'.
+        allow_code (bool, optional): See :func:`read_file`. Defaults to None.
 
     Returns:
-        WeightFile: Its weights. No code that the file may hold runs.
+        WeightFile: Its weights. No code that the file may hold runs, unless it is allowed to.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read safely, or has no weights.
     """
-    content = read_file(path, map_location, allowed=(argparse.Namespace,))
+    content = read_file(path, map_location, (argparse.Namespace,), allow_code)
     return to_weight_file(path, content)
 
 
