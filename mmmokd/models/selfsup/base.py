@@ -49,7 +49,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         branches (dict[str, dict | None]): Config of each branch by name: the arguments of
             :class:`Branch`, of which ``backbone`` is needed, and
 
-            - ``type``: another class of branch. Defaults to ``'mmmokd.Branch'``.
+            - ``type``: another class of branch. Defaults to ``branch_type``.
             - ``cross_weight`` (float | dict[str, float]): Whom it learns from, and the weight of
               these terms: a number for all others, or a dict by peer. Defaults to 1.0.
             - ``heads``: updates the table of terms; None leaves a term out, a dict with a ``type``
@@ -72,6 +72,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         terms (dict[str, dict]): Config of each loss head by its term.
         necks (dict[str, dict]): Config of each neck by name; built where a head reads it.
         neck_defaults (dict): See above.
+        branch_type (str): ``type`` of a branch whose config has none.
 
     Raises:
         ValueError: If there is no branch, a name contains a dot, fewer than one global view is asked
@@ -81,6 +82,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     terms: Mapping[str, dict] = {}
     necks: Mapping[str, dict] = {}
     neck_defaults: Mapping[str, Any] = {}
+    branch_type = 'mmmokd.Branch'
 
     def __init__(
         self,
@@ -137,7 +139,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         given = {key: value for key, value in cfg.items() if key not in ARGUMENTS}
         necks = resolve_necks(self.necks, self.neck_defaults, given, read)
         arguments = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
-        return MODELS.build({'type': 'mmmokd.Branch', **arguments})
+        return MODELS.build({'type': self.branch_type, **arguments})
 
     @staticmethod
     def _check_taught(name: str, cfg: dict, heads: dict, read: set[str]) -> None:
