@@ -304,5 +304,8 @@ def test_other_files_are_refused(tmp_path, mokd):
 
 def _config(folder):
     path = folder / 'mokd.py'
-    path.write_text("model = dict(branches=dict(cnn=dict(backbone=dict(type='ResNet', depth=18))))")
+    backbone = "dict(type='ResNet', depth=18)"
+    path.write_text(
+        f"model = dict(type='mmmokd.MOKD', branches=dict(cnn=dict(backbone={backbone})))"
+    )
     return path
