@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from mmmokd.utils.errors import ConfigError
+
 from .adapters import AutoAdapter, BackboneAdapter, inner_model
 
 DEFAULT_SIZE = 224  # pixels, of backbones that take images of any size
@@ -53,7 +55,7 @@ def infer_features(
         BackboneSpec: Channels of the pooled feature and of the tokens, grid, and the size used.
 
     Raises:
-        ValueError: If the backbone cannot take the image, or the adapter cannot read its output.
+        ConfigError: If the backbone cannot take the image, or the adapter cannot read its output.
 
     Example:
         >>> infer_features(MODELS.build(dict(type='mmpretrain.ResNet', depth=18)), 96)
@@ -72,7 +74,7 @@ def infer_features(
             raise
         except Exception as error:  # each library has its own for a size that it does not take
             text = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-            raise ValueError(
+            raise ConfigError(
                 f'the backbone {type(inner_model(backbone)).__name__} cannot take an image of '
                 f'{image_channels}x{size[0]}x{size[1]}: {text}'
             ) from error

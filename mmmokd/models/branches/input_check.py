@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmokd.structures import BackboneFeatures, NetworkOutput
+from mmmokd.utils.errors import ConfigError
 
 from .backbone import FOR_SIZES, PAD_SMALL_MAP, STRICT, describe_backbone
 from .inference import in_evaluation
@@ -60,7 +61,7 @@ def check_views(
         dict[tuple[int, int], tuple[int, int]]: The map's (h, w) by size.
 
     Raises:
-        ValueError: If the network cannot take images of a size, or its parts do not fit each
+        ConfigError: If the network cannot take images of a size, or its parts do not fit each
             other; the message names branch, backbone, size and, where there is one, the argument.
     """
     sizes = list(dict.fromkeys(sizes))
@@ -73,13 +74,13 @@ def check_views(
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 others = [other for other in sizes if other != size]
-                raise ValueError(_explain(name, network, size, others, error)) from error
+                raise ConfigError(_explain(name, network, size, others, error)) from error
             try:
                 _project(network, features)
             except (RuntimeError, ValueError, AssertionError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                raise ValueError(
+                raise ConfigError(
                     f'branch {name}: its necks cannot take what '
                     f'{describe_backbone(network.backbone_cfg)} gives of images of '
                     f'{_by(size)}: {_one_line(error)}'
