@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from backbone_families import FAMILIES
+from backbone_families import FAMILIES, FURTHER
 from mmpretrain.models.necks import GlobalAveragePooling
 from timm.layers import SelectAdaptivePool2d
 from timm.layers.pool1d import global_pool_nlc
@@ -129,9 +129,11 @@ def check_drop_path(branch, size):
     assert not torch.equal(*student) and torch.equal(*teacher)
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+@pytest.mark.parametrize(
+    'name', [*FAMILIES, *(pytest.param(name, marks=pytest.mark.long) for name in FURTHER)]
+)
 def test_family(name, monkeypatch):
-    family, said = FAMILIES[name], []
+    family, said = {**FAMILIES, **FURTHER}[name], []
     monkeypatch.setattr(
         'mmmokd.models.branches.backbone.print_log', lambda text, **kwargs: said.append(text)
     )
