@@ -93,7 +93,6 @@ def test_every_room_has_a_floor():
     assert len(ARROWS) > 200
 
 
-@pytest.mark.xfail(strict=True, reason='mmmokd.transfer reads configs by mmmokd.cli')
 def test_imports_run_downward():
     upward = [
         f'{source} imports {target}'
