@@ -269,36 +269,24 @@ def _arguments_at(cfg: Config, path: Path_, node: dict, targets: Sequence[Callab
 
 def _section_at(cfg: Config, path: Path_, node: dict) -> Arguments | None:
     """A dict that a Runner, or an optimizer's constructor, reads itself."""
-    patterns = (pattern.split('.') for pattern in tables.SECTIONS)
-    match = next(
-        (
-            '.'.join(each)
-            for each in patterns
-            if len(each) == len(path)
-            and all(a in ('*', b) for a, b in zip(each, path, strict=True))
-        ),
-        None,
+    by_name = ('branches', 'parts')
+    names = (
+        '*' if above in by_name else name for above, name in zip(('', *path), path, strict=False)
     )
+    section = tables.SECTIONS.get('.'.join(names))
     if path[:2] == ('optim_wrapper', 'branches') and path[3:] == ('parts',):
         parts = ((cfg.get('model') or {}).get('branches') or {}).get(path[2]) or {}
         return Arguments(dict.fromkeys(['backbone', 'heads', *parts]), closed=True)
-    if match is None:
+    if section is None:
         return None
-    section = tables.SECTIONS[match]
-    found = Arguments(closed=True)
-    for function in section.functions:
-        found = found.but(more=arguments_of(function).names)._replace(
-            names={**arguments_of(function).names, **found.names}
-        )
-    more = tables.ANY_TYPE if 'type' in section.keys else ()
-    found = found.but(tables.NOT_IN_SECTIONS, {*section.keys, *more})
-    if path == ('optim_wrapper',):
-        constructor, kind = (type_name(node.get(key)) for key in ('constructor', 'type'))
-        default = constructor in ('', 'DefaultOptimWrapperConstructor')
-        known = default or isinstance(node.get('branches'), dict)
-        found = found.but(more=['paramwise_cfg'] if default else ['branches'])
-        return found._replace(closed=known and kind in ('', 'OptimWrapper', 'AmpOptimWrapper'))
-    return found
+    taken = {k: v for each in section.functions for k, v in arguments_of(each).names.items()}
+    found = Arguments(taken, closed=True).but(tables.NOT_IN_SECTIONS, section.keys)
+    if path != ('optim_wrapper',):
+        return found
+    constructor, kind = (type_name(node.get(key)) for key in ('constructor', 'type'))
+    default = constructor in ('', 'DefaultOptimWrapperConstructor')
+    closed = kind in ('', 'OptimWrapper', 'AmpOptimWrapper') and (default or 'branches' in node)
+    return found.but(more=['paramwise_cfg' if default else 'branches'])._replace(closed=closed)
 
 
 def is_per_branch(cfg: Config, wrapper: Mapping) -> bool:
@@ -451,36 +439,18 @@ def _wrong_value(
     path: Path_, node: Mapping, key: str, annotation: Any, targets: Sequence[Callable]
 ) -> str | None:
     """What is wrong with a value; None if nothing is known to be."""
-    value, place = node[key], '.'.join((*path, str(key)))
-    allowed = _by_rule(path, node, key) or _by_annotation(path, annotation, value)
-    if allowed is None and key in tables.SWITCHES and not isinstance(value, bool | int | None):
-        allowed = 'True or False'
-    if allowed is None and not path and value is not None:
-        allowed = next(
-            (
-                text
-                for text, (kinds, *names) in tables.TOP.items()
-                if key in names and not isinstance(value, kinds)
-            ),
-            None,
-        )
-    if allowed is None and place in tables.CHOICES and value not in tables.CHOICES[place]:
-        allowed = f'one of {", ".join(map(str, tables.CHOICES[place]))}'
+    value, names = node[key], [type_name(node.get('type')), role_of(path) if path else '', '*']
+    rule = next(filter(None, (tables.RULES.get(name, {}).get(key) for name in names)), None)
+    allowed = (
+        str(rule) if rule and not rule.fits(value) else _by_annotation(path, annotation, value)
+    )
     if allowed is None:
         return _by_table(key, value, targets)
     hint = ''
-    if allowed == 'a text' and isinstance(value, list):
-        hint = f' Of a text with commas, --cfg-options wants the quotes: {place}=\'"..."\'.'
-    return f'should be {allowed}, not {value!r}{hint and "."}{hint}'
-
-
-def _by_rule(path: Path_, node: Mapping, key: str) -> str | None:
-    if not path:
-        return None
-    for name in (type_name(node.get('type')), role_of(path), '*'):
-        if rule := tables.RULES.get(name, {}).get(key):
-            return None if rule.fits(node[key]) else str(rule)
-    return None
+    if allowed == str(tables.TEXT) and isinstance(value, list):
+        place = '.'.join((*path, key))
+        hint = f'. Of a text with commas, --cfg-options wants the quotes: {place}=\'"..."\''
+    return f'should be {allowed}, not {value!r}{hint}'
 
 
 def _by_annotation(path: Path_, annotation: Any, value: Any) -> str | None:
@@ -498,9 +468,9 @@ def _by_annotation(path: Path_, annotation: Any, value: Any) -> str | None:
 
 def _by_table(key: str, value: Any, targets: Sequence[Callable]) -> str | None:
     """Names of architectures and depths that a class has."""
-    if key not in tables.TABLES or not isinstance(value, str | int):
+    if key not in tables.ARCHITECTURES or not isinstance(value, str | int):
         return None
-    found = [getattr(each, name, None) for each in targets for name in tables.TABLES[key]]
+    found = [getattr(each, name, None) for each in targets for name in tables.ARCHITECTURES[key]]
     known = list(
         dict.fromkeys(entry for table in found if isinstance(table, dict) for entry in table)
     )

@@ -2,7 +2,7 @@
 """What mmengine reads in a config besides the arguments of registered classes, as data."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ class Section(NamedTuple):
     """A dict that a Runner reads itself, and what it takes: arguments of functions, other keys."""
 
     functions: tuple[Callable, ...] = ()
-    keys: tuple[str, ...] = ()
+    keys: Collection[str] = ()
 
 
 # By place; '*' is any name.
@@ -88,8 +88,8 @@ SECTIONS = {
     'env_cfg': Section(keys=('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit')),
     'env_cfg.mp_cfg': Section((set_multi_processing,)),
     'env_cfg.dist_cfg': Section((init_dist, init_process_group), ('port',)),  # of Slurm
-    'log_processor': Section((LogProcessor,), ('type',)),
-    'optim_wrapper': Section((OptimWrapper, AmpOptimWrapper), ('type', 'constructor')),
+    'log_processor': Section((LogProcessor,), ANY_TYPE),
+    'optim_wrapper': Section((OptimWrapper, AmpOptimWrapper), ANY_TYPE | {'constructor'}),
     'optim_wrapper.branches.*': Section(keys=('optimizer', 'parts')),
     'optim_wrapper.branches.*.parts.*': Section(keys=('lr', 'weight_decay', 'decay_all')),
     'optim_wrapper.clip_grad': Section(
@@ -152,32 +152,60 @@ class Rule(NamedTuple):
         return self.low <= value <= self.high and (not self.whole or value == int(value))
 
     def __str__(self) -> str:
+        limits = (
+            f'of {self.low} or more' if self.high == math.inf else f'from {self.low} to {self.high}'
+        )
         kind = 'an integer' if self.whole else 'a number'
-        if self.above:
-            text = f'{kind} above {self.low}'
-        elif self.high == math.inf:
-            text = f'{kind} of {self.low} or more'
-        else:
-            text = f'{kind} from {self.low} to {self.high}'
+        text = f'{kind} {f"above {self.low}" if self.above else limits}'
         return ' or '.join([text, *(repr(each) for each in self.also if each is not None)])
+
+
+class Kind(NamedTuple):
+    """What a value must be, in words: of a type, or one of some values."""
+
+    text: str
+    types: tuple[type, ...] = ()
+    values: tuple = ()
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value is right."""
+        return isinstance(value, self.types) or any(value == each for each in self.values)
+
+    def __str__(self) -> str:
+        return self.text or f'one of {", ".join(map(str, self.values))}'
 
 
 COUNT = Rule(1, whole=True, also=())
 ONE = Rule(1, whole=True)
-NATURAL = Rule(0, whole=True)
 SHARE = Rule(0, 1)
 SIZE = Rule(1, whole=True, each=True)
 NOT_NEGATIVE = Rule(0)
 POSITIVE = Rule(0, above=True, each=True)
 NEVER_OR_ONE = Rule(1, whole=True, also=(-1, None))
+SWITCH = Kind('True or False', (bool, int, type(None)))
+DICT = Kind('a dict', (dict, type(None)))
+DICT_OR_LIST = Kind('a dict or a list', (dict, list, tuple, type(None)))
+TEXT = Kind('a text', (str, type(None)))
 HOOK = dict(
     interval=NEVER_OR_ONE,
     max_keep_ckpts=NEVER_OR_ONE,
     base_momentum=SHARE,
     freeze_epochs=NOT_NEGATIVE,
 )
-# By role, or by type, then by key. '*' is any dict.
-RULES: dict[str, dict[str, Rule]] = {
+# By type, or by role, then by key. '' is the top of a config, '*' any dict.
+RULES: dict[str, dict[str, Rule | Kind]] = {
+    '': {
+        **dict.fromkeys((*DATALOADERS, 'model', 'optim_wrapper', 'train_cfg', 'val_cfg'), DICT),
+        **dict.fromkeys(('test_cfg', 'default_hooks', 'env_cfg', 'visualizer', 'randomness'), DICT),
+        **dict.fromkeys(('log_processor', 'auto_scale_lr', 'data_preprocessor'), DICT),
+        **dict.fromkeys(('param_scheduler', 'val_evaluator', 'test_evaluator'), DICT_OR_LIST),
+        **dict.fromkeys(('load_from', 'work_dir', 'default_scope'), TEXT),
+        'custom_hooks': Kind('a list', (list, tuple, type(None))),
+        'log_level': Kind('', values=('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')),
+        'launcher': Kind('', values=('none', 'pytorch', 'slurm', 'mpi')),
+        'sync_bn': Kind('', values=('torch', 'mmcv', None)),
+    },
+    'mp_cfg': dict(mp_start_method=Kind('', values=('fork', 'spawn', 'forkserver'))),
     'dataloader': dict(
         batch_size=COUNT,
         num_workers=Rule(0, whole=True, also=()),
@@ -185,7 +213,9 @@ RULES: dict[str, dict[str, Rule]] = {
         num_batch_per_epoch=ONE,
         timeout=NOT_NEGATIVE,
     ),
-    'train_cfg': dict(max_epochs=COUNT, max_iters=COUNT, val_interval=COUNT, val_begin=NATURAL),
+    'train_cfg': dict(
+        max_epochs=COUNT, max_iters=COUNT, val_interval=COUNT, val_begin=Rule(0, whole=True)
+    ),
     'randomness': dict(seed=Rule(0, 2**32 - 1, whole=True)),
     'auto_scale_lr': dict(base_batch_size=COUNT),
     'log_processor': dict(window_size=ONE),
@@ -197,44 +227,22 @@ RULES: dict[str, dict[str, Rule]] = {
     'parts': dict(lr=NOT_NEGATIVE, weight_decay=NOT_NEGATIVE),
     'default_hooks': HOOK,
     'custom_hooks': HOOK,
+    'LoggerHook': dict(interval=COUNT),
     'param_scheduler': dict.fromkeys(('begin', 'end', 'eta_min', 'warmup'), NOT_NEGATIVE),
+    'model': dict(num_global_views=COUNT),
     'branches': dict(cross_weight=Rule(0, also=(), each=True)),
-    'pipeline': dict(crop_size=SIZE, size=SIZE, scale=POSITIVE),
     'heads': dict(
         center_momentum=SHARE, loss_weight=NOT_NEGATIVE, warmup_teacher_temp_epochs=NOT_NEGATIVE
     ),
-    'LoggerHook': dict(interval=COUNT),
-    'model': dict(num_global_views=COUNT),
-    '*': dict(
-        dict.fromkeys(
-            ('img_size', 'patch_size', 'in_channels', 'embed_dims', 'out_channels'), SIZE
-        ),
-        drop_path_rate=Rule(0, 1, each=True),
-        drop_rate=SHARE,
-    ),
+    'pipeline': dict(crop_size=SIZE, size=SIZE, scale=POSITIVE),
+    '*': {
+        **dict.fromkeys(('img_size', 'patch_size', 'in_channels'), SIZE),
+        **dict.fromkeys(('embed_dims', 'out_channels'), SIZE),
+        **dict.fromkeys(('by_epoch', 'cudnn_benchmark', 'deterministic'), SWITCH),
+        **dict.fromkeys(('diff_rank_seed', 'enable', 'resume'), SWITCH),
+        'drop_path_rate': Rule(0, 1, each=True),
+        'drop_rate': SHARE,
+    },
 }
-# By place.
-CHOICES: dict[str, tuple] = {
-    'log_level': ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'),
-    'launcher': ('none', 'pytorch', 'slurm', 'mpi'),
-    'sync_bn': ('torch', 'mmcv', None),
-    'env_cfg.mp_cfg.mp_start_method': ('fork', 'spawn', 'forkserver'),
-}
-# What stands at the top of a config, unless it is None.
-TOP = {
-    'a dict': (
-        dict,
-        *DATALOADERS,
-        *('model', 'optim_wrapper', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'env_cfg'),
-        *('visualizer', 'randomness', 'log_processor', 'auto_scale_lr', 'data_preprocessor'),
-    ),
-    'a list': ((list, tuple), 'custom_hooks'),
-    'a dict or a list': (
-        (dict, list, tuple),
-        *('param_scheduler', 'val_evaluator', 'test_evaluator'),
-    ),
-    'a text': (str, 'load_from', 'work_dir', 'default_scope'),
-}
-SWITCHES = ('by_epoch', 'cudnn_benchmark', 'deterministic', 'diff_rank_seed', 'enable', 'resume')
 # Attributes of classes of mmpretrain, mmdet and mmseg that say what an argument may be.
-TABLES = dict(depth=('arch_settings',), arch=('arch_zoo', 'arch_settings'))
+ARCHITECTURES = dict(depth=('arch_settings',), arch=('arch_zoo', 'arch_settings'))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmmokd.utils.errors import RunStoppedError
+
 END = 15  # lines of a failed command's output that its error repeats
 
 
@@ -21,7 +23,7 @@ def run_script(command: Sequence[Any], output: str | Path, show: re.Pattern | No
             Defaults to None, none.
 
     Raises:
-        ValueError: If it fails; repeats the end of its output.
+        RunStoppedError: If it fails; repeats the end of its output.
     """
     command, output = [str(part) for part in command], Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,7 @@ def run_script(command: Sequence[Any], output: str | Path, show: re.Pattern | No
             raise
     if process.returncode:
         end = '\n'.join(output.read_text(encoding='utf-8').splitlines()[-END:])
-        raise ValueError(
+        raise RunStoppedError(
             f'{Path(command[0]).name} ended with status {process.returncode}:\n{end}\n'
             f'(all of it: {output})'
         )

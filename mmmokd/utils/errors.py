@@ -22,6 +22,10 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder does not exist."""
 
 
+class NotAFolderError(UserError, NotADirectoryError):
+    """A folder is needed where a file is."""
+
+
 class RunStoppedError(UserError, RuntimeError):
     """Ends a run whose code is right."""
 

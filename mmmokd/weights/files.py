@@ -77,7 +77,7 @@ def read_file(
         raise CheckpointError(
             f'checkpoint {path} is not a file of weights alone (found '
             f'{what[0] if what else "no PyTorch format"}): loading it may run any code. If you trust '
-            'its source, pass --allow-code-from-checkpoint'
+            'its source, pass --allow-code-from-checkpoint (in Python, allow_code=True)'
         ) from error
     except (RuntimeError, EOFError) as error:
         raise CheckpointError(
@@ -102,7 +102,10 @@ def _read_safetensors(path: Path, map_location: str) -> dict[str, torch.Tensor]:
 
 
 def read_checkpoint(
-    path: str | Path, map_location: str = 'cpu', content: Any = None
+    path: str | Path,
+    map_location: str = 'cpu',
+    content: Any = None,
+    allow_code: bool | None = None,
 ) -> dict[str, Any]:
     """Read a checkpoint as :func:`read_file` does.
 
@@ -110,6 +113,7 @@ def read_checkpoint(
         path (str | Path): A local file as mmengine, or ``torch.save`` of weights, writes it.
         map_location (str): Device to put tensors on. Defaults to 'cpu'.
         content (Any): What the file holds, where it was read already. Defaults to None.
+        allow_code (bool, optional): See :func:`read_file`. Defaults to None.
 
     Returns:
         dict: The file's contents, with the weights in ``'state_dict'``.
@@ -118,7 +122,9 @@ def read_checkpoint(
         MissingFileError: If there is no such file.
         CheckpointError: If it cannot be read safely, or has no weights.
     """
-    checkpoint = read_file(path, map_location) if content is None else content
+    if content is None:
+        content = read_file(path, map_location, allow_code=allow_code)
+    checkpoint = content
     if isinstance(checkpoint, dict) and 'state_dict' not in checkpoint:
         checkpoint = {'state_dict': checkpoint}
     weights = checkpoint['state_dict'] if isinstance(checkpoint, dict) else None

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from mmmokd.cli.run_script import run_script
+from mmmokd.utils.errors import RunStoppedError
 
 
 @pytest.fixture
@@ -27,6 +28,8 @@ def test_keeps_all_output_and_shows_some(script, tmp_path, capsys):
 
 def test_failure_repeats_the_end_of_the_output(script, tmp_path):
     output = tmp_path / 'output.txt'
-    with pytest.raises(ValueError, match='^my script.py ended with status 3:\nline 5\n') as error:
+    with pytest.raises(
+        RunStoppedError, match='^my script.py ended with status 3:\nline 5\n'
+    ) as error:
         run_script([script, 3], output)
     assert str(error.value).endswith(f'line 19\n(all of it: {output})')

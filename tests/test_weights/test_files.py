@@ -7,8 +7,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
-from mmmokd.weights import read_checkpoint, read_file, read_weights, save_file
-from mmmokd.weights.files import ALLOW_CODE
+from mmmokd.utils.environment import ALLOW_CODE
+from mmmokd.utils.errors import CheckpointError
+from mmmokd.weights import read_checkpoint, read_file, save_file
 
 
 @pytest.fixture
@@ -90,12 +91,15 @@ def test_runs_code_of_a_file_where_it_was_asked_for(tmp_path, monkeypatch):
     torch.save(content, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match='trust its source, pass --allow-code-from-checkpoint'):
         read_checkpoint(tmp_path / 'a.pth')
-    assert read_weights(tmp_path / 'a.pth', allow_code=True).weights['weight'] == 1
-    (tmp_path / 'sprung').rmdir()
     monkeypatch.setenv(ALLOW_CODE, '1')
-    with pytest.raises(ValueError, match='not a file of weights alone'):
-        read_file(tmp_path / 'a.pth', allow_code=False)
     assert read_checkpoint(tmp_path / 'a.pth')['state_dict']['weight'] == 1
+    assert (tmp_path / 'sprung').is_dir()
+    # A caller in Python decides for each call.
+    with pytest.raises(CheckpointError, match=r'in Python, allow_code=True'):
+        read_checkpoint(tmp_path / 'a.pth', allow_code=False)
+    monkeypatch.delenv(ALLOW_CODE)
+    (tmp_path / 'sprung').rmdir()
+    assert read_checkpoint(tmp_path / 'a.pth', allow_code=True)['state_dict']['weight'] == 1
     assert (tmp_path / 'sprung').is_dir()
 
 

@@ -104,7 +104,7 @@ class BranchOptimWrapperConstructor:
         Returns:
             BranchOptimWrapperDict: One optimizer wrapper a branch.
         """
-        branches = get_ori_model(model).branches
+        branches = {n: b for n, b in get_ori_model(model).branches.items() if b.student is not None}
         settings = with_default_optimizer(self.branches, self.default, branches)
         if set(branches) != set(settings):
             raise ValueError(

@@ -10,9 +10,10 @@ from .adapters import (
     adapt_features,
 )
 from .backbone import build_backbone, describe_backbone
-from .branch import Branch, BranchNetwork, make_teacher
+from .branch import Branch, make_teacher
 from .inference import BackboneSpec, infer_features
 from .input_check import ViewGroup, check_views, find_lonely_norms
+from .network import BranchNetwork
 
 __all__ = [
     'AutoAdapter',
