@@ -68,7 +68,7 @@ def backbone_config(
         CheckpointError: If the config has no such branch.
     """
     if config is not None:
-        cfg, source = config.to_dict(), str(config.filename)
+        cfg, source = config.to_dict(), config.filename or 'the config'
     elif isinstance(file.meta.get('cfg'), str):
         cfg, source = read_config_text(file.meta['cfg']), f'the config in {file.path}'
     else:

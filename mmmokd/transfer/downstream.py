@@ -59,7 +59,7 @@ def plan_transfer(
     for key, part in _pretrained_parts(cfg):
         with DefaultScope.overwrite_default_scope(scope):
             module = MODELS.build(dict(part, init_cfg=None))
-        report.append(f'{key} of {cfg.filename}:')
+        report.append(f'{key} of {cfg.filename or "the config"}:')
         report += key_report(module, weights, f'{prefix}* of {checkpoint}')
         if 'init_cfg' in part:
             options[f'{key}.init_cfg._delete_'] = True
@@ -86,7 +86,9 @@ def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:
     """The backbone, and other parts that start from pretrained weights, by dotted key."""
     model = cfg.get('model')
     if not isinstance(model, dict) or not isinstance(model.get('backbone'), dict):
-        raise ConfigError(f'{cfg.filename} has no model.backbone to start from a branch')
+        raise ConfigError(
+            f'{cfg.filename or "the config"} has no model.backbone to start from a branch'
+        )
     yield 'model.backbone', model['backbone']
     stack = [('model', model)]
     while stack:

@@ -111,15 +111,16 @@ def convert_to_official(
 
 def _check_fits(state_dict: dict, source: str | Path, cfg: Config) -> str:
     """Load the weights into the model of a config, all into all."""
+    name = cfg.filename or 'the config'
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = MODELS.build(cfg.model)
     unexpected = load_state_dict_strict(model, state_dict, str(source))
     if unexpected:
         raise CheckpointError(
-            f'{source} has {len(unexpected)} weights that the model of {cfg.filename} has no place for, '
+            f'{source} has {len(unexpected)} weights that the model of {name} has no place for, '
             f'the first is {unexpected[0]}'
         )
-    return f'every weight fits {cfg.filename}, and none is missing'
+    return f'every weight fits {name}, and none is missing'
 
 
 def _meta(found: object) -> dict[str, int | str]:

@@ -104,7 +104,9 @@ class ConfiguredBackbone(Library):
         library = find_library(name)
         scope = config.get('default_scope') or 'mmpretrain'
         if not issubclass(library, MMLibrary) or scope != name:
-            raise ConfigError(f'{config.filename} is a config of {scope}, not of {name}')
+            raise ConfigError(
+                f'{config.filename or "the config"} is a config of {scope}, not of {name}'
+            )
         self.config = config
         self.prefix = library.prefix
         super().__init__(name, None)
@@ -112,7 +114,7 @@ class ConfiguredBackbone(Library):
     def build(self) -> nn.Module:
         backbone = (self.config.get('model') or {}).get('backbone')
         if backbone is None:
-            raise ConfigError(f'{self.config.filename} has no model.backbone')
+            raise ConfigError(f'{self.config.filename or "the config"} has no model.backbone')
         return build_in_scope(dict(backbone, init_cfg=None), self.name)
 
     def features(self, images: Tensor) -> None:
@@ -127,7 +129,7 @@ class ConfiguredBackbone(Library):
         if file.suffix == '.safetensors':
             imports = f'{READS_SAFETENSORS}\n'
         texts = [f'model.backbone.init_cfg.{key}={value}' for key, value in options.items()]
-        return f'{imports}{self.config.filename} --cfg-options {" ".join(texts)}'
+        return f'{imports}{self.config.filename or "CONFIG"} --cfg-options {" ".join(texts)}'
 
 
 def build_in_scope(cfg: dict[str, Any], scope: str) -> nn.Module:
