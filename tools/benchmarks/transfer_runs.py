@@ -17,6 +17,7 @@ from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.transfer.downstream import plan_transfer, random_initialization
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.table import markdown_table
 
 RANDOM = 'random'
@@ -53,14 +54,14 @@ def read_initialization(text: str, cfg: Config) -> Initialization:
         Initialization: Its name and the options that bring it about.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the text is not of one of these forms, or the weights do not fit.
+        MissingFileError: If there is no such checkpoint.
+        ConfigError: If the text is not of one of these forms, or the weights do not fit.
     """
     name, _, what = text.partition('=')
     parts = what.rsplit(':', 2)
     network = parts.pop() if parts[-1] in ('student', 'teacher') else None
     if not name or not what or '/' in name or (what != RANDOM and len(parts) < 2):
-        raise ValueError(
+        raise ConfigError(
             f'{text!r} is not an initialization: NAME=CHECKPOINT:BRANCH, '
             f'NAME=CHECKPOINT:BRANCH:student or NAME={RANDOM} is expected'
         )
@@ -92,7 +93,7 @@ def run_once(
         dict[str, float]: The test's measures.
 
     Raises:
-        ValueError: If a tool fails; tells the end of its output. Also if the folder holds a run that
+        ConfigError: If a tool fails; tells the end of its output. Also if the folder holds a run that
             began otherwise.
     """
     check_folder(work_dir)
@@ -133,7 +134,7 @@ def _claim(work_dir: Path, run: dict[str, Any]) -> None:
         found = json.loads(record.read_text(encoding='utf-8'))
         changed = [key for key in run if found.get(key) != run[key]]
         if changed:
-            raise ValueError(
+            raise ConfigError(
                 f'{work_dir} holds a run of another {" and ".join(changed)}: remove the folder, or '
                 'name another one by --out'
             )
@@ -149,7 +150,7 @@ def _run(command: Sequence[Any], output: Path) -> None:
         )
     if done.returncode:
         end = '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:])
-        raise ValueError(
+        raise ConfigError(
             f'{Path(command[0]).name} ended with status {done.returncode}:\n{end}\n'
             f'(all of it: {output})'
         )
@@ -166,7 +167,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
         str: The table in Markdown.
 
     Raises:
-        ValueError: If a measure does not exist.
+        ConfigError: If a measure does not exist.
     """
     found = {
         key: None
@@ -177,7 +178,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
     }
     unknown = [key for key in measures if key not in found]
     if unknown or not found:
-        raise ValueError(
+        raise ConfigError(
             f'the tests gave no {", ".join(unknown) or "measure"}, but {", ".join(found) or "none"}'
         )
     measures = list(measures) or list(found)
