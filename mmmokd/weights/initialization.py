@@ -57,7 +57,10 @@ class _Initialization:
                     self.during.setdefault(module, {})[name] = tensor.detach().clone()
 
 
-_initialization: ContextVar[_Initialization | None] = ContextVar('_initialization', default=None)
+# Kept by BaseModule, whose methods use it: a notebook may import this package a second time.
+_initialization: ContextVar[_Initialization | None] = vars(BaseModule).get(
+    _INSTALLED, ContextVar('_initialization', default=None)
+)
 
 
 def _loaded_values(model: nn.Module) -> dict[nn.Module, dict[str, Tensor]]:
@@ -225,7 +228,7 @@ def refuse_foreign(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
 
 def install() -> None:
     """Make mmengine's ``BaseModule``, and all classes of it, keep what was loaded; once is enough."""
-    if vars(BaseModule).get(_INSTALLED):
+    if _INSTALLED in vars(BaseModule):
         return
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -242,4 +245,4 @@ def install() -> None:
     BaseModule._load_from_state_dict = _load_from_state_dict
     BaseModule.__init_subclass__ = classmethod(__init_subclass__)
     _wrap_subclasses(BaseModule)
-    setattr(BaseModule, _INSTALLED, True)
+    setattr(BaseModule, _INSTALLED, _initialization)

@@ -4,8 +4,6 @@
 import hashlib
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mmmokd.cli.config import load_config
+from mmmokd.cli.run_script import run_script
 from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.transfer.downstream import plan_transfer, random_initialization
@@ -93,8 +92,8 @@ def run_once(
         dict[str, float]: The test's measures.
 
     Raises:
-        ConfigError: If a tool fails; tells the end of its output. Also if the folder holds a run that
-            began otherwise.
+        RunStoppedError: If a tool fails; repeats the end of its output.
+        ConfigError: If the folder holds a run that began otherwise.
     """
     check_folder(work_dir)
     _claim(work_dir, _describe(initialization, config, seed, options))
@@ -105,12 +104,11 @@ def run_once(
         common = ['--work-dir', work_dir]
         train = [tools / 'train.py', config, *common, '--resume', 'auto', '--no-validate']
         train.append('--cfg-options')
-        _run([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
+        run_script([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
         trained = (work_dir / POINTER).read_text().strip()
         dumped = work_dir / Path(config).name
-        part = metrics.with_suffix('.part.json')
-        _run([tools / 'test.py', dumped, trained, *common, '--out', part], work_dir / 'test.txt')
-        part.rename(metrics)
+        test = [tools / 'test.py', dumped, trained, *common, '--out', metrics]
+        run_script(test, work_dir / 'test.txt')
     return json.loads(metrics.read_text(encoding='utf-8'))
 
 
@@ -140,20 +138,6 @@ def _claim(work_dir: Path, run: dict[str, Any]) -> None:
             )
     with atomic_write(record) as part:
         part.write_text(json.dumps(run, indent=2) + '\n', encoding='utf-8')
-
-
-def _run(command: Sequence[Any], output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open('w', encoding='utf-8') as file:
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT
-        )
-    if done.returncode:
-        end = '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:])
-        raise ConfigError(
-            f'{Path(command[0]).name} ended with status {done.returncode}:\n{end}\n'
-            f'(all of it: {output})'
-        )
 
 
 def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence[str] = ()) -> str:
