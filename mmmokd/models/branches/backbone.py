@@ -48,7 +48,7 @@ def build_backbone(cfg: dict) -> nn.Module:
     Returns:
         nn.Module: The backbone.
     """
-    cls = _class_of(cfg)
+    cls = class_of(cfg)
     if getattr(cls, '__name__', '') == 'TIMMBackbone':
         backbone, chosen = _build_timm(cfg)
     else:
@@ -86,8 +86,15 @@ def describe_backbone(cfg: dict) -> str:
     return name.rpartition('.')[2] + (f' ({wrapped})' if isinstance(wrapped, str) else '')
 
 
-def _class_of(cfg: dict) -> Any:
-    """The class that a config names, in the scope in which it is built; None for none."""
+def class_of(cfg: dict) -> Any:
+    """Look up the class that a config names, in the scope in which it is built.
+
+    Args:
+        cfg (dict): Config with a ``type``.
+
+    Returns:
+        type, optional: The class; None if none of that name is registered.
+    """
     if not isinstance(cfg.get('type'), str):
         return cfg.get('type')
     with MODELS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
