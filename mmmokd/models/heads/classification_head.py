@@ -23,7 +23,8 @@ class ClassificationHead(BranchHead):
     is unlabeled if its data sample has no ``gt_label``, or -1; a batch without a label gives 0, with
     zero gradients. ``PackInputs`` brings the labels of mmpretrain's datasets, of
     ``mmmokd.ImageFolder`` with ``with_label=True`` and of ``mmmokd.LabeledShare`` with
-    ``unlabeled=True``.
+    ``unlabeled=True``. The share of the labeled views that are classified right is logged as
+    ``'{branch}.{term}.accuracy'``, in per cent.
 
     Args:
         num_classes (int): Number of classes.
@@ -95,7 +96,9 @@ class ClassificationHead(BranchHead):
         logits = self.fc(features).flatten(0, 1)  # (V * B, num_classes)
         labels = labels.repeat(len(features))
         labeled = (labels != UNLABELED).float()
+        right = (logits.detach().argmax(dim=1) == labels).sum()
         total = labeled.sum()
+        self.metrics = {'accuracy': 100 * right / total} if total else {}
         all_reduce(total)
         # Gradients are averaged over the processes: each divides by its share of the total.
         share = total.clamp(min=1) / get_world_size()
