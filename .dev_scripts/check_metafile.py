@@ -3,11 +3,11 @@
 
     python .dev_scripts/check_metafile.py [ROOT]
 
-Each folder of configs/ needs a README.md and a metafile.yml; each lists every config of the folder once,
-under a name that tells what the config does. model-index.yml imports every metafile. A folder
-`benchmarks` in it has a README.md of its own, with every config below it, likewise under true names.
-Left out are the configs of a quick start, which are no recipes. Prints what is
-wrong, one line each; ends with status 1 if anything is.
+Each folder of configs/ needs a README.md and a metafile.yml; each lists every config of the folder once
+(those of a folder within it in a README.md there), under a name that tells what the config does.
+model-index.yml imports every metafile. A folder `benchmarks` in it has a README.md with every
+config below it, likewise under true names. Left out are the configs of a quick start, which are no
+recipes. Prints what is wrong, one line each; ends with status 1 if anything is.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 
-# algorithm_models_GPUsxbatch-training_data, for example
+# algorithm[-variant]_models_GPUsxbatch-training_data[-labels], for example
 # mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k
 NAME = re.compile(
-    r'(?P<algorithm>[a-z0-9]+)_(?P<models>[a-z0-9-]+(_[a-z0-9-]+)*)_(?P<gpus>\d+)xb(?P<batch>\d+)'
-    r'(?P<amp>-amp)?-[a-z]+-(?P<epochs>\d+)e_(?P<data>[a-z0-9-]+)'
+    r'(?P<algorithm>[a-z0-9]+)(-[a-z0-9]+)*_(?P<models>[a-z0-9-]+(_[a-z0-9-]+)*)_(?P<gpus>\d+)xb(?P<batch>\d+)'
+    r'(?P<amp>-amp)?-[a-z]+-(?P<epochs>\d+)e_(?P<data>[a-z0-9-]+?)(-(?P<labels>\d+)pct)?'
 )
 DATASETS = {
     'in1k': 'ImageNet',
@@ -89,10 +89,14 @@ def check_name(config: Path, folder: Path, model: dict) -> Iterator[str]:
     parts, cfg = found.groupdict(), Config.fromfile(config, import_custom_modules=False)
     metadata = model.get('Metadata', {})
     batch, epochs = cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs
+    branches = [branch for branch in cfg.model.branches.values() if branch is not None]
+    datasets = list(inner_datasets(cfg.train_dataloader.dataset))
+    labels = parts['labels'] and int(parts['labels'])
     named = {
         'algorithm': (parts['algorithm'], folder.name),
-        'models': (len(parts['models'].split('_')), len(cfg.model.branches)),
-        'data': (DATASETS.get(parts['data']), cfg.train_dataloader.dataset.type),
+        'models': (len(parts['models'].split('_')), len(branches)),
+        'data': (DATASETS.get(parts['data']), datasets[-1]['type']),
+        'per cent of the labels': (labels, labeled_per_cent(datasets)),
         'Epochs in the metafile': (metadata.get('Epochs'), epochs),
         'Batch Size in the metafile': (metadata.get('Batch Size'), int(parts['gpus']) * batch),
         'batch size': (int(parts['batch']), batch),
@@ -115,7 +119,12 @@ def check_folder(folder: Path, root: Path) -> Iterator[str]:
     if lacking:
         yield from (f'{path.relative_to(root)} does not exist' for path in lacking)
         return
-    links = [posixpath.normpath(x) for x in LINK.findall(readme.read_text(encoding='utf-8'))]
+    links = [
+        posixpath.normpath(posixpath.join(page.parent.relative_to(folder).as_posix(), link))
+        for page in sorted(folder.rglob('README.md'))
+        if not apart & set(page.relative_to(folder).parts)
+        for link in LINK.findall(page.read_text(encoding='utf-8'))
+    ]
     links = [link for link in links if not link.startswith('..')]
     there = [path.relative_to(folder).as_posix() for path in configs]
     yield from check_counts(links, there, str(readme.relative_to(root)))
