@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/models/mokd_resnet18_vit-tiny-p16.py',
     '../_base_/datasets/folder_bs32_multi-crop.py',
     '../_base_/schedules/mokd_cnn_vit_100e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/mokd_runtime.py',
 ]
 
 data_root = 'data/images'  # your folder, nested or not; no labels (k-NN: see *_folder-knn.py)

@@ -6,6 +6,8 @@ from mmpretrain.datasets import KFoldDataset
 from mmmokd.registry import DATASETS
 from mmmokd.utils.stratify import stratified_share
 
+UNLABELED = -1
+
 
 # A KFoldDataset for what the two have in common: each shows a part of a dataset as a dataset.
 @DATASETS.register_module()
@@ -30,12 +32,16 @@ class LabeledShare(KFoldDataset):
         min_per_class (int): The fewest images of a class. Defaults to 1.
         rest (bool): Whether to show the images that are not drawn in place of those that are.
             Defaults to False.
+        unlabeled (bool): Whether to show every image, those that are not drawn with the label -1:
+            unlabeled, as :class:`~mmmokd.models.heads.ClassificationHead` reads it, for training
+            with labels for a part of the images. Defaults to False.
         lazy_init (bool): Whether to read the dataset only when it is first used. Defaults to
             False.
 
     Raises:
-        ValueError: If ``share`` is out of range, ``dataset`` is no dataset that can be cut, an
-            image has no label, or a class has fewer than ``min_per_class`` images.
+        ValueError: If ``share`` is out of range, both ``rest`` and ``unlabeled`` are set,
+            ``dataset`` is not a dataset that can be cut, an image has no label, or a class has
+            fewer than ``min_per_class`` images.
 
     Example:
         >>> train_dataloader = dict(
@@ -54,12 +60,18 @@ class LabeledShare(KFoldDataset):
         seed: int = 0,
         min_per_class: int = 1,
         rest: bool = False,
+        unlabeled: bool = False,
         lazy_init: bool = False,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(
                 f'the share of LabeledShare must be above 0 and at most 1 (0.01 for 1 %), but got '
                 f'{share}'
+            )
+        if rest and unlabeled:
+            raise ValueError(
+                'LabeledShare shows the rest of the images alone (rest=True) or beside the share '
+                '(unlabeled=True), but both are set'
             )
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if not isinstance(self.dataset, BaseDataset):
@@ -72,6 +84,7 @@ class LabeledShare(KFoldDataset):
         self.seed = seed
         self.min_per_class = min_per_class
         self.rest = rest
+        self.unlabeled = unlabeled
         self._fully_initialized = False
         if not lazy_init:
             self.full_init()
@@ -93,13 +106,30 @@ class LabeledShare(KFoldDataset):
         self.dataset.full_init()
         labels = self._read_labels()
         indices = stratified_share(labels, self.share, self.seed, self.min_per_class)
-        if self.rest:
-            indices = np.setdiff1d(np.arange(len(labels)), indices)
+        others = np.setdiff1d(np.arange(len(labels)), indices)
+        if self.unlabeled:
+            self._hide_labels(others.tolist())
+            indices = np.arange(len(labels))
+        elif self.rest:
+            indices = others
         self._ori_indices = indices.tolist()
         # Not by index at each access: in the place of an unreadable image the dataset takes
         # another one of its own, which must not be one outside of the share.
         self.dataset = self.dataset.get_subset(self._ori_indices)
         self._fully_initialized = True
+
+    def _hide_labels(self, indices: list[int]) -> None:
+        """Take the labels out of the annotations: whatever reads them later meets -1.
+
+        Not at each access, where another image may stand in for an unreadable one.
+        """
+        self.dataset = self.dataset.get_subset(range(len(self.dataset)))
+        infos = [self.dataset.get_data_info(i) for i in range(len(self.dataset))]
+        for i in indices:
+            infos[i]['gt_label'] = UNLABELED
+        self.dataset.data_list = infos
+        if self.dataset.serialize_data:
+            self.dataset.data_bytes, self.dataset.data_address = self.dataset._serialize_data()
 
     def _read_labels(self) -> np.ndarray:
         name, size = type(self.dataset).__name__, len(self.dataset)
@@ -128,4 +158,5 @@ class LabeledShare(KFoldDataset):
         return (
             f'{type(self).__name__}: {"all but " * self.rest}{self.share:g} of each class of '
             f'{type(self.dataset).__name__}, seed {self.seed}, {size}'
+            f'{", the others unlabeled" * self.unlabeled}'
         )

@@ -11,12 +11,14 @@ from torch.utils.data import DataLoader
 from mmmokd.datasets import LabeledShare
 from mmmokd.registry import DATASETS, LOOPS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError, DataError
 from mmmokd.utils.state_dict import name_some
 
 from .batches import read_inputs, read_labels
-from .features import check_gives_maps, extract_features
+from .features import extract_features
 from .gather import sample_order
 from .metrics import FeatureMetric, FeatureSet
+from .networks import check_gives_maps
 from .overlap import find_overlap, read_info
 
 BANK_LOG_INTERVAL = 500
@@ -38,9 +40,9 @@ def split_labeled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dic
             config.
     """
     if not 0 < bank_share < 1:
-        raise ValueError(f'bank_share must be between 0 and 1, but got {bank_share}')
+        raise ConfigError(f'bank_share must be between 0 and 1, but got {bank_share}')
     if not isinstance(dataloader, dict):
-        raise ValueError(
+        raise ConfigError(
             'evaluating features needs a bank_dataloader, or the dataloader as a config, of whose '
             f'images bank_share can be the bank; but got a {type(dataloader).__name__}'
         )
@@ -49,7 +51,7 @@ def split_labeled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dic
         dataset = DATASETS.build(dataset)
     bank, queries = (LabeledShare(dataset, bank_share, rest=rest) for rest in (False, True))
     if not len(queries):
-        raise ValueError(
+        raise DataError(
             f'bank_share={bank_share:g} of each class leaves none of the {len(dataset)} labeled '
             'images to be recognized: give more of each class, another bank_share, or a '
             'bank_dataloader of its own'
@@ -79,7 +81,7 @@ def complete_bank(bank: DataLoader | dict, dataloader: DataLoader | dict) -> Dat
         return bank
     dataset = bank.get('dataset')
     if not dataset:
-        raise ValueError(
+        raise ConfigError(
             'bank_dataloader needs a dataset, the labeled images that are learnt from; without '
             "bank_dataloader, a share of the queries' images is it"
         )
@@ -110,7 +112,7 @@ def check_several_classes(bank: Any) -> None:
             return
     names = (getattr(bank, 'metainfo', None) or {}).get('classes') or ()
     named = f', {names[int(first)]!r}' if first is not None and 0 <= first < len(names) else ''
-    raise ValueError(
+    raise DataError(
         f'all {len(bank)} images of the bank are of one class{named}: whatever is predicted is '
         'right, and the accuracy means nothing. A labeled set has a folder for each class, and '
         'at least two of them'
@@ -143,7 +145,7 @@ class FeatureLoopMixin:
         self.bank_dataloader = bank_dataloader
         self.networks = (networks,) if isinstance(networks, str) else tuple(networks)
         if not self.networks:
-            raise ValueError(f'{type(self).__name__} needs at least one network to evaluate')
+            raise ConfigError(f'{type(self).__name__} needs at least one network to evaluate')
         self.maps = maps
         self._check()
 
@@ -164,7 +166,7 @@ class FeatureLoopMixin:
         check_several_classes(self.bank_dataloader.dataset)
         for metric in self.evaluator.metrics:
             if not isinstance(metric, FeatureMetric):
-                raise TypeError(
+                raise ConfigError(
                     f'{type(self).__name__} evaluates features: its evaluator takes measures such '
                     f'as mmmokd.KNNMetric, but got {type(metric).__name__}'
                 )
@@ -201,7 +203,7 @@ class FeatureLoopMixin:
                 )
                 if names
             ]
-            raise ValueError(
+            raise DataError(
                 f'bank and queries need the same classes, but have {len(bank)} and {len(queries)}: '
                 + (', '.join(alone) or 'the same names in another order')
             )
@@ -305,8 +307,7 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
         ValueError: If there is no network, a dataset is empty or not labeled or gives no batch of
             single views, the two have different classes or the bank but one, the bank is too small
             for a measure or, without the queries, has too little for it to learn from, or ``maps``
-            are wanted of a model without them.
-        TypeError: If a measure is not a :class:`FeatureMetric`.
+            are wanted of a model without them, or a measure is not a :class:`FeatureMetric`.
 
     Example:
         >>> val_dataloader = dict(dataset=test_set, sampler=in_order, ...)

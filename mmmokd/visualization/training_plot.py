@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.errors import MissingFileError
 
 
 class RunScalars(NamedTuple):
@@ -36,7 +37,7 @@ def read_scalars(work_dir: str | Path) -> RunScalars:
     """
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     if not files:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'no */vis_data/scalars.json in {work_dir}: no run wrote its log there'
         )
     train: dict[str, dict[float, float]] = {}

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mmmokd.utils.pos_embed import resize_square_pos_embed
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
-from mmmokd.weights.mokd_checkpoint import describe_backbone
+from mmmokd.weights.backbone_info import describe_weights
 
-from .vit_names import VIT_NAMES, rename_vit, resize_pos_embed, vit_library
+from .vit_names import VIT_NAMES, rename_vit, vit_library
 
 # What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
 _OPTIONS = (
@@ -101,8 +102,8 @@ def load_backbone(
         text = str(error).rstrip('.')
         text += ' ' if text.endswith('?') else '. '
         raise ValueError(
-            f'{text}The weights are of {describe_backbone(weights)}, the model that they should go to '
-            f'is {describe_backbone(own)}{_hint(own, weights)}'
+            f'{text}The weights are of {describe_weights(weights)}, the model that they should go to '
+            f'is {describe_weights(own)}{_hint(own, weights)}'
         ) from error
     return unexpected
 
@@ -179,5 +180,5 @@ def adapt_weights(
         if class_token in adapted and class_token not in own:  # nor has it the position of one
             adapted[key] = found = found[:, 1:]
         if found.shape[1] != wanted.shape[1]:
-            adapted[key] = resize_pos_embed(found, wanted.shape[1], source)
+            adapted[key] = resize_square_pos_embed(found, wanted.shape[1], source)
     return adapted

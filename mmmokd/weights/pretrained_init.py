@@ -17,7 +17,7 @@ from mmmokd.weights.mokd_checkpoint import (
 )
 
 from .backbones import adapt_weights, backbone_kind, load_backbone
-from .loaded import remember_loaded
+from .initialization import remember_loaded
 from .locate import find_backbone
 
 PUBLISHED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')

@@ -92,7 +92,7 @@ def load(folder, text, base=BASE, name='mine.py'):
         ),
         (
             "train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImage')]))",
-            "(LoadImage): no transform is registered as 'LoadImage'. Did you mean mmmokd.LoadPic",
+            "(LoadImage): no transform is registered as 'LoadImage'. Did you mean mmmokd.LoadIma",
         ),
         ('train_dataloader = dict(sampler=dict(shufle=True))', '(DefaultSampler) takes no shufle.'),
         (

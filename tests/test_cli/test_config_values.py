@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmmokd.cli.config import load_config
-from mmmokd.cli.config_values import Rule
+from mmmokd.cli.config_tables import Rule
 from mmmokd.cli.run_tool import tool_parser
 from mmmokd.utils.config_tree import get_node
 

@@ -138,9 +138,12 @@ def test_other_names_and_further_branches(convert, tmp_path):
     assert_same(checkpoint['state_dict'], pair)
 
     for names, message in (
-        (('tiny', 'r18'), "branch 'tiny' is no ResNet as the official code has it: there is no"),
-        (('third', 'tiny'), "branch 'third' is no ResNet"),
-        (('r18', 'third'), "branch 'third' is no ViT"),
+        (
+            ('tiny', 'r18'),
+            "branches 'tiny' and 'r18' are not a ResNet and a ViT as the official code",
+        ),
+        (('third', 'tiny'), 'there is no place for backbone.'),
+        (('r18', 'third'), 'third lacks backbone.cls_token'),
         (('cnn', 'tiny'), "no branch 'cnn' in the checkpoint; it has ['r18', 'third', 'tiny']"),
     ):
         status, printed = convert(TO_OFFICIAL, ours, tmp_path / 'no.pth', '--branches', *names)
@@ -179,13 +182,13 @@ def damaged(official, how) -> dict | list:
     [
         (
             'network',
-            "not a official MOKD checkpoint: ['teacher_vit'] are missing, there are arch_cnn",
+            "not an official MOKD checkpoint: ['teacher_vit'] are missing, there are arch_cnn",
         ),
         ('kind', "'student_vit', 'teacher_vit'] are missing, there are state_dict"),
         ('tensor', 'should have the same weights, but only one has backbone.bn1.weight'),
         ('head', 'student_cnn of the official checkpoint lacks transhead.patch_embed.*'),
-        ('list', 'holds a list, no official MOKD checkpoint'),
-        (3, 'student_cnn of the official checkpoint is no dict of weights'),
+        ('list', 'holds a list, not an official MOKD checkpoint'),
+        (3, 'student_cnn of the official checkpoint is not a dict of weights'),
     ],
 )
 def test_another_kind_of_checkpoint(convert, official, tmp_path, how, message):

@@ -99,7 +99,7 @@ def test_too_many_unreadable_images(tmp_path, train_error, mokd_config, num_work
         (folder / f'{name}.png').write_text('no image')
     text = train_error(
         mokd_config,
-        f'train_dataloader.dataset.data_root={folder}',
+        f'train_dataloader.dataset.data_root="{folder}"',
         f'train_dataloader.num_workers={num_workers}',
     )
     assert text.startswith('2 of 5 images (40.00%) cannot be read, more than the 1.00%')

@@ -7,8 +7,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
+from mmmokd.utils.environment import ALLOW_CODE
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.weights import read_checkpoint, read_file, save_file
-from mmmokd.weights.files import ALLOW_CODE
 
 
 @pytest.fixture
@@ -90,6 +91,13 @@ def test_runs_code_of_a_file_where_it_was_asked_for(tmp_path, monkeypatch):
         read_checkpoint(tmp_path / 'a.pth')
     monkeypatch.setenv(ALLOW_CODE, '1')
     assert read_checkpoint(tmp_path / 'a.pth')['state_dict']['weight'] == 1
+    assert (tmp_path / 'sprung').is_dir()
+    # A caller in Python decides for each call.
+    with pytest.raises(CheckpointError, match='in Python allow_code=True'):
+        read_checkpoint(tmp_path / 'a.pth', allow_code=False)
+    monkeypatch.delenv(ALLOW_CODE)
+    (tmp_path / 'sprung').rmdir()
+    assert read_checkpoint(tmp_path / 'a.pth', allow_code=True)['state_dict']['weight'] == 1
     assert (tmp_path / 'sprung').is_dir()
 
 

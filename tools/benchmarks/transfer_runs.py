@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""The same downstream training from several starts: what pretraining is worth."""
+"""The same downstream training from several initializations: what pretraining is worth."""
 
 import hashlib
 import json
@@ -10,73 +10,79 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmengine.config import Config
+
 from mmmokd.cli.config import load_config
 from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.engine.runners.run_folder import check_folder
-from mmmokd.transfer.downstream import plan_transfer, random_start
+from mmmokd.transfer.downstream import plan_transfer, random_initialization
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.table import markdown_table
 
 RANDOM = 'random'
-RECORD = 'start.json'  # in a run's folder: what its result depends on
+RECORD = 'initialization.json'  # in a run's folder: what its result depends on
 
 
-class Start(NamedTuple):
-    """What a training starts from.
+class Initialization(NamedTuple):
+    """The weights that a training starts from.
 
     Attributes:
         name (str): Its name in the table.
         options (dict[str, Any]): Values for ``--cfg-options``.
         report (list[str]): Which weights go where.
-        checkpoint (str, optional): Whose weights; None for random ones.
-        part (str): Which of them, ``'BRANCH:NETWORK'``.
+        checkpoint (str, optional): The file of the weights. Defaults to None, random weights.
+        prefix (str): What their names in it begin with. Defaults to ''.
     """
 
     name: str
     options: dict[str, Any]
     report: list[str]
     checkpoint: str | None = None
-    part: str = RANDOM
+    prefix: str = ''
 
 
-def read_start(text: str, config: str | Path, changes: dict[str, Any] | None = None) -> Start:
+def read_initialization(text: str, cfg: Config) -> Initialization:
     """Read ``NAME=CHECKPOINT:BRANCH``, ``NAME=CHECKPOINT:BRANCH:student`` or ``NAME=random``.
 
     Args:
-        text (str): The start.
-        config (str | Path): The downstream config, whose model must take the weights.
-        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
-            Defaults to None.
+        text (str): The initialization.
+        cfg (Config): The downstream config, with the options that it is run with; its model must
+            take the weights.
 
     Returns:
-        Start: Its name and the options that bring it about.
+        Initialization: Its name and the options that bring it about.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint or config.
-        ValueError: If the text is of no such form, or the weights do not fit.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the text is not of one of these forms, or the weights do not fit.
     """
     name, _, what = text.partition('=')
     parts = what.rsplit(':', 2)
-    network = parts.pop() if parts[-1] in ('student', 'teacher') else 'teacher'
+    network = parts.pop() if parts[-1] in ('student', 'teacher') else None
     if not name or not what or '/' in name or (what != RANDOM and len(parts) < 2):
         raise ValueError(
-            f'{text!r} is no start: NAME=CHECKPOINT:BRANCH, NAME=CHECKPOINT:BRANCH:student or '
-            f'NAME={RANDOM} is expected'
+            f'{text!r} is not an initialization: NAME=CHECKPOINT:BRANCH, '
+            f'NAME=CHECKPOINT:BRANCH:student or NAME={RANDOM} is expected'
         )
     if what == RANDOM:
-        return Start(name, random_start(config, changes), ['random weights'])
+        return Initialization(name, random_initialization(cfg), ['random weights'])
     checkpoint, branch = ':'.join(parts[:-1]), parts[-1]
-    report, options = plan_transfer(checkpoint, branch, config, network, changes)
-    return Start(name, options, report, checkpoint, f'{branch}:{network}')
+    report, options = plan_transfer(checkpoint, branch, cfg, network)
+    prefix = options['model.backbone.init_cfg.prefix']
+    return Initialization(name, options, report, checkpoint, prefix)
 
 
-def run_start(
-    start: Start, config: str | Path, work_dir: Path, seed: int, options: Sequence[str]
+def run_once(
+    initialization: Initialization,
+    config: str | Path,
+    work_dir: Path,
+    seed: int,
+    options: Sequence[str],
 ) -> dict[str, float]:
     """Train and test once, as a user would by the tools; a run that is done is not run again.
 
     Args:
-        start (Start): What to start from.
+        initialization (Initialization): What to start from.
         config (str | Path): The downstream config.
         work_dir (Path): Folder to write to.
         seed (int): Seed of the run.
@@ -90,11 +96,11 @@ def run_start(
             began otherwise.
     """
     check_folder(work_dir)
-    _claim(work_dir, _describe(start, config, seed, options))
+    _claim(work_dir, _describe(initialization, config, seed, options))
     metrics = work_dir / 'metrics.json'
     if not metrics.is_file():
         tools = Path(__file__).resolve().parents[1]
-        pairs = [f'{key}={value}' for key, value in start.options.items()]
+        pairs = [f'{key}={value}' for key, value in initialization.options.items()]
         common = ['--work-dir', work_dir]
         train = [tools / 'train.py', config, *common, '--resume', 'auto', '--no-validate']
         train.append('--cfg-options')
@@ -108,14 +114,16 @@ def run_start(
 
 
 def _describe(
-    start: Start, config: str | Path, seed: int, options: Sequence[str]
+    initialization: Initialization, config: str | Path, seed: int, options: Sequence[str]
 ) -> dict[str, Any]:
     """What a run's result depends on."""
     weights = None
-    if start.checkpoint is not None:
-        weights = hashlib.sha256(Path(start.checkpoint).expanduser().read_bytes()).hexdigest()
+    if initialization.checkpoint is not None:
+        file = Path(initialization.checkpoint).expanduser()
+        weights = hashlib.sha256(file.read_bytes()).hexdigest()
     text = hashlib.sha256(load_config(config).pretty_text.encode()).hexdigest()
-    return dict(part=start.part, weights=weights, config=text, seed=seed, options=[*options])
+    prefix = initialization.prefix
+    return dict(prefix=prefix, weights=weights, config=text, seed=seed, options=[*options])
 
 
 def _claim(work_dir: Path, run: dict[str, Any]) -> None:
@@ -148,10 +156,10 @@ def _run(command: Sequence[Any], output: Path) -> None:
 
 
 def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence[str] = ()) -> str:
-    """A row for each start: mean, and standard deviation over the seeds, of each measure.
+    """A row for each initialization: mean, and standard deviation over the seeds, of each measure.
 
     Args:
-        results (dict[str, list[dict[str, float]]]): Measures of every seed by start.
+        results (dict[str, list[dict[str, float]]]): Measures of every seed, by initialization.
         measures (Sequence[str]): Which to show. Defaults to (), all.
 
     Returns:
@@ -178,7 +186,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
         for name, runs in results.items()
     ]
     seeds = len(next(iter(results.values())))
-    return markdown_table([f'start ({seeds} seed{"s" * (seeds > 1)})', *measures], rows)
+    return markdown_table([f'initialization ({seeds} seed{"s" * (seeds > 1)})', *measures], rows)
 
 
 def _summary(values: Sequence[float | None]) -> str:

@@ -5,7 +5,7 @@ from torch import nn
 from mmmokd.registry import HOOKS
 from mmmokd.utils.runner import get_ori_model
 from mmmokd.utils.state_dict import load_state_dict_strict, strip_module_prefix
-from mmmokd.weights.loaded import refuse_foreign
+from mmmokd.weights.initialization import refuse_foreign
 
 
 @HOOKS.register_module()

@@ -120,7 +120,8 @@ class CollapseMonitorHook(Hook):
         # At once, for the center moves before the iteration ends.
         step = math.ceil(len(logits) * get_world_size() / self.max_samples)
         probs = head.targets(logits.detach()[::step].float())
-        self._records[name].append((args[0].detach()[::step].float(), probs))
+        features = args[0][-1] if isinstance(args[0], tuple) else args[0]
+        self._records[name].append((features.detach()[::step].float(), probs))
 
     @torch.no_grad()
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:

@@ -46,6 +46,7 @@ class EMATeacherHook(Hook):
         pairs = [
             (teacher, student)
             for branch in get_ori_model(runner.model).branches.values()
+            if branch.ema
             for teacher, student in zip(
                 branch.teacher.parameters(), branch.student.parameters(), strict=True
             )

@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from mmengine.hooks import Hook
 
-from mmmokd.models.heads import BaseDistillationHead, DistillationHead
+from mmmokd.models.heads import DistillationHead
 from mmmokd.registry import HOOKS
 from mmmokd.utils import current_epoch, get_ori_model
 
@@ -58,11 +58,7 @@ class HeadScheduleHook(Hook):
     @staticmethod
     def _set_epoch(runner, epoch: float) -> dict[str, float]:
         temps = {}
-        for name, branch in get_ori_model(runner.model).branches.items():
-            for head in branch.heads.modules():
-                if isinstance(head, BaseDistillationHead):
-                    head.set_epoch(epoch)
-            temps[f'train/{name}.teacher_temp'] = branch.heads['sm'].teacher_temp
-            if 'ct' in branch.heads:
-                temps[f'train/{name}.teacher_temp_cross'] = branch.heads['ct'].teacher_temp
+        for name, _, peer, head in get_ori_model(runner.model).heads_by_name():
+            for key, value in head.set_epoch(epoch).items():
+                temps.setdefault(f'train/{name}.{key}' + ('_cross' if peer else ''), value)
         return temps

@@ -49,7 +49,7 @@ class InputCheckHook(Hook):
         if runner.val_loop is not None:
             sizes += crop_sizes(runner.val_loop.dataloader.dataset)
         for name, branch in branches.items():
-            grids = check_views(name, branch.student, sizes)
+            grids = check_views(name, branch.network('student'), sizes)
             if views and grids[views[0].size] == (1, 1):
                 runner.logger.log(
                     logging.WARNING,
@@ -70,7 +70,7 @@ class InputCheckHook(Hook):
         """
         sizes = crop_sizes(runner.test_dataloader.dataset)
         for name, branch in _branches(runner.model).items():
-            check_views(name, branch.teacher, sizes)
+            check_views(name, branch.network('teacher'), sizes)
 
 
 def _branches(model: nn.Module) -> dict[str, Branch]:
@@ -165,6 +165,8 @@ def _check_smallest_batch(
     which = which or 'the last batch of an epoch'
     num_images, world_size = len(loader.dataset), get_world_size()
     for name, branch in branches.items():
+        if branch.frozen:  # in evaluation mode
+            continue
         norms = find_lonely_norms(branch.student, views, num_global_views)
         if not norms:
             continue

@@ -39,8 +39,10 @@ class PrototypeFreezeHook(Hook):
         prototypes = {
             param
             for branch in get_ori_model(runner.model).branches.values()
-            for part in (branch.student.projector, branch.student.search_head)
-            for param in part.last_layer.parameters()
+            if branch.student is not None
+            for layer in branch.student.modules()
+            if getattr(layer, 'is_prototypes', False)
+            for param in layer.parameters()
         }
 
         def drop_gradients(optimizer, args, kwargs) -> None:

@@ -56,6 +56,8 @@ class BranchOptimWrapperConstructor:
         ...         vit=dict(optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.04))))
     """
 
+    per_branch = True  # `optim_wrapper.optimizer` is the default of `optim_wrapper.branches`
+
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         cfg = copy.deepcopy(dict(optim_wrapper_cfg))
         if paramwise_cfg:
@@ -102,7 +104,7 @@ class BranchOptimWrapperConstructor:
         Returns:
             BranchOptimWrapperDict: One optimizer wrapper a branch.
         """
-        branches = get_ori_model(model).branches
+        branches = {n: b for n, b in get_ori_model(model).branches.items() if b.student is not None}
         settings = with_default_optimizer(self.branches, self.default, branches)
         if set(branches) != set(settings):
             raise ValueError(

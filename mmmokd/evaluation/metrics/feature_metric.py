@@ -9,6 +9,8 @@ from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from mmmokd.utils.errors import DataError, RunStoppedError
+
 from ..overlap import Overlap
 
 PATIENCE = timedelta(days=2)
@@ -101,7 +103,7 @@ class FeatureMetric(BaseMetric):
                 measure that does not know how to leave them out.
         """
         if type(self).evaluate_set is FeatureMetric.evaluate_set:
-            raise ValueError(
+            raise DataError(
                 f'{overlap.num_queries} of {len(overlap.queries)} queries are images of the bank, '
                 f'too, which {type(self).__name__} does not leave out: give it other images'
             )
@@ -149,7 +151,7 @@ class FeatureMetric(BaseMetric):
             try:
                 values = self.evaluate_set(chosen)
             except ValueError as error:
-                raise ValueError(f'{type(self).__name__} of {features.name}: {error}') from error
+                raise DataError(f'{type(self).__name__} of {features.name}: {error}') from error
             measures.update({f'{features.name}/{key}': value for key, value in values.items()})
         return measures
 
@@ -189,5 +191,5 @@ class FeatureMetric(BaseMetric):
         if error is not None:
             raise error
         if outcome[1] is not None:
-            raise RuntimeError(f'rank 0 failed to evaluate features: {outcome[1]}')
+            raise RunStoppedError(f'rank 0 failed to evaluate features: {outcome[1]}')
         return outcome[0]

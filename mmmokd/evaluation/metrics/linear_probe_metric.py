@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmmokd.registry import METRICS
+from mmmokd.utils.errors import ConfigError, DataError
 from mmmokd.utils.state_dict import name_some
 
 from ..functional import check_probe_settings, linear_probe
@@ -79,15 +80,15 @@ class LinearProbeMetric(FeatureMetric):
     ) -> None:
         super().__init__(prefix=prefix)
         if not topk or min(topk) < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'topk of LinearProbeMetric must be numbers of at least 1, but got {topk}'
             )
         if last_blocks < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'last_blocks of LinearProbeMetric must be at least 1, but got {last_blocks}'
             )
         if not 0 < held_out_share < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'held_out_share of LinearProbeMetric must be between 0 and 1, but got '
                 f'{held_out_share}'
             )
@@ -105,7 +106,7 @@ class LinearProbeMetric(FeatureMetric):
     def check_overlap(self, overlap: Overlap) -> None:
         left = int((overlap.bank < 0).sum())
         if left < MIN_LEFT_SHARE * len(overlap.bank):
-            raise ValueError(
+            raise DataError(
                 f'{overlap.num_queries} of {len(overlap.queries)} queries are images of the bank, '
                 f'too, which leaves a linear probe {left} of its {len(overlap.bank)} images to '
                 'learn from: too few, and tested on what it has learned an accuracy means '

@@ -4,8 +4,9 @@ from mmpretrain.models.backbones import VisionTransformer as _VisionTransformer
 from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.pos_embed import resize_pos_embed_2d
 
-from ..utils import resize_pos_embed_2d, trunc_normal_linears_
+from ..utils import trunc_normal_linears_
 
 
 @MODELS.register_module()

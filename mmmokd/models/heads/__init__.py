@@ -1,14 +1,16 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .base import BranchHead
 from .distillation_head import (
     BaseDistillationHead,
     DistillationHead,
     SearchDistillationHead,
-    warmup_teacher_temp,
+    teacher_temp_at,
 )
 
 __all__ = [
     'BaseDistillationHead',
+    'BranchHead',
     'DistillationHead',
     'SearchDistillationHead',
-    'warmup_teacher_temp',
+    'teacher_temp_at',
 ]

@@ -5,7 +5,7 @@ _base_ = [
     '../../../_base_/models/resnet50_classifier.py',
     '../../../_base_/datasets/imagenet_bs128_224.py',
     '../../../_base_/schedules/finetune_sgd_coslr_20k.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]
 
 data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it does not exist

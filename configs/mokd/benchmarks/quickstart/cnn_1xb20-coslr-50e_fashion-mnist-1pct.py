@@ -5,7 +5,7 @@
 _base_ = [
     '../../../_base_/models/mokd_resnet18-w16_vit-nano-s8.py',
     '../../../_base_/datasets/fashion-mnist_bs64_multi-crop.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]
 
 branch = 'cnn'

@@ -1,4 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,3 +58,28 @@ def resize_pos_embed_2d(
             f'{tuple(weight.shape[-2:])}, not {tuple(dst_grid)}; use scale_offset=None'
         )
     return torch.cat((extra, weight.flatten(2).transpose(1, 2)), dim=1)
+
+
+def resize_square_pos_embed(pos_embed: Tensor, num_tokens: int, source: str) -> Tensor:
+    """Resize a square position embedding to another square, as mmpretrain and timm do on loading.
+
+    Args:
+        pos_embed (Tensor): Shape (1, E + N, D), E of 0 or 1 class tokens, N a square number.
+        num_tokens (int): The E + M that are wanted, M a square number.
+        source (str): What it is of, for the message.
+
+    Returns:
+        Tensor: Shape (1, E + M, D).
+
+    Raises:
+        ValueError: If one of them is not a square with as many class tokens as the other.
+    """
+    for extra in (1, 0):
+        sizes = (pos_embed.shape[1] - extra, num_tokens - extra)
+        old, new = (math.isqrt(max(size, 0)) for size in sizes)
+        if (old**2, new**2) == sizes and old and new:
+            return resize_pos_embed_2d(pos_embed, (old, old), (new, new), num_extra_tokens=extra)
+    raise ValueError(
+        f'the position embedding of {source} has {pos_embed.shape[1]} tokens, which cannot be '
+        f'resized to {num_tokens}: both should be squares, with or without a class token'
+    )

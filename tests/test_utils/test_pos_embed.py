@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmmokd.models.utils import resize_pos_embed_2d
+from mmmokd.utils.pos_embed import resize_pos_embed_2d
 
 
 def cubic(distance, a=-0.75):

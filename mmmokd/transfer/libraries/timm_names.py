@@ -1,13 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """What the weights of mmpretrain's backbones, other than a plain ViT, are called in timm."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
-
-from .vit_names import rename
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # {s} is a stage's number, {n} a block's, {rest} the end of a name.
 CONVNEXT_NAMES = {
@@ -58,6 +59,8 @@ def convnext_to_timm(weights: Mapping[str, Tensor], norm: str) -> dict[str, Tens
     Returns:
         dict[str, Tensor]: The same weights; those without a name in timm keep theirs.
     """
+    from mmmokd.weights.vit_names import rename
+
     names = {**CONVNEXT_NAMES, 'norm3.{rest}': norm + '.{rest}'}
     return {rename(key, names): value for key, value in weights.items()}
 
@@ -75,6 +78,8 @@ def swin_to_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         dict[str, Tensor]: The weights; without the indices of the relative positions, which timm
         does not keep.
     """
+    from mmmokd.weights.vit_names import rename
+
     found = {}
     for key, value in weights.items():
         if key.endswith('relative_position_index'):

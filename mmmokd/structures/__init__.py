@@ -1,0 +1,7 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .backbone_features import BackboneFeatures
+from .branch_losses import BranchLosses
+from .network_output import NetworkOutput
+from .views import Views
+
+__all__ = ['BackboneFeatures', 'BranchLosses', 'NetworkOutput', 'Views']
