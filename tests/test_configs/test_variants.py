@@ -3,19 +3,25 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from config_testing import dicts, make_data_roots
+from config_testing import dicts, draw_image, make_data_roots
 from mmengine.config import Config
+from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
 from mokd_testing import branch_cfg, build_runner
 from plain_mokd import projector, run_network, search_loss, view_loss
 
 from mmmokd.datasets import LabeledShare, iter_datasets
+from mmmokd.models.heads import ClassificationHead
+from mmmokd.registry import DATASETS
 
 ROOT = Path(__file__).parents[2] / 'configs'
 VARIANTS = sorted([*(ROOT / 'mokd' / 'variants').glob('*.py'), *(ROOT / 'dino').glob('*.py')])
 BATCH, STEPS = 4, 2
+CROP = dict(type='mmmokd.MultiCrop', groups=[dict(num=2, size=16, scale=(0.5, 1.0))])
 
 
 @pytest.fixture(scope='module')
@@ -315,6 +321,27 @@ def test_labels_for_a_part_of_the_images(tmp_path, cifar):
     assert 0 < sum(counts) < STEPS * BATCH
     logged = runner.message_hub.log_scalars
     assert 0 <= logged['train/vit.ce.accuracy'].current() <= 100
+
+
+def test_labels_of_class_folders(tmp_path):
+    """As variants/README.md has it: labeled class folders beside a folder without labels."""
+    for i, name in enumerate(('labeled/ant', 'labeled/bee', 'more')):
+        draw_image(tmp_path / name / f'{i}.png', np.random.default_rng(0))
+    pipeline = [
+        dict(type='mmmokd.LoadImage'),
+        dict(type='mmmokd.MultiCrop'),
+        dict(type='PackInputs'),
+    ]
+    folder = dict(type='mmmokd.ImageFolder', pipeline=pipeline)
+    labeled = dict(folder, data_root=str(tmp_path / 'labeled'), with_label=True)
+    more = dict(folder, data_root=str(tmp_path / 'more'))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        dataset = DATASETS.build(
+            dict(type='ConcatDataset', datasets=[labeled, more], ignore_keys=['classes'])
+        )
+    batch = default_collate([dataset[i] for i in range(3)])
+    head = ClassificationHead(num_classes=2, in_channels=8)
+    assert head.read_labels(batch['data_samples']).tolist() == [0, 1, -1]
 
 
 @pytest.mark.parametrize('path', VARIANTS, ids=[path.stem for path in VARIANTS])

@@ -3,8 +3,10 @@
 # distil across. Projector and predictor are mmpretrain's.
 _base_ = '../mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
 
-mlp = dict(type='NonLinearNeck', hid_channels=1024, out_channels=256, with_avg_pool=False)
-mlp.update(with_bias=False, with_last_bn=True, with_last_bn_affine=False, with_last_bias=False)
+mlp = dict(
+    type='NonLinearNeck', hid_channels=1024, out_channels=256, with_avg_pool=False,
+    with_bias=False, with_last_bn=True, with_last_bn_affine=False, with_last_bias=False,
+)  # fmt: skip
 moco = dict(
     _delete_=True,
     type='mmmokd.ViewPairHead',
