@@ -355,6 +355,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             tuple[Tensor, dict[str, Tensor]]: The total and what is logged.
         """
         total, log_vars = super().parse_losses(losses)
+        for name, term, peer, head in self.heads_by_name():
+            for key, value in head.metrics.items():
+                log_vars['.'.join(filter(None, (name, term, peer, key)))] = value
         sums = {
             name: sum(loss for key, loss in losses.items() if key.startswith(f'{name}.loss_'))
             for name, branch in self.branches.items()
