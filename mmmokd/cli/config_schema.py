@@ -322,15 +322,14 @@ def _arguments_of_branch(cfg: Config, path: Path_, node: dict, model: type) -> A
         new = [name for name, head in node.items() if isinstance(head, dict) and 'type' in head]
         return Arguments(dict.fromkeys([*terms, *new]), closed=bool(terms))
     if not within:
-        default = dict(type=getattr(model, 'branch_type', f'{OWN_SCOPE}.Branch'))
+        default = dict(type=getattr(model, 'branch_type', None))
     elif within[0] == 'heads' and len(within) == 2:
         default = terms.get(within[1], {})
     elif len(within) == 1 and within[0] in necks:
         default = {**getattr(model, 'neck_defaults', {}), **necks[within[0]]}
     else:
         return None
-    kind = node.get('type') or default.get('type')
-    targets, _ = _find(kind, _scope_at(cfg, path), (MODELS,))
+    targets, _ = _find(node.get('type') or default.get('type'), _scope_at(cfg, path), (MODELS,))
     found = _any_of(targets).but(more=tables.ANY_TYPE)
     if not within:
         return found.but(tables.FOR_BRANCHES, ['cross_weight', *necks])

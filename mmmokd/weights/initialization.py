@@ -22,6 +22,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize
 from torch import Tensor, nn
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import name_some
 
 from .loaded import is_pretrained, loaded_tensors, mark_loaded, pretrained_entries
@@ -131,7 +132,7 @@ def _initialize(module: nn.Module, method: Callable, *args: Any, **kwargs: Any) 
     except (AssertionError, AttributeError, IndexError, KeyError) as error:
         if take_over or not reads_checkpoint_itself(type(module)):
             raise
-        raise ValueError(
+        raise CheckpointError(
             f'{type(module).__name__} reads {loads[0].get("checkpoint")} by itself, and finds nothing '
             f'there that it knows ({type(error).__name__}: {error}). With a prefix, it takes its own '
             'weights from below that name'
@@ -191,7 +192,7 @@ def refuse_foreign(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         state_dict (Mapping[str, Tensor]): The weights, by their whole names.
 
     Raises:
-        ValueError: If they are a MOKD's and not one of them is the model's; if the model's class
+        CheckpointError: If they are a MOKD's and not one of them is the model's; if the model's class
             has read them by itself, also if they are any other's.
     """
     name = type(module).__name__
@@ -205,19 +206,19 @@ def refuse_foreign(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     if not own or any(key in own for key in keys):
         return
     if not branches:
-        raise ValueError(
+        raise CheckpointError(
             f'{name} would load nothing: of its {len(own)} weights, not one is among the '
             f'{len(state_dict)} of the checkpoint in its init_cfg, which has, for example, '
             f'{name_some(list(state_dict), 2)}, and not {next(iter(own))}'
         )
     ours = list_branches(own)
     if ours:
-        raise ValueError(
+        raise CheckpointError(
             f'the checkpoint is of a MOKD with the branches {", ".join(branches)}, and not one of '
             f'its weights is for this {name} with the branches {", ".join(ours)}'
         )
     branch, networks = next(iter(branches.items()))
-    raise ValueError(
+    raise CheckpointError(
         f'{name} would load nothing: the checkpoint is of a MOKD with the branches '
         f'{", ".join(branches)}. Instead of load_from or pretrained, give the backbone '
         f"init_cfg=dict(type='Pretrained', checkpoint=..., "

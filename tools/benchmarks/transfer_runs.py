@@ -16,6 +16,7 @@ from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.transfer.downstream import plan_transfer, random_initialization
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.table import markdown_table
 
 RANDOM = 'random'
@@ -52,14 +53,14 @@ def read_initialization(text: str, cfg: Config) -> Initialization:
         Initialization: Its name and the options that bring it about.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the text is not of one of these forms, or the weights do not fit.
+        MissingFileError: If there is no such checkpoint.
+        ConfigError: If the text is not of one of these forms, or the weights do not fit.
     """
     name, _, what = text.partition('=')
     parts = what.rsplit(':', 2)
     network = parts.pop() if parts[-1] in ('student', 'teacher') else None
     if not name or not what or '/' in name or (what != RANDOM and len(parts) < 2):
-        raise ValueError(
+        raise ConfigError(
             f'{text!r} is not an initialization: NAME=CHECKPOINT:BRANCH, '
             f'NAME=CHECKPOINT:BRANCH:student or NAME={RANDOM} is expected'
         )
@@ -92,7 +93,7 @@ def run_once(
 
     Raises:
         RunStoppedError: If a tool fails; repeats the end of its output.
-        ValueError: If the folder holds a run that began otherwise.
+        ConfigError: If the folder holds a run that began otherwise.
     """
     check_folder(work_dir)
     _claim(work_dir, _describe(initialization, config, seed, options))
@@ -131,7 +132,7 @@ def _claim(work_dir: Path, run: dict[str, Any]) -> None:
         found = json.loads(record.read_text(encoding='utf-8'))
         changed = [key for key in run if found.get(key) != run[key]]
         if changed:
-            raise ValueError(
+            raise ConfigError(
                 f'{work_dir} holds a run of another {" and ".join(changed)}: remove the folder, or '
                 'name another one by --out'
             )
@@ -150,7 +151,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
         str: The table in Markdown.
 
     Raises:
-        ValueError: If a measure does not exist.
+        ConfigError: If a measure does not exist.
     """
     found = {
         key: None
@@ -161,7 +162,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
     }
     unknown = [key for key in measures if key not in found]
     if unknown or not found:
-        raise ValueError(
+        raise ConfigError(
             f'the tests gave no {", ".join(unknown) or "measure"}, but {", ".join(found) or "none"}'
         )
     measures = list(measures) or list(found)

@@ -5,10 +5,17 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, BaseModule
+from mmengine.registry import Registry
 from transfer_testing import need
 
 from mmmokd.cli.config import load_config
+from mmmokd.cli.config_schema import arguments_of, check_config
+from mmmokd.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "_base_ = 'mmmokd::mokd/mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'\n"
@@ -284,3 +291,116 @@ def test_variable_on_the_command_line(tmp_path):
         ValueError, match='has no effect. Set train_dataloader.dataset.data_root in'
     ):
         load_config(file, {'root': '/b'})
+
+
+def refused(**parts) -> str | None:
+    try:
+        check_config(Config(dict(default_scope='mmpretrain', **parts)))
+    except ConfigError as error:
+        return str(error).removeprefix('config None: ')
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'message'),
+    [
+        (
+            dict(type='mmpretrain.ResNet', dept=18, depth=18),
+            'model.backbone (ResNet) of the config takes no dept. Did you mean depth?',
+        ),
+        (
+            dict(type='mmpretrain.ResNet'),
+            "model.backbone (ResNet) of the config lacks what it needs: 'depth'.",
+        ),
+        (
+            dict(type='mmpretrain.ResNett', depth=18),
+            'model.backbone (ResNett) of the config: no model is registered as '
+            "'mmpretrain.ResNett'. Did you mean ResNet?",
+        ),
+        (dict(depth=18), "model.backbone of the config lacks what it needs: 'type'."),
+        (
+            dict(type='mmpretrain.ResNet', depth='18'),
+            'model.backbone.depth (ResNet) of the config should be one of 18, 34, 50, 101, 152, not '
+            "'18'. Did you mean 18?",
+        ),
+        # Takes any argument, for timm.
+        (dict(type='mmpretrain.TIMMBackbone', model_name='resnet18', in_chans=1), None),
+    ],
+)
+def test_mistake_in_a_config_names_its_place(backbone, message):
+    assert refused(model=dict(type='ImageClassifier', backbone=backbone)) == message
+
+
+def test_mistyped_key_of_what_the_runner_builds():
+    message = 'log_processor of the config takes no windows_size. Did you mean window_size?'
+    assert refused(log_processor=dict(windows_size=3)) == message
+
+
+def test_model_of_branches_is_known_by_its_signature():
+    """A class of whatever name that takes ``branches`` and, for their heads, has ``terms``."""
+
+    class Pair(BaseModel):
+        terms = dict(mse=dict(type='mmmokd.DistillationHead'))
+
+        def __init__(self, branches: dict[str, dict]) -> None:
+            pass
+
+    backbone = dict(type='mmpretrain.ResNet', depth=18)
+    good = dict(type=Pair, branches=dict(a=dict(backbone=backbone, heads=dict(mse=dict()))))
+    assert refused(model=good) is None
+    for part, message in (
+        (
+            dict(branches=dict(a=dict(bakbone=backbone))),
+            'model.branches.a of the config lacks what it',
+        ),
+        (
+            dict(branches=dict(a=dict(backbone=dict(backbone, dept=1)))),
+            'model.branches.a.backbone (ResNet) of the config takes no dept. Did you mean depth?',
+        ),
+        (
+            dict(branches=dict(a=dict(backbone=backbone, heads=dict(mes={})))),
+            'model.branches.a.heads of the config takes no mes. Did you mean mse?',
+        ),
+        (
+            dict(branches=dict(a=dict(backbone=backbone, heads=dict(mse=dict(center_momentm=1))))),
+            'model.branches.a.heads.mse of the config takes no center_momentm. Did you mean center_m',
+        ),
+    ):
+        assert refused(model=dict(good, **part)).startswith(message)
+
+
+def test_arrays_in_a_config_are_no_hindrance():
+    class Arrays(Hook):
+        def __init__(self, values) -> None:
+            pass
+
+    hooks = [dict(type=Arrays, values=np.zeros(2), interval=1) for _ in range(2)]
+    message = 'custom_hooks.0 (Arrays) of the config takes no interval.'
+    assert refused(custom_hooks=hooks) == message
+
+
+def test_library_that_cannot_be_imported_is_no_hindrance(monkeypatch):
+    def fail(registry):
+        raise RuntimeError('operators of another PyTorch')
+
+    monkeypatch.setattr(Registry, 'import_from_location', fail)
+    assert refused(model=dict(backbone=dict(type='SomeNet', depth=18), type='SomeModel')) is None
+
+
+def test_arguments_of_a_class():
+    class Base:
+        def __init__(self, depth: int, width: int = 1) -> None:
+            pass
+
+    class Closed(Base):
+        def __init__(self, stem: dict, **kwargs) -> None:
+            pass
+
+    class Open(BaseModule):
+        def __init__(self, model_name: str, **kwargs: dict) -> None:
+            pass
+
+    found = arguments_of(Closed)
+    assert found.closed and found.required == {'stem'}
+    assert found.names == dict(stem=dict, depth=int, width=int)
+    found = arguments_of(Open)  # who knows whom they are for: BaseModule takes but init_cfg
+    assert not found.closed and found.names == dict(model_name=str) and found.others is dict
