@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--maps',
         action='store_true',
-        help='evaluate the last feature maps, too, which say what is where: small ones only, for one '
+        help='also evaluate the last feature maps, which tell what is where: small ones only, since one '
         'of every image is kept (default: pooled features)',
     )
     parser.add_argument(
