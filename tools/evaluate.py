@@ -35,8 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--maps',
         action='store_true',
-        help='also evaluate the last feature maps, which tell what is where: small ones only, since one '
-        'of every image is kept (default: pooled features)',
+        help='evaluate the last feature maps as well, which keep the spatial layout: small ones only, '
+        'since one per image is kept (default: pooled features only)',
     )
     parser.add_argument(
         '--knn',
