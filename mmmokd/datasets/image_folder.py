@@ -22,7 +22,7 @@ from mmmokd.datasets.transforms.loading import LoadImage
 from mmmokd.datasets.walk import iter_transforms
 from mmmokd.datasets.worker_generator import WorkerGenerator
 from mmmokd.registry import DATASETS
-from mmmokd.utils.errors import DataError, MissingFileError
+from mmmokd.utils.errors import ConfigError, DataError, MissingFileError
 from mmmokd.utils.names import printable
 from mmmokd.utils.state_dict import name_some
 
@@ -89,11 +89,11 @@ class ImageFolder(CustomDataset):
         **kwargs,
     ) -> None:
         if not (data_root or data_prefix or ann_file):
-            raise DataError('ImageFolder needs data_root, the folder of images.')
+            raise ConfigError('ImageFolder needs data_root, the folder of images.')
         if extensions is None:
             extensions = (*IMAGE_EXTENSIONS, *filter(has_plugin, MORE_EXTENSIONS))
         if isinstance(extensions, str) or not extensions:
-            raise DataError(f"extensions must be a list such as ['.jpg'], got {extensions!r}.")
+            raise ConfigError(f"extensions must be a list such as ['.jpg'], got {extensions!r}.")
         roots = split_roots(data_root)
         if len(roots) > 1 and ann_file:
             raise DataError(

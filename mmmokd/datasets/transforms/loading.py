@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmmokd.registry import TRANSFORMS
 from mmmokd.utils import BadImageError
-from mmmokd.utils.errors import DataError
+from mmmokd.utils.errors import ConfigError, DataError
 from mmmokd.utils.names import printable
 
 from .files import decoding, open_image, read_file
@@ -122,7 +122,7 @@ class LoadImage(BaseTransform):
         max_pixels: int | None = MAX_PIXELS,
     ) -> None:
         if channel_order not in ('bgr', 'rgb'):
-            raise DataError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
+            raise ConfigError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
         if value_range is not None and not _is_value_range(value_range):
             raise DataError(
                 'value_range must be two numbers, of black and of white, such as (0, 4095), got '
@@ -169,9 +169,9 @@ class LoadImage(BaseTransform):
             DataError: If ``num_samples`` < 1 or ``max_bad_share`` is outside 0 to 1.
         """
         if num_samples < 1:
-            raise DataError(f'num_samples must be >= 1, got {num_samples}.')
+            raise ConfigError(f'num_samples must be >= 1, got {num_samples}.')
         if not 0 <= max_bad_share <= 1:
-            raise DataError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
+            raise ConfigError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
         self.max_bad_share = max_bad_share
         if self.bad_flags is None or len(self.bad_flags) != num_samples:
             self.bad_flags = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from mmmokd.datasets import ImageFolder, LoadImage, MultiCrop, iter_datasets, iter_transforms
 from mmmokd.registry import HOOKS
 from mmmokd.utils import current_epoch, is_epoch_based
-from mmmokd.utils.errors import DataError
+from mmmokd.utils.errors import ConfigError, DataError
 from mmmokd.utils.names import printable
 
 NUM_NAMED = 3
@@ -71,7 +71,7 @@ class DataHealthHook(Hook):
 
     def __init__(self, max_bad_share: float = 0.01) -> None:
         if not 0 <= max_bad_share <= 1:
-            raise DataError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
+            raise ConfigError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
         self.max_bad_share = max_bad_share
         self._tracked: list[tuple[Any, LoadImage]] = []
         self._random: list = []
