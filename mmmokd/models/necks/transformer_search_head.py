@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.pos_embed import resize_pos_embed_2d
 
 from ..utils import (
@@ -49,7 +50,7 @@ class TransformerSearchHead(BaseModule):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a number is none, or too small, D is not a multiple of the heads, or
+        ConfigError: If a number is none, or too small, D is not a multiple of the heads, or
             ``projection`` is off and C is not D.
 
     Example:
@@ -91,14 +92,14 @@ class TransformerSearchHead(BaseModule):
         check_number('the search head', 'mlp_ratio', mlp_ratio)
         self.grid_size = _as_grid(grid_size)
         if embed_dims % num_heads:
-            raise ValueError(
+            raise ConfigError(
                 f'embed_dims={embed_dims} of the search head is not a multiple of '
                 f'num_heads={num_heads}'
             )
         if projection is None:
             projection = in_channels != embed_dims
         if not projection and in_channels != embed_dims:
-            raise ValueError(
+            raise ConfigError(
                 f'a search head without projection needs in_channels == embed_dims, but got '
                 f'{in_channels} and {embed_dims}; set projection=True'
             )
@@ -240,7 +241,7 @@ def _as_grid(grid_size: int | tuple[int, int]) -> tuple[int, int]:
     """A grid's (h, w), of one number for both or of the two."""
     sides = tuple(grid_size) if isinstance(grid_size, list | tuple) else (grid_size, grid_size)
     if len(sides) != 2:
-        raise ValueError(
+        raise ConfigError(
             f'grid_size of the search head must be one number or (h, w), but got {grid_size!r}'
         )
     for side in sides:
