@@ -11,6 +11,7 @@ from PIL import Image, ImageFilter
 from torchvision import transforms as tv
 
 from mmmokd.registry import TRANSFORMS
+from mmmokd.utils.errors import ConfigError
 
 from ..worker_generator import WorkerGenerator
 
@@ -115,22 +116,22 @@ def complete_group(index: int, group: Any) -> dict[str, Any]:
         dict: The group with every key.
 
     Raises:
-        ValueError: If it is not a dict, a key is unknown or missing, or a value is out of range.
+        ConfigError: If it is not a dict, a key is unknown or missing, or a value is out of range.
     """
 
     def require(condition: bool, key: str, expected: str) -> None:
         if not condition:
-            raise ValueError(f'groups[{index}]: {key} must be {expected}, got {group[key]!r}.')
+            raise ConfigError(f'groups[{index}]: {key} must be {expected}, got {group[key]!r}.')
 
     known = ['size', 'scale', *GROUP_DEFAULTS]
     if not isinstance(group, dict):
-        raise ValueError(f'groups[{index}] must be a dict, got {group!r}.')
+        raise ConfigError(f'groups[{index}] must be a dict, got {group!r}.')
     unknown = sorted(set(group) - set(known), key=str)
     if unknown:
-        raise ValueError(f'groups[{index}] has the unknown keys {unknown}; known are {known}.')
+        raise ConfigError(f'groups[{index}] has the unknown keys {unknown}; known are {known}.')
     missing = [key for key in ('size', 'scale') if key not in group]
     if missing:
-        raise ValueError(f'groups[{index}] lacks {missing}.')
+        raise ConfigError(f'groups[{index}] lacks {missing}.')
     group = {**GROUP_DEFAULTS, **group}
 
     for key in ('num', 'size'):
@@ -197,7 +198,7 @@ class MultiCrop(BaseTransform):
             - solarize (float): Probability of solarisation. Defaults to 0.0.
 
     Raises:
-        ValueError: If there is no group, or a group has an unknown, missing or wrong value.
+        ConfigError: If there is no group, or a group has an unknown, missing or wrong value.
 
     Example:
         >>> crop = MultiCrop(groups=[dict(num=2, size=32, scale=(0.5, 1.0)),
@@ -210,7 +211,7 @@ class MultiCrop(BaseTransform):
     def __init__(self, groups: Sequence[dict] | None = None) -> None:
         groups = PAPER_GROUPS if groups is None else groups
         if not isinstance(groups, Sequence) or len(groups) == 0:
-            raise ValueError(f'groups must be a list of at least one dict, got {groups!r}.')
+            raise ConfigError(f'groups must be a list of at least one dict, got {groups!r}.')
         self.groups = [complete_group(index, group) for index, group in enumerate(groups)]
         self.views = [view for group in self.groups for view in [build_view(group)] * group['num']]
         self.generator = WorkerGenerator()
@@ -239,7 +240,7 @@ class MultiCrop(BaseTransform):
             dict: The same dict with the list of views in 'img'.
 
         Raises:
-            ValueError: If 'img' is not an 8-bit image with one or three channels.
+            ConfigError: If 'img' is not an 8-bit image with one or three channels.
         """
         img = self._to_pil(results['img'])
         seed = torch.randint(2**63 - 1, (), generator=self.generator.get()).item()
@@ -260,7 +261,7 @@ class MultiCrop(BaseTransform):
                 return Image.fromarray(cv2.cvtColor(img, cv2.COLOR_GRAY2RGB))
             if shape[2:] == (3,):
                 return Image.fromarray(cv2.cvtColor(img, cv2.COLOR_BGR2RGB))
-        raise ValueError(
+        raise ConfigError(
             "MultiCrop needs results['img'] as a uint8 array of shape (H, W, 3), BGR, or (H, W), "
             f'gray, but got shape {shape}, type {dtype}.'
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmmokd.analysis import effective_rank, feature_std, mutual_information, prototype_entropy
 from mmmokd.registry import HOOKS
 from mmmokd.utils import CollapseError, get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 SIGNALS = ('entropy', 'mutual_info', 'feature_std', 'effective_rank')
 # Two views of one image are to have one target: fewer rows than this say nothing.
@@ -55,7 +56,7 @@ class CollapseMonitorHook(Hook):
             bounds time and memory. Defaults to 256.
 
     Raises:
-        ValueError: If ``interval`` or ``patience`` is below 1.
+        ConfigError: If ``interval`` or ``patience`` is below 1.
     """
 
     priority = 'NORMAL'
@@ -72,7 +73,7 @@ class CollapseMonitorHook(Hook):
         max_samples: int = 256,
     ) -> None:
         if interval < 1 or patience < 1:
-            raise ValueError(
+            raise ConfigError(
                 'interval and patience of CollapseMonitorHook must be at least 1, but got '
                 f'{interval} and {patience}'
             )

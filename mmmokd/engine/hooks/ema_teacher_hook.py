@@ -7,6 +7,7 @@ from torch import nn
 
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 from ..schedulers import cosine_schedule
 
@@ -25,7 +26,7 @@ class EMATeacherHook(Hook):
         end_momentum (float): Its value at the end of the run. Defaults to 1.0.
 
     Raises:
-        ValueError: If a momentum is not in [0.5, 1].
+        ConfigError: If a momentum is not in [0.5, 1].
     """
 
     priority = 'NORMAL'
@@ -33,7 +34,7 @@ class EMATeacherHook(Hook):
     def __init__(self, base_momentum: float = 0.996, end_momentum: float = 1.0) -> None:
         for name, value in dict(base_momentum=base_momentum, end_momentum=end_momentum).items():
             if not 0.5 <= value <= 1:
-                raise ValueError(
+                raise ConfigError(
                     f'{name} is the share of the old teacher, at least 0.5 and at most 1 (0.996 in '
                     f"the paper), but got {value}; mmpretrain's CosineEMA counts the new share, "
                     '1 - momentum'

@@ -17,6 +17,7 @@ from mmmokd.models.branches import (
 )
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -33,7 +34,7 @@ class InputCheckHook(Hook):
     A pipeline that makes its views by other means is not checked.
 
     Raises:
-        ValueError: If a branch cannot take the views, or the smallest batch.
+        ConfigError: If a branch cannot take the views, or the smallest batch.
     """
 
     # After the hook that checks the data, before all that is long or moves weights.
@@ -76,7 +77,7 @@ class InputCheckHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If a branch cannot take them.
+            ConfigError: If a branch cannot take them.
         """
         sizes = crop_sizes(runner.test_dataloader.dataset)
         for name, branch in _branches(runner.model).items():
@@ -193,7 +194,7 @@ def _check_smallest_batch(
             if which != 'every batch'
             else 'Set train_dataloader.batch_size to 2 or more'
         )
-        raise ValueError(
+        raise ConfigError(
             f'branch {name}: {which} has one image ({num_images} images, batch size '
             f'{loader.batch_size}, {world_size} process{"es" * (world_size > 1)}), of whose views '
             f'of {height}x{width} the batch norm {norm}{more} gets one value per channel, which has '

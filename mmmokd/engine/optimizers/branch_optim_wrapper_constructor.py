@@ -11,6 +11,7 @@ from torch import nn
 
 from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 from .branch_optim_wrapper_dict import BranchOptimWrapperDict
 from .clip_grad import clip_grad_norm_per_parameter_
@@ -42,7 +43,7 @@ class BranchOptimWrapperConstructor:
             because mmengine passes it. Defaults to None.
 
     Raises:
-        ValueError: If the branches are not those of the model, or a key or part is not known.
+        ConfigError: If the branches are not those of the model, or a key or part is not known.
 
     Example:
         >>> optim_wrapper = dict(
@@ -61,7 +62,7 @@ class BranchOptimWrapperConstructor:
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         cfg = copy.deepcopy(dict(optim_wrapper_cfg))
         if paramwise_cfg:
-            raise ValueError(
+            raise ConfigError(
                 'BranchOptimWrapperConstructor takes no paramwise_cfg: give a part of a branch its '
                 'lr and weight_decay by optim_wrapper.branches.NAME.parts'
             )
@@ -70,7 +71,7 @@ class BranchOptimWrapperConstructor:
         for name, branch in self.branches.items():
             lacks = 'optimizer' not in branch and not self.default
             if lacks or set(branch) - _PER_BRANCH:
-                raise ValueError(
+                raise ConfigError(
                     f'optim_wrapper.branches.{name} needs `optimizer` and may have `parts`, but has '
                     f'{sorted(branch)}; what is common to all branches stands beside `branches`'
                 )
@@ -107,7 +108,7 @@ class BranchOptimWrapperConstructor:
         branches = {n: b for n, b in get_ori_model(model).branches.items() if b.student is not None}
         settings = with_default_optimizer(self.branches, self.default, branches)
         if set(branches) != set(settings):
-            raise ValueError(
+            raise ConfigError(
                 f'the model has the branches {sorted(branches)}, but optim_wrapper.branches has '
                 f'{sorted(settings)}'
             )
@@ -155,7 +156,7 @@ def with_default_optimizer(
         dict[str, dict]: Settings by branch, each with ``optimizer``.
 
     Raises:
-        ValueError: If every branch sets a key of the default itself: it would have no effect.
+        ConfigError: If every branch sets a key of the default itself: it would have no effect.
     """
     settings = {name: dict(branch) for name, branch in branches.items()}
     if not default:
@@ -165,7 +166,7 @@ def with_default_optimizer(
     own = [{*(branch.get('optimizer') or {})} for branch in settings.values()]
     for key in default:
         if own and all(key in keys for keys in own):
-            raise ValueError(
+            raise ConfigError(
                 f'optim_wrapper.optimizer.{key} has no effect: every branch has its own. Set '
                 + ' and '.join(
                     f'optim_wrapper.branches.{name}.optimizer.{key}' for name in settings
@@ -179,7 +180,7 @@ def with_default_optimizer(
 def _check_clip_grad(clip_grad: Mapping) -> None:
     """Refuse settings of clipping that would not clip, or not as they say."""
     if clip_grad.get('per_parameter') and 'max_norm' not in clip_grad:
-        raise ValueError(
+        raise ConfigError(
             'optim_wrapper.clip_grad: per_parameter=True needs max_norm, the largest norm of a '
             f'parameter, but got {dict(clip_grad)}'
         )
@@ -200,13 +201,13 @@ def branch_param_groups(
         ``lr``. Frozen parameters are in none, empty groups are left out.
 
     Raises:
-        ValueError: If a part or one of its keys is not known.
+        ConfigError: If a part or one of its keys is not known.
     """
     children = {name for name, _ in student.named_children()}
     for part, cfg in parts.items():
         unknown = set(cfg) - {'lr', 'weight_decay', 'decay_all'}
         if part not in children or unknown:
-            raise ValueError(
+            raise ConfigError(
                 f'unknown {f"keys {sorted(unknown)} in " if part in children else ""}part {part!r}: '
                 f'parts are {sorted(children)}, with lr, weight_decay, decay_all'
             )
