@@ -43,14 +43,8 @@ default_hooks = dict(
     head_schedule=dict(base_epochs=100),
 )
 
-prototypes = dict(out_channels=num_prototypes)
 model = dict(
-    branches=dict(
-        cnn=dict(projector=prototypes, search_head=dict(prototypes, grid_size=global_size // 32)),
-        vit=dict(
-            backbone=dict(img_size=global_size),
-            projector=prototypes,
-            search_head=dict(prototypes, grid_size=global_size // 16),
-        ),
-    )
+    global_size=global_size,
+    neck_defaults=dict(out_channels=num_prototypes),
+    branches=dict(vit=dict(backbone=dict(img_size=global_size))),
 )

@@ -11,16 +11,10 @@ _base_ = [
 train_dataloader = dict(batch_size=256)
 train_cfg = dict(max_epochs=200, val_interval=10)
 
-image_size, patch_size, cnn_stride = 32, 4, 8
 model = dict(
+    global_size=32,
     branches=dict(
-        cnn=dict(
-            backbone=dict(type='ResNet_CIFAR'),
-            search_head=dict(grid_size=image_size // cnn_stride),
-        ),
-        vit=dict(
-            backbone=dict(img_size=image_size, patch_size=patch_size),
-            search_head=dict(grid_size=image_size // patch_size),
-        ),
-    )
+        cnn=dict(backbone=dict(type='ResNet_CIFAR')),
+        vit=dict(backbone=dict(img_size=32, patch_size=4)),
+    ),
 )

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
+from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -77,7 +78,8 @@ class FeatureExtractor:
         from mmmokd.evaluation.pipeline import evaluation_pipeline
 
         check_names(model._config, branch, network)
-        self.model = model.to(device or get_device()).eval()
+        self.model = model.to(device or get_device())
+        self.model.eval()
         self.config = model._config
         found = {n.partition('.')[0]: net for n, net in find_networks(model, [network]).items()}
         self.networks = found if branch is None else {branch: found[branch]}
@@ -129,13 +131,8 @@ class FeatureExtractor:
             check_gives_maps(self.model)
         images = _Images(self._to_list(inputs), self._load, self._rest, channel_order)
         loader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=default_collate)
-        batches = loader
-        if show_progress:
-            from mmpretrain.utils import track
-
-            batches = track(loader, 'Features', total=len(loader))
         results: list[Features] = []
-        for batch in batches:
+        for batch in track(loader, 'Features', disable=not show_progress):
             found = self._extract(batch, feature)
             by_image = [
                 dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)

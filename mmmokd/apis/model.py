@@ -154,7 +154,10 @@ def init_model(
         else:
             model = _init_backbone(cfg, file, branch, network)
     model._config = cfg
-    return model.to(device).eval() if device is not None else model.eval()
+    if device is not None:
+        model.to(device)
+    model.eval()  # of which mmpretrain's ResNet returns nothing
+    return model
 
 
 def check_names(cfg: Config, branch: str | None, network: str) -> None:

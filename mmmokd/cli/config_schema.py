@@ -275,8 +275,9 @@ def _section_at(cfg: Config, path: Path_, node: dict) -> Arguments | None:
     )
     section = tables.SECTIONS.get('.'.join(names))
     if path[:2] == ('optim_wrapper', 'branches') and path[3:] == ('parts',):
-        parts = ((cfg.get('model') or {}).get('branches') or {}).get(path[2]) or {}
-        return Arguments(dict.fromkeys(['backbone', 'heads', *parts]), closed=True)
+        own = ((cfg.get('model') or {}).get('branches') or {}).get(path[2]) or {}
+        necks = getattr(_model_with_branches(cfg), 'necks', {})
+        return Arguments(dict.fromkeys(['backbone', 'heads', *necks, *own]), closed=True)
     if section is None:
         return None
     taken = {k: v for each in section.functions for k, v in arguments_of(each).names.items()}
@@ -314,20 +315,25 @@ def _model_with_branches(cfg: Config) -> type | None:
 
 
 def _arguments_of_branch(cfg: Config, path: Path_, node: dict, model: type) -> Arguments | None:
-    """A branch, its heads, or one of them, which update the model's ``terms``."""
-    terms = getattr(model, 'terms', {})
-    if path[3:] == ('heads',):
+    """A branch, its heads, or a head or neck, which updates that of the model's table."""
+    terms, necks = getattr(model, 'terms', {}), getattr(model, 'necks', {})
+    within = path[3:]
+    if within == ('heads',):
         new = [name for name, head in node.items() if isinstance(head, dict) and 'type' in head]
         return Arguments(dict.fromkeys([*terms, *new]), closed=bool(terms))
-    if len(path) != 3 and path[3:4] != ('heads',):
+    if not within:
+        default = dict(type=getattr(model, 'branch_type', None))
+    elif within[0] == 'heads' and len(within) == 2:
+        default = terms.get(within[1], {})
+    elif len(within) == 1 and within[0] in necks:
+        default = {**getattr(model, 'neck_defaults', {}), **necks[within[0]]}
+    else:
         return None
-    default = terms.get(path[4]) if len(path) == 5 else dict(type=f'{OWN_SCOPE}.Branch')
-    kind = node.get('type') or (default or {}).get('type')
-    if len(path) > 5 or kind is None:
-        return None
-    targets, _ = _find(kind, _scope_at(cfg, path), (MODELS,))
-    found = _any_of(targets).but(tables.GIVEN.get(role_of(path), ()), tables.ANY_TYPE)
-    return found if len(path) == 3 else found._replace(required=frozenset())
+    targets, _ = _find(node.get('type') or default.get('type'), _scope_at(cfg, path), (MODELS,))
+    found = _any_of(targets).but(more=tables.ANY_TYPE)
+    if not within:
+        return found.but(tables.FOR_BRANCHES, ['cross_weight', *necks])
+    return found._replace(required=found.required - {*default, *tables.INFERRED})
 
 
 def _preprocessors(scope: str) -> Arguments:

@@ -31,7 +31,7 @@ EXTRA = dict(
     param_scheduler={'convert_to_iter_based'},
     train_cfg={'by_epoch'},
 )
-# What a Runner, or a model of its branches, and not the config gives to the classes that it builds.
+# What a Runner, and not the config, gives to the classes that it builds; then a model to branches.
 GIVEN = dict(
     optimizer={'params'},
     param_scheduler={'optimizer', 'epoch_length'},
@@ -43,6 +43,8 @@ GIVEN = dict(
     vis_backends={'save_dir'},
     model_wrapper_cfg={'module', 'model'},
 )
+FOR_BRANCHES = ('peers', 'global_size')
+INFERRED = ('in_channels', 'out_channels', 'grid_size')  # of necks and heads, from what they read
 # Where the type of a dict is looked up, by role.
 REGISTRIES = dict(
     dataset=(mm.DATASETS,),

@@ -29,7 +29,8 @@ INNER_BLANK = re.compile(r'[^\s,(\[] +[^\s,)\]]')
 class CfgOptions(DictAction):
     """Reads ``KEY=VALUE`` arguments as mmengine does; refuses what that would misunderstand.
 
-    A value in quotes of its own, as in ``KEY='"a, b"'``, is a text. So is one value with blanks.
+    A value in quotes of its own, as in ``KEY='"a, b"'``, is a text. So is one value with blanks, and
+    the name of a file that exists.
     """
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
@@ -47,17 +48,14 @@ class CfgOptions(DictAction):
         in_brackets = text[:1] in ('(', '[')
         if text[:1] in ('"', "'") and text[-1:] == text[:1]:
             return text[1:-1]
-        if ',' not in text and not in_brackets:
+        if not in_brackets and (',' not in text or os.path.exists(os.path.expanduser(text))):
             return self._parse_int_float_bool(text)
         if in_brackets and ('"' in text or "'" in text):
             with suppress(ValueError, SyntaxError):  # of Python, texts in quotes
                 return ast.literal_eval(text)
-        unclear = INNER_BLANK.search(text) or (not in_brackets and '/' in text)
-        try:
-            if not unclear:
+        with suppress(AssertionError):  # of brackets that do not close
+            if not INNER_BLANK.search(text):
                 return self._parse_iterable(text)
-        except AssertionError:  # brackets that do not close
-            pass
         raise argparse.ArgumentError(
             self,
             f'{item!r} may be a text or a list: quote the text, as in KEY=\'"a, b"\', or all texts '

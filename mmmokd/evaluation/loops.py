@@ -26,7 +26,7 @@ BANK_SHARE = 0.8
 
 
 def split_labeled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dict, dict]:
-    """Part the images of one labeled set, class by class, always in the same way.
+    """Split the images of one labeled set, class by class, always in the same way.
 
     Args:
         dataloader (dict): Config of the dataloader of all of them.
@@ -82,8 +82,8 @@ def complete_bank(bank: DataLoader | dict, dataloader: DataLoader | dict) -> Dat
     dataset = bank.get('dataset')
     if not dataset:
         raise ConfigError(
-            'bank_dataloader needs a dataset, the labeled images that are learnt from; without '
-            "bank_dataloader, a share of the queries' images is it"
+            'bank_dataloader needs a dataset, the labeled images to learn from; without '
+            "bank_dataloader, a share of the queries' images is the bank"
         )
     if isinstance(dataset, dict) and isinstance(dataloader['dataset'], dict):
         if 'type' not in dataset:
@@ -97,7 +97,7 @@ def check_several_classes(bank: Any) -> None:
     """Check that there is something to tell apart.
 
     Args:
-        bank (Dataset): The labeled images that are learnt from.
+        bank (Dataset): The labeled images to learn from.
 
     Raises:
         ValueError: If all of them are of one class, so that every answer is right.
@@ -167,21 +167,21 @@ class FeatureLoopMixin:
         for metric in self.evaluator.metrics:
             if not isinstance(metric, FeatureMetric):
                 raise ConfigError(
-                    f'{type(self).__name__} evaluates features: its evaluator takes measures such '
+                    f'{type(self).__name__} evaluates features: its evaluator takes metrics such '
                     f'as mmmokd.KNNMetric, but got {type(metric).__name__}'
                 )
             metric.check_sizes(len(self.bank_dataloader.dataset), len(self.dataloader.dataset))
         self._find_overlap()
 
     def _find_overlap(self) -> None:
-        """Find, say and let the measures check which queries are images of the bank."""
+        """Find and log queries that are images of the bank, and let the metrics check them."""
         bank, queries = self.bank_dataloader.dataset, self.dataloader.dataset
         self.overlap = find_overlap(bank, queries)
         if not self.overlap.num_queries:
             return
         print_log(
-            f'{self.overlap.num_queries} of {len(queries)} queries are images of the bank, too '
-            '(the same files): none is its own neighbor, nor is a probe trained on it',
+            f'{self.overlap.num_queries} of {len(queries)} queries are also images of the bank '
+            '(the same files): none is its own neighbor, and no probe is trained on it',
             logger='current',
             level=logging.WARNING,
         )
@@ -212,7 +212,7 @@ class FeatureLoopMixin:
         """Evaluate the model as it is.
 
         Returns:
-            dict[str, float]: Measures by name, the same on all ranks.
+            dict[str, float]: Metrics by name, the same on all ranks.
         """
         self._call(f'before_{self.mode}')
         self._call(f'before_{self.mode}_epoch')
@@ -248,7 +248,7 @@ class FeatureLoopMixin:
             self.networks,
             fp16=self.fp16,
             on_all_ranks=False,
-            # One pass over the images serves all measures.
+            # One pass over the images serves all metrics.
             last_blocks=max(metric.last_blocks for metric in self.evaluator.metrics),
             maps=self.maps,
             **callbacks,
@@ -277,18 +277,18 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
     """Validation of frozen features by k-NN, probes and the like.
 
     The loop's ``dataloader`` holds the queries. Features of queries and bank are extracted in
-    evaluation mode, gathered on rank 0, and handed to the evaluator's measures. The runner's hooks
+    evaluation mode, gathered on rank 0, and passed to the evaluator's metrics. The runner's hooks
     are called for the queries' batches.
 
-    A query that is an image of the bank, too, is not its own neighbor, and no probe is trained on
+    A query that is also an image of the bank is not its own neighbor, and no probe is trained on
     it; how many there are is logged. See :func:`~mmmokd.evaluation.overlap.find_overlap`.
 
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader | dict): The labeled queries (a test set), without augmentation, in
             order.
-        evaluator (Evaluator | dict | list): Measures, each a :class:`FeatureMetric`.
-        bank_dataloader (DataLoader | dict, optional): The labeled images that are learnt from (a
+        evaluator (Evaluator | dict | list): Metrics, each a :class:`FeatureMetric`.
+        bank_dataloader (DataLoader | dict, optional): The labeled images to learn from (a
             training set), in the same pipeline as the queries, in order. What its config leaves out
             is as in that of ``dataloader``; so is what its dataset leaves out, if that has no
             ``type``: ``dict(dataset=dict(data_root='/my/train'))`` is enough. Defaults to None:
@@ -298,16 +298,16 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
         fp16 (bool): Whether to run the model under autocast. Defaults to False.
         bank_share (float): Where there is no ``bank_dataloader``, see there. Always the same
             images, drawn with seed 0. Defaults to 0.8.
-        maps (bool): Whether to measure the last feature maps of MOKD's networks, too, each as one
+        maps (bool): Whether to evaluate the last feature maps of the branches as well, each as one
             vector of h * w * C numbers, by ``'{branch}.{network}.map'``. Unlike a pooled feature, a
-            map says what is where, which counts where images are alike in layout. It is kept for
-            every image of the bank: for small maps only. Defaults to False.
+            map keeps the spatial layout, which matters where images are aligned. It is kept for
+            every image of the bank: use small maps only. Defaults to False.
 
     Raises:
         ValueError: If there is no network, a dataset is empty or not labeled or gives no batch of
-            single views, the two have different classes or the bank but one, the bank is too small
-            for a measure or, without the queries, has too little for it to learn from, or ``maps``
-            are wanted of a model without them, or a measure is not a :class:`FeatureMetric`.
+            single views, the two have different classes or the bank has only one, the bank is too small
+            for a metric, also without the queries, ``maps`` are asked for of a model without
+            branches, or a metric is not a :class:`FeatureMetric`.
 
     Example:
         >>> val_dataloader = dict(dataset=test_set, sampler=in_order, ...)

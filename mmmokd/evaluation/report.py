@@ -43,13 +43,13 @@ def set_evaluation(
             are changed in place.
         networks (Sequence[str]): ``'teacher'``, ``'student'`` or both. Defaults to ('teacher', ).
         ks (Sequence[int]): Neighbors of k-NN. Defaults to (10, 20, 30).
-        linear (bool): Whether to train linear probes, too. Defaults to True.
+        linear (bool): Whether to train linear probes as well. Defaults to True.
         linear_epochs (int): Epochs of the linear probes. Defaults to 100.
         linear_lrs (Sequence[float], optional): As ``lrs`` of :class:`LinearProbeMetric`.
         data (tuple[str, str], optional): Folders of class folders, to learn from and to be
             recognized. Defaults to None: the sets of the config; if it has no bank, the images that
             it trains on, in the pipeline of the test.
-        maps (bool): Whether to evaluate feature maps, too, as is done anyway if the config says so;
+        maps (bool): Whether to evaluate feature maps as well, as the config may ask for anyway;
             see :class:`FeatureValLoop`. Defaults to False.
 
     Raises:
@@ -143,7 +143,7 @@ def check_out(out: str | Path) -> Path:
 
 
 def collect_results(metrics: dict[str, float], ks: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Put the measures of a test in order.
+    """Group the metrics of a test by network.
 
     Args:
         metrics (dict[str, float]): From ``Runner.test`` after :func:`set_evaluation`.
@@ -156,16 +156,16 @@ def collect_results(metrics: dict[str, float], ks: Sequence[int]) -> dict[str, d
     """
     results: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():
-        network, measure = key.rsplit('/', 1)
+        network, metric = key.rsplit('/', 1)
         found = results.setdefault(network, {})
-        if measure.startswith('knn_'):
-            name, _, k = measure.partition('_k')  # no _k: of the first k
+        if metric.startswith('knn_'):
+            name, _, k = metric.partition('_k')  # no _k: of the first k
             found.setdefault(name, {})[int(k or ks[0])] = value
-        elif measure.startswith(HELD_OUT_PREFIX):
+        elif metric.startswith(HELD_OUT_PREFIX):
             curve = found.setdefault('linear_held_out', {})
-            curve[float(measure.removeprefix(HELD_OUT_PREFIX))] = value
+            curve[float(metric.removeprefix(HELD_OUT_PREFIX))] = value
         else:
-            found[measure] = value
+            found[metric] = value
     return results
 
 

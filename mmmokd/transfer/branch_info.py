@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmmokd.registry import MODELS
 from mmmokd.utils.config_tree import type_name
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.weights import BackboneInfo, WeightFile, describe_weights, inspect_weights
 from mmmokd.weights.backbone_info import Pixels
 from mmmokd.weights.checkpoint_config import read_config_text
@@ -43,7 +44,7 @@ def branch_info(
         BackboneInfo: With a config and, where the checkpoint tells it, the normalization of images.
 
     Raises:
-        ValueError: If the config has no such branch, and as :func:`complete_info`.
+        CheckpointError: If the config has no such branch, and as :func:`complete_info`.
     """
     cfg = backbone_config(file, branch, config)
     return complete_info(weights, cfg, img_size)._replace(pixels=read_pixels(file))
@@ -64,10 +65,10 @@ def backbone_config(
         dict | None: The backbone's config; None if the checkpoint keeps none.
 
     Raises:
-        ValueError: If the config has no such branch.
+        CheckpointError: If the config has no such branch.
     """
     if config is not None:
-        cfg, source = config.to_dict(), str(config.filename)
+        cfg, source = config.to_dict(), config.filename or 'the config'
     elif isinstance(file.meta.get('cfg'), str):
         cfg, source = read_config_text(file.meta['cfg']), f'the config in {file.path}'
     else:
@@ -75,7 +76,9 @@ def backbone_config(
     branches = (cfg.get('model') or {}).get('branches') or {}
     if not isinstance(branches.get(branch), dict):
         names = [name for name, value in branches.items() if value is not None]
-        raise ValueError(f'{source} has no branch {branch!r}; it has {", ".join(names) or "none"}')
+        raise CheckpointError(
+            f'{source} has no branch {branch!r}; it has {", ".join(names) or "none"}'
+        )
     return branches[branch]['backbone']
 
 
@@ -114,12 +117,12 @@ def complete_info(
         BackboneInfo: With a config.
 
     Raises:
-        ValueError: If there is no config and the weights are not of a standard model, or an image
+        CheckpointError: If there is no config and the weights are not of a standard model, or an image
             size is given for another model than a ViT.
     """
     info = inspect_weights(weights)
     if cfg is None and (info is None or info.cfg is None):
-        raise ValueError(
+        raise CheckpointError(
             'the checkpoint keeps no config, and its weights are of no standard model '
             f'({describe_weights(weights)}): name the config that it was trained with by --config'
         )
@@ -132,7 +135,7 @@ def complete_info(
     if img_size is not None and family == 'SwinTransformer':
         cfg['img_size'] = img_size
     elif img_size is not None:
-        raise ValueError(
+        raise CheckpointError(
             f'only a ViT has a position embedding to resize for images of {img_size} pixels, '
             f'but the branch is {describe_weights(weights)}'
         )

@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope
 from mmmokd.models.feature_maps import check_feature_maps
 from mmmokd.registry import MODELS
 from mmmokd.transfer.export import key_report
+from mmmokd.utils.errors import ConfigError
 from mmmokd.weights import (
     backbone_prefix,
     choose_branch,
@@ -45,8 +46,8 @@ def plan_transfer(
         dotted key, that make the config start from the branch.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the branch does not exist, the config has no backbone, or a part of its model
+        MissingFileError: If there is no such checkpoint.
+        ConfigError: If the branch does not exist, the config has no backbone, or a part of its model
             does not fit, or the heads are made for other maps than the backbone gives.
     """
     file = read_weights(checkpoint)
@@ -58,7 +59,7 @@ def plan_transfer(
     for key, part in _pretrained_parts(cfg):
         with DefaultScope.overwrite_default_scope(scope):
             module = MODELS.build(dict(part, init_cfg=None))
-        report.append(f'{key} of {cfg.filename}:')
+        report.append(f'{key} of {cfg.filename or "the config"}:')
         report += key_report(module, weights, f'{prefix}* of {checkpoint}')
         if 'init_cfg' in part:
             options[f'{key}.init_cfg._delete_'] = True
@@ -85,7 +86,9 @@ def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:
     """The backbone, and other parts that start from pretrained weights, by dotted key."""
     model = cfg.get('model')
     if not isinstance(model, dict) or not isinstance(model.get('backbone'), dict):
-        raise ValueError(f'{cfg.filename} has no model.backbone to start from a branch')
+        raise ConfigError(
+            f'{cfg.filename or "the config"} has no model.backbone to start from a branch'
+        )
     yield 'model.backbone', model['backbone']
     stack = [('model', model)]
     while stack:

@@ -12,6 +12,7 @@ from mmmokd.transfer.libraries import Library, build_library
 from mmmokd.transfer.libraries.base import check_out, class_name
 from mmmokd.transfer.libraries.mmlab import ConfiguredBackbone
 from mmmokd.transfer.same_features import check_same_features
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import name_some
 from mmmokd.version import __version__
 from mmmokd.weights import (
@@ -63,8 +64,8 @@ def export_branch(
         list[str]: The report of keys and how to load the file, line by line.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the branch does not exist, the library has no such model, not every weight of
+        MissingFileError: If there is no such checkpoint.
+        CheckpointError: If the branch does not exist, the library has no such model, not every weight of
             it is matched, or it computes other features. Nothing is written then.
     """
     out = check_out(out, library, overwrite)
@@ -98,13 +99,13 @@ def load_into(library: Library, weights: Mapping[str, Tensor], name: str) -> lis
         list[str]: The report of keys.
 
     Raises:
-        ValueError: If a weight of the model is not matched, or its features are others.
+        CheckpointError: If a weight of the model is not matched, or its features are others.
     """
     try:
         report = key_report(library.model, library.convert(weights), name, library.model_name)
         check_same_features(library, weights)
     except ValueError as error:
-        raise ValueError(f'{error}. --to {library.name} takes {library.takes}') from error
+        raise CheckpointError(f'{error}. --to {library.name} takes {library.takes}') from error
     return report
 
 
@@ -123,7 +124,7 @@ def key_report(
         list[str]: Matched, missing and unexpected keys, a line each.
 
     Raises:
-        ValueError: If a weight of the model is not matched.
+        CheckpointError: If a weight of the model is not matched.
     """
     left_out = load_backbone(model, weights, source)
     total = len(model.state_dict())

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmmokd.transfer.libraries.base import Library, pooled
 from mmmokd.transfer.libraries.mmlab import build_in_scope
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.weights import BackboneInfo, load_backbone
 
 # In double precision, relative to the largest feature: another epsilon of a norm shows at 1e-6, the
@@ -30,7 +31,7 @@ def check_same_features(library: Library, weights: Mapping[str, Tensor]) -> None
         weights (Mapping[str, Tensor]): The weights of the branch's backbone.
 
     Raises:
-        ValueError: If the features differ, or one of the models cannot compute them.
+        CheckpointError: If the features differ, or one of the models cannot compute them.
     """
     info, model = library.info, library.model
     shape = (2, info.cfg.get('in_channels', 3), *_image_size(info))
@@ -47,7 +48,7 @@ def check_same_features(library: Library, weights: Mapping[str, Tensor]) -> None
         other = f'its features differ by up to {difference:.2g}'
     else:
         return
-    raise ValueError(f'{library.model_name} takes the weights of {info.cfg}, but {other}')
+    raise CheckpointError(f'{library.model_name} takes the weights of {info.cfg}, but {other}')
 
 
 def _build_own(info: BackboneInfo) -> nn.Module:
@@ -81,7 +82,7 @@ def _run(library: Library, model: nn.Module, forward: Callable, images: Tensor) 
     try:
         return forward(images)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(
+        raise CheckpointError(
             f'{library.model_name} took the weights, but could not be compared with the branch: {error}'
         ) from error
     finally:

@@ -51,7 +51,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         if part != target:
             _sync(part)
             os.replace(part, target)
-            with suppress(OSError):  # of the folder: the file's new name outlives a power cut, too
+            with suppress(
+                OSError
+            ):  # of the folder, so that the file's new name survives a power cut
                 _sync(target.parent)
     except OSError as error:
         raise CannotWriteError(explain_os_error(error, path)) from error

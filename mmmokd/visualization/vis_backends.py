@@ -30,7 +30,7 @@ class WandbVisBackend(mmengine_visualization.WandbVisBackend):
 
     Unlike mmengine's it draws curves over the iteration, where that counts its own calls, and it
     uploads no source code: that takes every Python file below the working folder, which in a
-    checkout are those of the virtual environment, too.
+    checkout include those of the virtual environment.
 
     Args:
         save_dir (str): Folder of the local files. The visualizer gives it.

@@ -16,7 +16,7 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.environment import ALLOW_CODE
-from mmmokd.utils.errors import CannotWriteError, CheckpointError, MissingFileError
+from mmmokd.utils.errors import CannotWriteError, CheckpointError, ConfigError, MissingFileError
 from mmmokd.utils.names import missing_file_message
 
 
@@ -47,37 +47,42 @@ def read_file(
         allowed (Sequence[type]): Classes whose objects the file may hold besides tensors, numbers,
             texts, their collections and mmengine's log history; only such that do nothing when they
             are made. Defaults to none.
-        allow_code (bool, optional): Unpickle the file instead, code and all. Defaults to None: as
-            the environment variable ``MMMOKD_ALLOW_CODE_FROM_CHECKPOINT`` says, which the tools set
-            to 1 for ``--allow-code-from-checkpoint``.
+        allow_code (bool, optional): Whether to unpickle the file instead, which RUNS ANY CODE that it
+            holds. Defaults to None: only if the environment variable
+            ``MMMOKD_ALLOW_CODE_FROM_CHECKPOINT`` is 1, which the tools set for
+            ``--allow-code-from-checkpoint``.
 
     Returns:
         Any: The file's contents. Tensors of a file in today's format are mapped, not read, until
         they are used.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a complete file of ``torch.save``, or holds other objects.
+        MissingFileError: If there is no such file.
+        CheckpointError: If it is not a complete file of ``torch.save``, or holds other objects.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise MissingFileError(missing_file_message(path, 'checkpoint', path.suffix))
     if path.suffix == '.safetensors':
         return _read_safetensors(path, map_location)
+    if allow_code is None:
+        allow_code = os.environ.get(ALLOW_CODE) == '1'
     try:
-        if allow_code or (allow_code is None and os.environ.get(ALLOW_CODE) == '1'):
+        if allow_code:
             return torch.load(path, map_location, weights_only=False)
         with torch.serialization.safe_globals([*_safe_globals(), *allowed]):
             return torch.load(path, map_location, weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         what = re.search(r'GLOBAL [\w.]+|getattr\(.*?\)', str(error))
         raise CheckpointError(
-            f'checkpoint {path} is refused: it is no PyTorch file, or it holds Python objects '
-            f'({what[0] if what else "unknown"}), and reading those can run any code. If you trust '
-            'who made it, --allow-code-from-checkpoint reads it all the same, in Python allow_code=True'
+            f'checkpoint {path} is not a file of weights alone (found '
+            f'{what[0] if what else "no PyTorch format"}): loading it may run any code. If you trust '
+            'its source, pass --allow-code-from-checkpoint (in Python, allow_code=True)'
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise CheckpointError(f'checkpoint {path} is damaged or no checkpoint: {error}') from error
+        raise CheckpointError(
+            f'checkpoint {path} is damaged or not a checkpoint: {error}'
+        ) from error
     except OSError as error:
         raise CheckpointError(f'checkpoint {path} cannot be read: {error.strerror}') from error
 
@@ -87,12 +92,12 @@ def _read_safetensors(path: Path, map_location: str) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f'{path} needs safetensors: pip install safetensors') from error
+        raise ConfigError(f'{path} needs safetensors: pip install safetensors') from error
     try:
         return load_file(path, device=map_location)
     except SafetensorError as error:
         raise CheckpointError(
-            f'checkpoint {path} is damaged or no safetensors file: {error}'
+            f'checkpoint {path} is damaged or not a safetensors file: {error}'
         ) from error
 
 
@@ -114,8 +119,8 @@ def read_checkpoint(
         dict: The file's contents, with the weights in ``'state_dict'``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read safely, or has no weights.
+        MissingFileError: If there is no such file.
+        CheckpointError: If it cannot be read safely, or has no weights.
     """
     if content is None:
         content = read_file(path, map_location, allow_code=allow_code)
@@ -133,42 +138,42 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
 
     Args:
         path (str | Path): The file.
-        overwrite (bool): Whether it may be there already. Defaults to False.
+        overwrite (bool): Whether it may exist. Defaults to False.
 
     Returns:
-        Path: The file, in a folder that is there: made, if it was not.
+        Path: The file, in a folder that exists: made, if it did not.
 
     Raises:
-        ValueError: If it is there and must not be, or if its folder cannot be written to.
+        ConfigError: If it exists and must not.
+        CannotWriteError: If its folder cannot be written to.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise CheckpointError(f'{path} is a folder: name the file to write')
+        raise ConfigError(f'{path} is a folder: name the file to write')
     if path.exists() and not overwrite:
-        raise CheckpointError(
-            f'{path} is there already: name another file, or overwrite it by --force'
-        )
+        raise ConfigError(f'{path} already exists: choose another file, or pass --force')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             return path
     except OSError as error:
-        raise CheckpointError(
+        raise CannotWriteError(
             f'cannot write to the folder {path.parent}: {error.strerror}'
         ) from error
 
 
 def save_file(content: Any, path: str | Path, overwrite: bool = False) -> None:
-    """``torch.save``, after which the file is whole or, where it was not, still not there.
+    """Write a file by ``torch.save`` that is whole or does not exist.
 
     Args:
         content (Any): What ``torch.save`` takes; for a path that ends in ``.safetensors`` a dict of
             tensors.
         path (str | Path): The file; its folder is made.
-        overwrite (bool): Whether to replace a file that is there. Defaults to False.
+        overwrite (bool): Whether to replace an existing file. Defaults to False.
 
     Raises:
-        ValueError: If the file is there and must not be, or cannot be written.
+        ConfigError: If the file exists and must not.
+        CannotWriteError: If it cannot be written.
     """
     path = check_target(path, overwrite)
     try:
@@ -177,15 +182,15 @@ def save_file(content: Any, path: str | Path, overwrite: bool = False) -> None:
                 _write_safetensors(content, part)
             else:
                 torch.save(content, part)
-    except CannotWriteError as error:
-        raise CheckpointError(str(error)) from error
+    except CannotWriteError:
+        raise
     except RuntimeError as error:  # what torch's writer makes of a full disk
-        raise CheckpointError(f'cannot write {path}: {error}') from error
+        raise CannotWriteError(f'cannot write {path}: {error}') from error
 
 
 def _write_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
         from safetensors.torch import save_file as write
     except ImportError as error:
-        raise CheckpointError('*.safetensors need safetensors: pip install safetensors') from error
+        raise ConfigError('*.safetensors need safetensors: pip install safetensors') from error
     write({name: value.contiguous() for name, value in tensors.items()}, path, {'format': 'pt'})

@@ -22,6 +22,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize
 from torch import Tensor, nn
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import name_some
 
 from .loaded import is_pretrained, loaded_tensors, mark_loaded, pretrained_entries
@@ -56,7 +57,10 @@ class _Initialization:
                     self.during.setdefault(module, {})[name] = tensor.detach().clone()
 
 
-_initialization: ContextVar[_Initialization | None] = ContextVar('_initialization', default=None)
+# Kept by BaseModule, whose methods use it: a notebook may import this package a second time.
+_initialization: ContextVar[_Initialization | None] = vars(BaseModule).get(
+    _INSTALLED, ContextVar('_initialization', default=None)
+)
 
 
 def _loaded_values(model: nn.Module) -> dict[nn.Module, dict[str, Tensor]]:
@@ -128,7 +132,7 @@ def _initialize(module: nn.Module, method: Callable, *args: Any, **kwargs: Any) 
     except (AssertionError, AttributeError, IndexError, KeyError) as error:
         if take_over or not reads_checkpoint_itself(type(module)):
             raise
-        raise ValueError(
+        raise CheckpointError(
             f'{type(module).__name__} reads {loads[0].get("checkpoint")} by itself, and finds nothing '
             f'there that it knows ({type(error).__name__}: {error}). With a prefix, it takes its own '
             'weights from below that name'
@@ -188,7 +192,7 @@ def refuse_foreign(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         state_dict (Mapping[str, Tensor]): The weights, by their whole names.
 
     Raises:
-        ValueError: If they are a MOKD's and not one of them is the model's; if the model's class
+        CheckpointError: If they are a MOKD's and not one of them is the model's; if the model's class
             has read them by itself, also if they are any other's.
     """
     name = type(module).__name__
@@ -202,19 +206,19 @@ def refuse_foreign(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     if not own or any(key in own for key in keys):
         return
     if not branches:
-        raise ValueError(
+        raise CheckpointError(
             f'{name} would load nothing: of its {len(own)} weights, not one is among the '
             f'{len(state_dict)} of the checkpoint in its init_cfg, which has, for example, '
             f'{name_some(list(state_dict), 2)}, and not {next(iter(own))}'
         )
     ours = list_branches(own)
     if ours:
-        raise ValueError(
+        raise CheckpointError(
             f'the checkpoint is of a MOKD with the branches {", ".join(branches)}, and not one of '
             f'its weights is for this {name} with the branches {", ".join(ours)}'
         )
     branch, networks = next(iter(branches.items()))
-    raise ValueError(
+    raise CheckpointError(
         f'{name} would load nothing: the checkpoint is of a MOKD with the branches '
         f'{", ".join(branches)}. Instead of load_from or pretrained, give the backbone '
         f"init_cfg=dict(type='Pretrained', checkpoint=..., "
@@ -224,7 +228,7 @@ def refuse_foreign(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
 
 def install() -> None:
     """Make mmengine's ``BaseModule``, and all classes of it, keep what was loaded; once is enough."""
-    if vars(BaseModule).get(_INSTALLED):
+    if _INSTALLED in vars(BaseModule):
         return
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
@@ -241,4 +245,4 @@ def install() -> None:
     BaseModule._load_from_state_dict = _load_from_state_dict
     BaseModule.__init_subclass__ = classmethod(__init_subclass__)
     _wrap_subclasses(BaseModule)
-    setattr(BaseModule, _INSTALLED, True)
+    setattr(BaseModule, _INSTALLED, _initialization)

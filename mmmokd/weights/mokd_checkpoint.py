@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.files import read_file
 from mmmokd.weights.locate import name_source
@@ -48,14 +49,15 @@ def read_weights(
     Args:
         path (str | Path): A local file of ``torch.save`` or safetensors.
         map_location (str): Device to put tensors on. Defaults to 'cpu'.
-        allow_code (bool, optional): See :func:`read_file`. Defaults to None.
+        allow_code (bool, optional): Whether code that the file holds may run; see
+            :func:`~mmmokd.weights.files.read_file`. Defaults to None.
 
     Returns:
-        WeightFile: Its weights. No code that the file may hold runs, unless it is allowed to.
+        WeightFile: Its weights.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read safely, or has no weights.
+        MissingFileError: If there is no such file.
+        CheckpointError: If it cannot be read safely, or has no weights.
     """
     content = read_file(path, map_location, (argparse.Namespace,), allow_code)
     return to_weight_file(path, content)
@@ -72,10 +74,10 @@ def to_weight_file(path: str | Path, content: Any) -> WeightFile:
         WeightFile: The weights.
 
     Raises:
-        ValueError: If it has no weights.
+        CheckpointError: If it has no weights.
     """
     if not isinstance(content, dict):
-        raise ValueError(f'checkpoint {path} holds no weights, but a {type(content).__name__}')
+        raise CheckpointError(f'checkpoint {path} holds no weights, but a {type(content).__name__}')
     if set(OFFICIAL_NETWORKS) <= set(content):
         return WeightFile(str(path), from_official(content), {})
     if isinstance(content.get('state_dict'), dict):
@@ -86,7 +88,7 @@ def to_weight_file(path: str | Path, content: Any) -> WeightFile:
         flat = _flatten(content)
     weights = {key: value for key, value in flat.items() if torch.is_tensor(value)}
     if not weights:
-        raise ValueError(f'checkpoint {path} holds no weights')
+        raise CheckpointError(f'checkpoint {path} holds no weights')
     meta = content.get('meta')
     project = name_source([*weights, *map(str, content)])
     return WeightFile(str(path), weights, meta if isinstance(meta, dict) else {}, project)
@@ -154,16 +156,16 @@ def choose_branch(file: WeightFile, branch: str | None = None) -> str:
         str: Its name.
 
     Raises:
-        ValueError: If it does not exist, or there are several to choose from.
+        CheckpointError: If it does not exist, or there are several to choose from.
     """
     branches = list_branches(file.weights)
     if not branches:
-        raise ValueError(f'{file.path} is not a MOKD checkpoint. {describe_contents(file)}')
+        raise CheckpointError(f'{file.path} is not a MOKD checkpoint. {describe_contents(file)}')
     if branch is None and len(branches) == 1:
         return next(iter(branches))
     if branch not in branches:
         asked = 'which branch?' if branch is None else f'there is no branch {branch!r} in'
-        raise ValueError(f'{asked} {file.path} holds {", ".join(branches)}')
+        raise CheckpointError(f'{asked} {file.path} holds {", ".join(branches)}')
     return branch
 
 
@@ -180,13 +182,13 @@ def choose_network(file: WeightFile, branch: str, network: str | None = None) ->
         str: ``'teacher'`` or ``'student'``.
 
     Raises:
-        ValueError: If the branch does not have it.
+        CheckpointError: If the branch does not have it.
     """
     networks = list_branches(file.weights)[branch]
     if network is None:
         return default_network(networks)
     if network not in networks:
-        raise ValueError(
+        raise CheckpointError(
             f'branch {branch!r} of {file.path} has no {network}, only a {" and a ".join(networks)}'
         )
     return network
@@ -228,7 +230,7 @@ def select_weights(file: WeightFile, prefix: str) -> dict[str, Tensor]:
         dict[str, Tensor]: Weights by the rest of their names.
 
     Raises:
-        ValueError: If there is none; tells which branches, or other weights, the file holds.
+        CheckpointError: If there is none; tells which branches, or other weights, the file holds.
     """
     prefix = prefix.rstrip('.') + '.'
     for begin in (prefix, clean_name(prefix)):
@@ -237,7 +239,7 @@ def select_weights(file: WeightFile, prefix: str) -> dict[str, Tensor]:
             return chosen
     if prefix == 'state_dict.':  # not the averages beside it, which would be taken without a prefix
         return {k: v for k, v in file.weights.items() if k.partition('.')[0] not in AVERAGES}
-    raise ValueError(f'{file.path} has no weights below {prefix!r}. {describe_contents(file)}')
+    raise CheckpointError(f'{file.path} has no weights below {prefix!r}. {describe_contents(file)}')
 
 
 def describe_contents(file: WeightFile) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import name_some, strip_module_prefix
 from mmmokd.weights.vit_names import VIT_NAMES, name_pattern, rename
 
@@ -81,7 +82,7 @@ def from_official(
         dict[str, Tensor]: Ours. Centers are included where the checkpoint has them.
 
     Raises:
-        ValueError: If a network is missing, or a part of one.
+        CheckpointError: If a network is missing, or a part of one.
     """
     theirs = ('cnn', 'vit')
     _check_networks(checkpoint)
@@ -117,8 +118,8 @@ def to_official(
         loss modules.
 
     Raises:
-        ValueError: If a branch is not in the state dict, or is not a network as the official code has
-            them: of another architecture, without a teacher (``ema=False``) or a student
+        CheckpointError: If a branch is not in the state dict, or is not a network as the official
+            code has them: of another architecture, without a teacher (``ema=False``) or a student
             (``frozen=True``), with further necks, or with loss terms that have weights.
     """
     theirs = ('cnn', 'vit')
@@ -128,7 +129,7 @@ def to_official(
         own = _below(state_dict, f'branches.{ours}.')
         if not own:
             found = sorted({k.split('.')[1] for k in state_dict if k.startswith('branches.')})
-            raise ValueError(f'no branch {ours!r} in the checkpoint; it has {found}')
+            raise CheckpointError(f'no branch {ours!r} in the checkpoint; it has {found}')
         for network in ('student', 'teacher'):
             weights = _below(own, f'{network}.')
             renamed = {rename(key, _TO_THEIRS): value for key, value in weights.items()}
@@ -146,7 +147,7 @@ def to_official(
             if key in own:
                 checkpoint[module.format(their)] = {'center': own[key]}
     if problems:
-        raise ValueError(
+        raise CheckpointError(
             f'branches {branches[0]!r} and {branches[1]!r} are not a ResNet and a ViT as the official '
             f'code has them: {"; ".join(dict.fromkeys(problems))}. The order is CNN, then ViT'
         )
@@ -161,7 +162,7 @@ def _check_networks(checkpoint: dict) -> None:
     """Make sure that a checkpoint of the authors' is one, and has all of its networks."""
     missing = [name for name in NETWORKS if name not in checkpoint]
     if missing:
-        raise ValueError(
+        raise CheckpointError(
             f'not an official MOKD checkpoint: {missing} are missing, there are '
             f'{name_some(sorted(map(str, checkpoint)), 12)}'
         )
@@ -169,15 +170,15 @@ def _check_networks(checkpoint: dict) -> None:
     for name in NETWORKS:
         weights = checkpoint[name]
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
-            raise ValueError(f'{name} of the official checkpoint is not a dict of weights')
+            raise CheckpointError(f'{name} of the official checkpoint is not a dict of weights')
         keys[name] = set(strip_module_prefix(weights))
         for part in _PARTS[name[-3:]]:
             if not any(key.startswith(part) for key in keys[name]):
-                raise ValueError(f'{name} of the official checkpoint lacks {part}*')
+                raise CheckpointError(f'{name} of the official checkpoint lacks {part}*')
     for kind in ('cnn', 'vit'):
         differ = sorted(keys[f'student_{kind}'] ^ keys[f'teacher_{kind}'])
         if differ:
-            raise ValueError(
+            raise CheckpointError(
                 f'student_{kind} and teacher_{kind} of the official checkpoint should have the same '
                 f'weights, but only one has {name_some(differ)}'
             )

@@ -61,20 +61,10 @@ FAMILIES = dict(
         zero_init_residual=False,
     ),
     resnet_cifar=mmpretrain('ResNet_CIFAR', patch=8, depth=18, stem_channels=8, base_channels=8),
-    resnext=mmpretrain(
-        'ResNeXt', depth=50, base_channels=8, stem_channels=8, groups=4, width_per_group=4,
-    ),
-    resnest=mmpretrain('ResNeSt', depth=50, base_channels=8, stem_channels=8),
-    res2net=mmpretrain(
-        'Res2Net', depth=50, scales=4, base_width=4, base_channels=16, stem_channels=8,
-    ),
     regnet=mmpretrain(
         'RegNet', arch=dict(w0=8, wa=8, wm=2.0, group_w=8, depth=6, bot_mul=1.0)
     ),
-    mobilenet_v2=mmpretrain('MobileNetV2', widen_factor=0.25),
     mobilenet_v3=mmpretrain('MobileNetV3', arch='small_050'),
-    shufflenet_v2=mmpretrain('ShuffleNetV2', widen_factor=0.5),
-    efficientnet=mmpretrain('EfficientNet', arch='b0', drop_path_rate=0.5),
     hrnet=mmpretrain(
         'HRNet',
         extra=dict(
@@ -139,7 +129,6 @@ FAMILIES = dict(
             layer_scale_init_value=0.1,
         ),
     ),
-    mobilevit=mmpretrain('MobileViT', arch='xx_small'),
     efficientformer=mmpretrain(
         'EfficientFormer',
         arch=dict(
@@ -244,10 +233,7 @@ FAMILIES = dict(
     # CNNs of timm
     timm_resnet=timm('test_resnet'),
     timm_resnet_features=timm('test_resnet', features_only=True),
-    timm_regnet=timm('regnetx_002'),
-    timm_repvgg=timm('repvgg_a0'),
     timm_mobilenet_v3=timm('mobilenetv3_small_050', drop_path_rate=0.5),
-    timm_mobilenet_v4=timm('mobilenetv4_conv_small_050'),
     timm_efficientnet=timm('test_efficientnet'),
     timm_convnext=timm(
         'convnext_atto', dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), drop_path_rate=0.5,
@@ -277,7 +263,6 @@ FAMILIES = dict(
     ),
     timm_pvt=timm('pvt_v2_b0', num_heads=(1, 1, 2, 2), **STAGES),
     timm_twins=timm('twins_pcpvt_small', num_heads=(1, 1, 2, 2), **STAGES),
-    timm_davit=timm('davit_tiny', num_heads=(1, 1, 2, 2), **STAGES),
     timm_maxvit=timm(
         'maxvit_pico_rw_256', img_size=64, embed_dim=(16, 16, 32, 32), depths=(1, 1, 1, 1),
         stem_width=16, transformer_dim_head=8,
@@ -330,6 +315,47 @@ FAMILIES = dict(
         'pit_ti_224', img_size=64, base_dims=(8, 8, 8), heads=(2, 2, 2), depth=(1, 1, 1),
         sizes=ONE_SIZE,
         grids=((2, 2), (2, 2)), set_by_branch=MAP_ONLY, unread=('.norm.',),
+    ),
+)  # fmt: skip
+# Further ones of the same kinds, and some that exist in their own size only.
+FURTHER = dict(
+    resnext=mmpretrain(
+        'ResNeXt', depth=50, base_channels=8, stem_channels=8, groups=4, width_per_group=4,
+    ),
+    resnest=mmpretrain('ResNeSt', depth=50, base_channels=8, stem_channels=8),
+    res2net=mmpretrain(
+        'Res2Net', depth=50, scales=4, base_width=4, base_channels=16, stem_channels=8,
+    ),
+    mobilenet_v2=mmpretrain('MobileNetV2', widen_factor=0.25),
+    shufflenet_v2=mmpretrain('ShuffleNetV2', widen_factor=0.5),
+    efficientnet=mmpretrain('EfficientNet', arch='b0', drop_path_rate=0.5),
+    mobilevit=mmpretrain('MobileViT', arch='xx_small'),
+    timm_regnet=timm('regnetx_002'),
+    timm_repvgg=timm('repvgg_a0'),
+    timm_mobilenet_v4=timm('mobilenetv4_conv_small_050'),
+    timm_davit=timm('davit_tiny', num_heads=(1, 1, 2, 2), **STAGES),
+    vgg=mmpretrain('VGG', depth=11, norm_cfg=dict(type='BN')),
+    cspdarknet=mmpretrain('CSPDarkNet', depth=53),
+    levit=mmpretrain('LeViT', arch='128s', img_size=64, sizes=ONE_SIZE, grids=((1, 1), (1, 1))),
+    vig=mmpretrain('Vig', patch=16, arch='tiny', sizes=((224, 224), (224, 224))),
+    timm_hrnet=timm('hrnet_w18_small'),
+    timm_ghostnet=timm('ghostnet_050'),
+    timm_poolformer=timm('poolformer_s12'),
+    timm_caformer=timm('caformer_s18'),
+    timm_fastvit=timm('fastvit_t8'),
+    timm_focalnet=timm('focalnet_tiny_srf'),
+    timm_tiny_vit=timm('tiny_vit_5m_224'),
+    timm_mvit_v2=timm('mvitv2_tiny'),
+    timm_coatnet=timm(
+        'coatnet_nano_rw_224', img_size=64, sizes=ONE_SIZE, grids=((2, 2), (2, 2))
+    ),
+    timm_gcvit=timm('gcvit_xxtiny', sizes=((224, 224), (224, 224)), grids=((7, 7), (7, 7))),
+    timm_levit=timm('levit_128s', sizes=((224, 224), (224, 224)), grids=((4, 4), (4, 4))),
+    timm_mixer=timm('mixer_s16_224', patch=16, img_size=64, sizes=ONE_SIZE),
+    timm_volo=timm('volo_d1_224', patch=16, img_size=64, sizes=ONE_SIZE),
+    timm_crossvit=timm(
+        'crossvit_tiny_240', grids=((14, 14), (14, 14)), set_by_branch=MAP_ONLY,
+        unread=('blocks.2.projs.0.', 'blocks.2.fusion.0.', 'blocks.2.revert_projs.0.'),
     ),
 )  # fmt: skip
 

@@ -8,14 +8,13 @@ from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
-from weights_testing import PREPROCESSOR, mokd_cfg
 
 from mmmokd.apis import FeatureExtractor, init_model
 from mmmokd.evaluation import extract_features
 from mmmokd.evaluation.report import set_evaluation
 from mmmokd.utils.errors import BadImageError, ConfigError
 
-VIEWS = dict(type='mmmokd.MultiCrop', groups=[dict(size=64, num=2), dict(size=32, num=2)])
+VIEWS = dict(type='mmmokd.MultiCrop', groups=[dict(size=32, num=2), dict(size=24, num=2)])
 PIPELINE = [dict(type='mmmokd.LoadImage'), VIEWS, dict(type='PackInputs')]
 NAMES = ['a/0.png', 'a/1.png', 'b/2.jpg', 'b/3.png', 'b/4.png']
 
@@ -35,20 +34,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def cfg():
-    return Config(
-        dict(
-            model=mokd_cfg(),
-            data_preprocessor=PREPROCESSOR,
-            default_scope='mmpretrain',
-            train_dataloader=dict(dataset=dict(pipeline=PIPELINE)),
-        )
-    )
+def cfg(tiny_cfg):
+    train_dataloader = dict(dataset=dict(pipeline=PIPELINE))
+    return Config(dict(tiny_cfg.to_dict(), train_dataloader=train_dataloader))
 
 
 @pytest.fixture(scope='module')
-def extract(mokd, cfg):
-    return FeatureExtractor(cfg, mokd[0])
+def extract(tiny_mokd, cfg):
+    return FeatureExtractor(cfg, tiny_mokd[0])
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +51,7 @@ def features(extract, folder):
     return {name: torch.stack([each[name] for each in found]) for name in found[0]}
 
 
-def test_equal_those_that_evaluation_extracts(mokd, cfg, folder, features):
+def test_equal_those_that_evaluation_extracts(tiny_mokd, cfg, folder, features):
     cfg = Config(cfg.to_dict())
     set_evaluation(cfg, data=(str(folder), str(folder)))
     with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -66,7 +59,7 @@ def test_equal_those_that_evaluation_extracts(mokd, cfg, folder, features):
     loader = DataLoader(
         dataset, 2, sampler=DefaultSampler(dataset, shuffle=False), collate_fn=default_collate
     )
-    expected, labels = extract_features(init_model(cfg, mokd[0]), loader)
+    expected, labels = extract_features(init_model(cfg, tiny_mokd[0]), loader)
     assert labels.tolist() == [0, 0, 1, 1, 1]
     assert set(features) == {'cnn', 'vit'}
     for name, value in features.items():
@@ -97,9 +90,9 @@ def test_arrays_in_both_orders(extract, folder, features):
     assert len(extract(np.zeros((3, 64, 64, 3), np.uint8), show_progress=False)) == 3
 
 
-@pytest.mark.parametrize(('branch', 'shape'), [('cnn', (512, 2, 2)), ('vit', (192, 4, 4))])
-def test_maps_of_one_branch(mokd, cfg, folder, features, branch, shape):
-    extract = FeatureExtractor(cfg, mokd[0], branch=branch)
+@pytest.mark.parametrize(('branch', 'shape'), [('cnn', (16, 8, 8)), ('vit', (24, 4, 4))])
+def test_maps_of_one_branch(tiny_mokd, cfg, folder, features, branch, shape):
+    extract = FeatureExtractor(cfg, tiny_mokd[0], branch=branch)
     pooled = extract(folder, batch_size=2, show_progress=False)
     assert torch.equal(torch.stack(pooled), features[branch])
     (found,) = extract(folder / NAMES[1], show_progress=False, feature='map')
@@ -108,8 +101,8 @@ def test_maps_of_one_branch(mokd, cfg, folder, features, branch, shape):
         torch.testing.assert_close(found.mean(dim=(1, 2)), features['cnn'][1], rtol=1e-4, atol=1e-5)
 
 
-def test_student_differs(mokd, cfg, folder, features):
-    extract = FeatureExtractor(init_model(cfg, mokd[0]), network='student', branch='vit')
+def test_student_differs(tiny_mokd, cfg, folder, features):
+    extract = FeatureExtractor(init_model(cfg, tiny_mokd[0]), network='student', branch='vit')
     (found,) = extract(folder / NAMES[0], show_progress=False)
     assert not torch.allclose(found, features['vit'][0], atol=0.1)
 
@@ -122,7 +115,7 @@ def test_progress_bar(extract, folder, capsys):
 
 
 def test_model_without_branches(folder):
-    head = dict(type='LinearClsHead', num_classes=2, in_channels=512)
+    head = dict(type='LinearClsHead', num_classes=2, in_channels=64)
     neck = dict(type='GlobalAveragePooling')
     crop = dict(type='CenterCrop', crop_size=64)
     test = [dict(type='LoadImageFromFile'), crop, dict(type='PackInputs')]
@@ -130,7 +123,7 @@ def test_model_without_branches(folder):
         dict(
             model=dict(
                 type='ImageClassifier',
-                backbone=dict(type='ResNet', depth=18),
+                backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8),
                 neck=neck,
                 head=head,
             ),
@@ -140,7 +133,7 @@ def test_model_without_branches(folder):
     )  # fmt: skip
     extract = FeatureExtractor(cfg)
     (found,) = extract(folder / NAMES[0], show_progress=False)
-    assert found.shape == (512,)
+    assert found.shape == (64,)
     with pytest.raises(ConfigError, match='ImageClassifier has none'):
         extract(folder / NAMES[0], feature='map')
     with pytest.raises(BadImageError, match='notes.txt'):
@@ -165,12 +158,12 @@ def test_wrong_options(extract, folder, arguments, message):
         extract(folder, **arguments)
 
 
-def test_wrong_models(mokd, cfg):
+def test_wrong_models(tiny_mokd, cfg, tiny_cfg):
     with pytest.raises(ConfigError, match="no branch 'resnet': its branches are cnn, vit"):
-        FeatureExtractor(cfg, mokd[0], branch='resnet')
-    with pytest.raises(ConfigError, match='ResNet does not say how its images are read'):
-        FeatureExtractor(init_model(cfg, mokd[0], branch='cnn'))
+        FeatureExtractor(cfg, tiny_mokd[0], branch='resnet')
+    with pytest.raises(ConfigError, match='ResNet_CIFAR does not say how its images are read'):
+        FeatureExtractor(init_model(cfg, tiny_mokd[0], branch='cnn'))
     with pytest.raises(ConfigError, match='pretrained is for a config'):
-        FeatureExtractor(init_model(cfg, mokd[0]), mokd[0])
+        FeatureExtractor(init_model(cfg, tiny_mokd[0]), tiny_mokd[0])
     with pytest.raises(ConfigError, match='does not say how images are read'):
-        FeatureExtractor(Config(dict(model=mokd_cfg())), mokd[0])
+        FeatureExtractor(tiny_cfg, tiny_mokd[0])

@@ -4,7 +4,7 @@ import logging
 import pytest
 import torch
 from mmengine.config import Config
-from weights_testing import IMAGE_SIZE, PREPROCESSOR, mokd_cfg, save_mokd
+from weights_testing import PREPROCESSOR
 
 from mmmokd.apis import init_model, list_models
 from mmmokd.config_paths import configs_dir
@@ -14,8 +14,8 @@ FOLDER = 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder'
 
 
 @pytest.fixture
-def cfg():
-    return Config(dict(model=mokd_cfg(), data_preprocessor=PREPROCESSOR))
+def cfg(tiny_cfg):
+    return Config(tiny_cfg.to_dict())
 
 
 def assert_same(model, source):
@@ -60,8 +60,8 @@ def test_config_that_does_not_exist(config, message):
 
 
 # ------------------------------------------------------------------------------ weights
-def test_algorithm_with_all_weights(mokd, cfg):
-    path, source = mokd
+def test_algorithm_with_all_weights(tiny_mokd, cfg):
+    path, source = tiny_mokd
     model = init_model(cfg, path)
     assert_same(model, source)
     assert not any(module.training for module in model.modules())
@@ -73,26 +73,26 @@ def test_algorithm_with_all_weights(mokd, cfg):
 
 @pytest.mark.parametrize('network', ['teacher', 'student'])
 @pytest.mark.parametrize('branch', ['cnn', 'vit'])
-def test_backbone_with_all_weights(mokd, cfg, branch, network):
-    path, source = mokd
+def test_backbone_with_all_weights(tiny_mokd, cfg, branch, network):
+    path, source = tiny_mokd
     model = init_model(cfg, path, branch=branch, network=network)
     expected = source.branches[branch].network(network).backbone
     assert_same(model, expected)
-    images = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(model(images)[-1], expected(images)[-1])
 
 
-def test_stages_are_chosen_in_the_config(mokd, cfg):
-    cfg.model.branches.cnn.backbone.out_indices = (0, 3)
-    model = init_model(cfg, mokd[0], branch='cnn')
+def test_stages_are_chosen_in_the_config(tiny_mokd, cfg):
+    cfg.model.branches.cnn.backbone.out_indices = (0, 1)
+    model = init_model(cfg, tiny_mokd[0], branch='cnn')
     with torch.no_grad():
-        shapes = [tuple(each.shape) for each in model(torch.zeros(1, 3, 64, 64))]
-    assert shapes == [(1, 64, 16, 16), (1, 512, 2, 2)]
+        shapes = [tuple(each.shape) for each in model(torch.zeros(1, 3, 32, 32))]
+    assert shapes == [(1, 8, 16, 16), (1, 16, 8, 8)]
 
 
-def test_model_without_a_checkpoint_says_so(mokd, cfg, read_log):
-    path, source = mokd
+def test_model_without_a_checkpoint_says_so(tiny_mokd, cfg, read_log):
+    path, source = tiny_mokd
     prefix = 'branches.cnn.teacher.backbone.'
     init = dict(type='Pretrained', checkpoint=str(path), prefix=prefix)
     cfg.model.branches.cnn.backbone.init_cfg = init
@@ -118,31 +118,31 @@ def test_model_without_a_checkpoint_says_so(mokd, cfg, read_log):
         ),
     ],
 )
-def test_one_clear_error(mokd, cfg, arguments, message):
+def test_one_clear_error(tiny_mokd, cfg, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        init_model(**{'config': cfg, 'checkpoint': mokd[0], **arguments})
+        init_model(**{'config': cfg, 'checkpoint': tiny_mokd[0], **arguments})
 
 
-def test_checkpoint_that_lacks_weights(tmp_path, mokd, cfg):
-    content = torch.load(mokd[0], weights_only=False)
+def test_checkpoint_that_lacks_weights(tmp_path, tiny_mokd, cfg):
+    content = torch.load(tiny_mokd[0], weights_only=False)
     weights = content['state_dict']
-    for key in [key for key in weights if 'teacher.backbone.layer4.1' in key]:
+    for key in [key for key in weights if 'teacher.backbone.layer2.1' in key]:
         del weights[key]
     torch.save(content, tmp_path / 'less.pth')
     for branch in (None, 'cnn'):
-        with pytest.raises(ValueError, match='lacks .* layer4.1'):
+        with pytest.raises(ValueError, match=r'lacks .*layer2\.1'):
             init_model(cfg, tmp_path / 'less.pth', branch=branch)
     init_model(cfg, tmp_path / 'less.pth', branch='cnn', network='student')
     with pytest.raises(FileNotFoundError, match='gone.pth does not exist'):
         init_model(cfg, 'gone.pth')
-    save_mokd(tmp_path / 'bare.pth', with_config=False)
+    torch.save(dict(state_dict=weights), tmp_path / 'bare.pth')
     with pytest.raises(CheckpointError, match='keeps no config'):
         init_model(checkpoint=tmp_path / 'bare.pth')
 
 
-def test_checkpoint_of_one_network(tmp_path, mokd, cfg, read_log):
+def test_checkpoint_of_one_network(tmp_path, tiny_mokd, cfg, read_log):
     """As that of a branch without EMA teacher."""
-    path, source = mokd
+    path, source = tiny_mokd
     content = torch.load(path, weights_only=False)
     weights = content['state_dict']
     content['state_dict'] = {k: v for k, v in weights.items() if 'cnn.teacher' not in k}

@@ -204,8 +204,7 @@ def test_config_builds_at_full_size(path, monkeypatch):
         features = branch.student.extract(images)
         head = branch.student.search_head
         assert features.grid == head.grid_size, f'{name}: the position embedding fits a global view'
-        tokens = head.embed(features.tokens, features.grid)
-        assert head(tokens).shape == (1, cfg.model.branches[name].projector.out_channels)
+        assert head([features]).shape == (1, model.neck_defaults['out_channels'])
 
 
 @each_config
@@ -257,8 +256,6 @@ class ReadSchedule(Hook):
 def test_paper_schedules(tmp_path, data_roots, batch_size, accumulative_counts):
     cfg = small_config(PAPER, tmp_path, data_roots)
     cfg.model.branches.cnn.backbone.depth = 18
-    for part in ('projector', 'search_head'):
-        cfg.model.branches.cnn[part].in_channels = 512
     # As long as ImageNet is; no image is read.
     image = dict(cfg.train_dataloader.dataset, indices=1)
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=1281167, dataset=image)

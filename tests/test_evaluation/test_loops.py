@@ -10,7 +10,6 @@ import mmmokd.evaluation
 from mmmokd.evaluation import FeatureMetric, KNNMetric
 from mmmokd.evaluation.metrics import FeatureSet
 from mmmokd.registry import METRICS
-from mmmokd.utils.errors import UserError
 
 
 def test_validation_while_training_with_save_best(tmp_path):
@@ -102,7 +101,7 @@ NOT_COLLATED = dict(loader(Angles(40, seed=1)), collate_fn=dict(type='pseudo_col
 )
 def test_errors_come_before_training(tmp_path, change, message):
     runner, recorder = build_runner(tmp_path, **change)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         runner.train()
     assert recorder.calls == [] and runner.iter == 0
 

@@ -228,10 +228,10 @@ def test_files_that_cannot_be_read(convert, official, tmp_path, tool):
     for source, message in (
         (tmp_path / 'goood.pth', f'does not exist. Did you mean {good}'),
         (tmp_path, 'is a folder, not a file'),
-        (cut, 'is damaged or no checkpoint'),
-        (text, 'is refused: it is no PyTorch file'),
-        (empty, 'is damaged or no checkpoint'),
-        (trap, 'holds Python objects (GLOBAL posix.mkdir)'),
+        (cut, 'is damaged or not a checkpoint'),
+        (text, 'found no PyTorch format'),
+        (empty, 'is damaged or not a checkpoint'),
+        (trap, '(found GLOBAL posix.mkdir)'),
     ):
         status, printed = convert(tool, source, target)
         assert status == 2 and f'error: checkpoint {source} ' in printed and message in printed
@@ -243,7 +243,7 @@ def test_targets_that_cannot_be_written(convert, mokd, tmp_path, monkeypatch):
     source = save(tmp_path / 'ours.pth', mokd.state_dict())
     taken = save(tmp_path / 'taken.pth', 'of somebody')
     for target, message in (
-        (taken, f'{taken} is there already: name another file, or overwrite it by --force'),
+        (taken, f'{taken} already exists: choose another file, or pass --force'),
         (tmp_path, f'{tmp_path} is a folder: name the file to write'),
         (taken / 'a.pth', f'cannot write to the folder {taken}'),
     ):

@@ -159,25 +159,22 @@ def shrink(path: Path) -> Config:
     """A shipped config, made to train on a few small images in a second."""
     cfg = Config.fromfile(ROOT / path)
     embed_dims = ViT.arch_zoo[cfg.model.branches.vit.backbone.arch]['embed_dims'] // 8
-    for name, branch in cfg.model.branches.items():
+    cfg.model.update(
+        global_size=64,
+        neck_defaults=dict(
+            out_channels=16, embed_dims=embed_dims, hid_channels=32, bottleneck_channels=16
+        ),
+    )
+    for branch in cfg.model.branches.values():
         backbone = branch.backbone
         if backbone.type == 'ResNet':
             backbone.update(base_channels=8, stem_channels=8)
-            width = 64 if backbone.depth < 50 else 256
         else:
             arch = ViT.arch_zoo[backbone.arch]
-            width = embed_dims
             backbone.arch = dict(
-                arch, embed_dims=width, feedforward_channels=arch['feedforward_channels'] // 8
+                arch, embed_dims=embed_dims, feedforward_channels=arch['feedforward_channels'] // 8
             )
             backbone.img_size = 64
-        branch.projector.update(
-            in_channels=width, out_channels=16, hid_channels=32, bottleneck_channels=16
-        )
-        stride = 32 if name == 'cnn' else 16
-        branch.search_head.update(
-            in_channels=width, out_channels=16, embed_dims=embed_dims, grid_size=64 // stride
-        )
     for node in dicts(cfg._cfg_dict):
         if node.get('type') == 'mmmokd.MultiCrop':
             for number, group in enumerate(node['groups']):

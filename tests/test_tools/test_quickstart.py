@@ -55,11 +55,11 @@ def quickstart(monkeypatch, capsys, out):
     return quickstart
 
 
-def check_curves(out, measures, epochs=None):
+def check_curves(out, metrics, epochs=None):
     """The curves of the report; with ``epochs`` they are at these."""
     results = json.loads((out / 'results.json').read_text())
-    assert set(results) == {'raw_pixels', *measures}
-    for curves in (results[measure] for measure in measures):
+    assert set(results) == {'raw_pixels', *metrics}
+    for curves in (results[metric] for metric in metrics):
         assert set(curves) == {'CNN alone', 'ViT alone', 'CNN together', 'ViT together'}
         for points in curves.values():
             assert epochs is None or [epoch for epoch, _ in points] == epochs

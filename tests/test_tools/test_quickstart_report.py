@@ -11,21 +11,21 @@ from mmmokd.utils.errors import RunStoppedError
 from mmmokd.visualization import RunScalars
 
 
-@pytest.mark.parametrize('measure', [*ACCURACIES, *SIGNALS])
-def test_measures_of_all_branches_in_all_runs(measure):
+@pytest.mark.parametrize('metric', [*ACCURACIES, *SIGNALS])
+def test_metrics_of_all_branches_in_all_runs(metric):
     points = {'cnn': [(0, 50.0), (1, 51.0)], 'vit': [(0, 40.0), (1, 42.5)]}
-    end = {**ACCURACIES, **SIGNALS}[measure]
+    end = {**ACCURACIES, **SIGNALS}[metric]
     named = {f'{branch}.{end}': values for branch, values in points.items()}
-    logged = RunScalars({}, named) if measure in ACCURACIES else RunScalars(named, {})
-    curves = collect(dict.fromkeys(('CNN alone', 'ViT alone', 'together'), logged), measure)
+    logged = RunScalars({}, named) if metric in ACCURACIES else RunScalars(named, {})
+    curves = collect(dict.fromkeys(('CNN alone', 'ViT alone', 'together'), logged), metric)
     assert list(curves) == ['CNN alone', 'ViT alone', 'CNN together', 'ViT together']
     assert curves['ViT together'] == points['vit'] and curves['CNN alone'] == points['cnn']
-    lines = table(measure, curves, raw=None).splitlines()
+    lines = table(metric, curves, raw=None).splitlines()
     assert (
         lines[0].count('|') == 5 and lines[-1].split() == '| ViT | 40.00 | 42.50 | 42.50 |'.split()
     )
-    with pytest.raises(RunStoppedError, match=f'the run "CNN alone" logged no {measure} of CNN'):
-        collect({'CNN alone': RunScalars({}, {})}, measure)
+    with pytest.raises(RunStoppedError, match=f'the run "CNN alone" logged no {metric} of CNN'):
+        collect({'CNN alone': RunScalars({}, {})}, metric)
 
 
 @DATASETS.register_module()

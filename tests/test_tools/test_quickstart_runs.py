@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
-from quickstart_runs import RECORD, REPORT, default_out, drop_unvalidated, open_record
+from quickstart_runs import RECORD, REPORT, default_out, is_validated, open_record
 
 
 def arguments(images=None, seed=None, epochs=None, resume=False, overwrite=False):
@@ -81,23 +80,9 @@ def test_default_folders_need_no_quotes():
 
 
 # ------------------------------------------------------------------------------ a training
-@pytest.mark.parametrize(
-    ('validated', 'max_epochs', 'interval', 'left'),
-    [
-        ([0, 1, 2, 3, 4], 4, 1, [3, 4]),
-        ([0, 1, 2, 3], 4, 1, [3]),  # the last accuracy would be the third epoch's
-        ([0, 3], 4, 3, [3]),
-        ([0, 3], 5, 3, [3, 4]),  # the fourth epoch was not to be validated
-    ],
-)
-def test_a_run_cut_off_before_its_validation(tmp_path, validated, max_epochs, interval, left):
-    cfg = Config(dict(train_cfg=dict(max_epochs=max_epochs, val_interval=interval)))
-    drop_unvalidated(tmp_path / 'none', cfg)
+def test_a_run_cut_off_before_its_last_validation(tmp_path):
     scalars = tmp_path / '20260101_000000' / 'vis_data' / 'scalars.json'
     scalars.parent.mkdir(parents=True)
-    lines = [dict(step=epoch, **{'cnn.teacher/knn_top1': 50.0}) for epoch in validated]
+    lines = [dict(step=epoch, **{'cnn.teacher/knn_top1': 50.0}) for epoch in range(4)]
     scalars.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    for epoch in (3, 4):
-        (tmp_path / f'epoch_{epoch}.pth').touch()
-    drop_unvalidated(tmp_path, cfg)
-    assert sorted(tmp_path.glob('*.pth')) == [tmp_path / f'epoch_{epoch}.pth' for epoch in left]
+    assert is_validated(tmp_path, 3) and not is_validated(tmp_path, 4)

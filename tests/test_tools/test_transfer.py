@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from classification_testing import write_imagenet
+from mmengine.config import Config
 from transfer_testing import (
     BENCHMARKS,
     assert_started_from,
@@ -209,7 +210,7 @@ def test_every_pretrained_part_is_planned(mokd, tmp_path):
         "    neck=dict(type='ResNet', depth=18, init_cfg=[dict(type='Pretrained', checkpoint='x')]),\n"
         "    head=dict(type='ClsHead', init_cfg=dict(type='Normal')))"
     )
-    report, options = plan_transfer(mokd[0], 'cnn', load_config(path), network='student')
+    report, options = plan_transfer(mokd[0], 'cnn', Config.fromfile(path), network='student')
     assert sum(line.startswith('matched    120 of 120') for line in report) == 2
     assert {key.rpartition('.')[0] for key in options} == {
         'model.backbone.init_cfg',
@@ -226,11 +227,11 @@ def test_mmsegs_own_vit_takes_a_branch(mokd, tmp_path):
     )
     path.write_text(f"default_scope = 'mmseg'\nmodel = dict(backbone={backbone})")
     with pytest.raises(ValueError, match='a bias of patches: give the backbone patch_bias=True'):
-        plan_transfer(mokd[0], 'vit', load_config(path))
+        plan_transfer(mokd[0], 'vit', Config.fromfile(path))
     path.write_text(
         f"default_scope = 'mmseg'\nmodel = dict(backbone={dict(backbone, patch_bias=True)})"
     )
-    report, _ = plan_transfer(mokd[0], 'vit', load_config(path))
+    report, _ = plan_transfer(mokd[0], 'vit', Config.fromfile(path))
     assert 'matched    40 of 40 weights (100 %)' in report
 
 
@@ -249,7 +250,7 @@ def test_pickled_code_runs_only_where_it_was_asked_for(run, tmp_path, mokd):
     torch.save(dict(state_dict=model.state_dict(), meta=dict(folder=Path('x'))), path)
     tool = (sys.executable, 'tools/model_converters/export_branch.py', path, tmp_path / 'out.pth')
     options = ('--to', 'mmpretrain', '--branch', 'cnn')
-    with pytest.raises(ValueError, match='reading those can run any code.*--allow-code-from'):
+    with pytest.raises(ValueError, match='loading it may run any code.*--allow-code-from'):
         export_branch(path, tmp_path / 'out.pth', 'mmpretrain', 'cnn')
     assert not (tmp_path / 'out.pth').exists()
     done = run(*tool, *options, '--allow-code-from-checkpoint')

@@ -156,7 +156,7 @@ def test_detectron2(mokd, tmp_path):
     content = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     weight = mokd[1].branches['cnn'].teacher.backbone.conv1.weight
     assert np.array_equal(content['model']['stem.conv1.weight'], weight.detach().numpy())
-    with pytest.raises(ValueError, match='is there already'):
+    with pytest.raises(ValueError, match='already exists'):
         export_branch(mokd[0], tmp_path / 'out.pkl', 'detectron2', 'cnn')
 
 
@@ -286,7 +286,7 @@ def test_other_files_are_refused(tmp_path, mokd):
     with pytest.raises(ValueError, match=r'is not a MOKD checkpoint. It holds 1 weights: weight'):
         export_branch(tmp_path / 'other.pth', tmp_path / 'out.pth', 'timm')
     (tmp_path / 'there.pth').touch()
-    with pytest.raises(ValueError, match='is there already'):
+    with pytest.raises(ValueError, match='already exists'):
         export_branch(mokd[0], tmp_path / 'there.pth', 'timm', 'cnn')
     model = save_mokd(tmp_path / 'a.pth')
     weights = model.state_dict()
@@ -304,5 +304,8 @@ def test_other_files_are_refused(tmp_path, mokd):
 
 def _config(folder):
     path = folder / 'mokd.py'
-    path.write_text("model = dict(branches=dict(cnn=dict(backbone=dict(type='ResNet', depth=18))))")
+    backbone = "dict(type='ResNet', depth=18)"
+    path.write_text(
+        f"model = dict(type='mmmokd.MOKD', branches=dict(cnn=dict(backbone={backbone})))"
+    )
     return path

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mmmokd.cli.run_tool import add_cfg_options, add_checkpoint_risk, run_tool
 from mmmokd.cli.stop_signals import this_command, where
+from mmmokd.utils.errors import ConfigError
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +57,7 @@ def main() -> None:
     initializations = [read_initialization(text, cfg) for text in args.initializations]
     results: dict[str, list[dict[str, float]]] = {each.name: [] for each in initializations}
     if len(results) < len(initializations):
-        raise ValueError(
+        raise ConfigError(
             f'two initializations have the same name: {[each.name for each in initializations]}'
         )
     for each in initializations:

@@ -4,8 +4,6 @@
 import hashlib
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +11,12 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mmmokd.cli.config import load_config
+from mmmokd.cli.run_script import run_script
 from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.transfer.downstream import plan_transfer, random_initialization
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.table import markdown_table
 
 RANDOM = 'random'
@@ -53,14 +53,14 @@ def read_initialization(text: str, cfg: Config) -> Initialization:
         Initialization: Its name and the options that bring it about.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the text is not of one of these forms, or the weights do not fit.
+        MissingFileError: If there is no such checkpoint.
+        ConfigError: If the text is not of one of these forms, or the weights do not fit.
     """
     name, _, what = text.partition('=')
     parts = what.rsplit(':', 2)
     network = parts.pop() if parts[-1] in ('student', 'teacher') else None
     if not name or not what or '/' in name or (what != RANDOM and len(parts) < 2):
-        raise ValueError(
+        raise ConfigError(
             f'{text!r} is not an initialization: NAME=CHECKPOINT:BRANCH, '
             f'NAME=CHECKPOINT:BRANCH:student or NAME={RANDOM} is expected'
         )
@@ -92,8 +92,8 @@ def run_once(
         dict[str, float]: The test's measures.
 
     Raises:
-        ValueError: If a tool fails; tells the end of its output. Also if the folder holds a run that
-            began otherwise.
+        RunStoppedError: If a tool fails; repeats the end of its output.
+        ConfigError: If the folder holds a run that began otherwise.
     """
     check_folder(work_dir)
     _claim(work_dir, _describe(initialization, config, seed, options))
@@ -104,12 +104,11 @@ def run_once(
         common = ['--work-dir', work_dir]
         train = [tools / 'train.py', config, *common, '--resume', 'auto', '--no-validate']
         train.append('--cfg-options')
-        _run([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
+        run_script([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
         trained = (work_dir / POINTER).read_text().strip()
         dumped = work_dir / Path(config).name
-        part = metrics.with_suffix('.part.json')
-        _run([tools / 'test.py', dumped, trained, *common, '--out', part], work_dir / 'test.txt')
-        part.rename(metrics)
+        test = [tools / 'test.py', dumped, trained, *common, '--out', metrics]
+        run_script(test, work_dir / 'test.txt')
     return json.loads(metrics.read_text(encoding='utf-8'))
 
 
@@ -133,26 +132,12 @@ def _claim(work_dir: Path, run: dict[str, Any]) -> None:
         found = json.loads(record.read_text(encoding='utf-8'))
         changed = [key for key in run if found.get(key) != run[key]]
         if changed:
-            raise ValueError(
+            raise ConfigError(
                 f'{work_dir} holds a run of another {" and ".join(changed)}: remove the folder, or '
                 'name another one by --out'
             )
     with atomic_write(record) as part:
         part.write_text(json.dumps(run, indent=2) + '\n', encoding='utf-8')
-
-
-def _run(command: Sequence[Any], output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open('w', encoding='utf-8') as file:
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT
-        )
-    if done.returncode:
-        end = '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:])
-        raise ValueError(
-            f'{Path(command[0]).name} ended with status {done.returncode}:\n{end}\n'
-            f'(all of it: {output})'
-        )
 
 
 def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence[str] = ()) -> str:
@@ -166,7 +151,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
         str: The table in Markdown.
 
     Raises:
-        ValueError: If a measure does not exist.
+        ConfigError: If a measure does not exist.
     """
     found = {
         key: None
@@ -177,7 +162,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
     }
     unknown = [key for key in measures if key not in found]
     if unknown or not found:
-        raise ValueError(
+        raise ConfigError(
             f'the tests gave no {", ".join(unknown) or "measure"}, but {", ".join(found) or "none"}'
         )
     measures = list(measures) or list(found)

@@ -188,7 +188,7 @@ def _assign(paths: list[Path], root: Path) -> dict[Path, Path]:
     num_train = sum(count - -(-count // TEST_EVERY) for count in counts.values())
     labeled = len(counts) > 1 and '' not in counts and min(counts.values()) >= MIN_PER_CLASS
     if not labeled or num_train < MIN_TRAIN:
-        print('no class folders large enough: label-free measures instead of k-NN', flush=True)
+        print('no class folders large enough: label-free metrics instead of k-NN', flush=True)
         return {path: Path('train', f'{i:06d}.png') for i, path in enumerate(paths)}
     return {
         path: Path('train' if i % TEST_EVERY else 'test', name, f'{i:06d}.png')

@@ -17,7 +17,7 @@ from mmmokd.utils.table import markdown_table
 from mmmokd.visualization import RunScalars, plot_training, read_scalars
 
 BRANCHES = {'cnn': 'CNN', 'vit': 'ViT'}
-# Measures by their names in the log: k-NN of the teachers' features where there are labels ...
+# Metrics by their names in the log: k-NN of the teachers' features where there are labels ...
 ACCURACIES = {
     'k-NN top-1, %': 'teacher/knn_top1',
     'k-NN top-1 of the feature map, %': 'teacher.map/knn_top1',
@@ -46,13 +46,13 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> None:
         RunStoppedError: If a run did not log what is compared.
     """
     scalars = {run: read_scalars(out / folder) for run, folder in RUNS.items()}
-    measures = SIGNALS if raw is None else ACCURACIES
-    curves = {name: collect(scalars, name) for name in measures}
-    text = '\n\n'.join(table(measure, found, raw) for measure, found in curves.items())
+    metrics = SIGNALS if raw is None else ACCURACIES
+    curves = {name: collect(scalars, name) for name in metrics}
+    text = '\n\n'.join(table(metric, found, raw) for metric, found in curves.items())
     plot_training(
         out / REPORT[2],
         losses={key: v for key, v in scalars['together'].train.items() if '.loss_' in key},
-        measures=curves,
+        metrics=curves,
         baselines={} if raw is None else {'raw pixels': raw},
         views=sample_views(cfg),
     )
@@ -62,12 +62,12 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> None:
             part.write_text(f'{content}\n', encoding='utf-8')
 
 
-def collect(scalars: dict[str, RunScalars], measure: str) -> dict[str, Points]:
-    """A measure over the epochs, of every branch in every run.
+def collect(scalars: dict[str, RunScalars], metric: str) -> dict[str, Points]:
+    """A metric over the epochs, of every branch in every run.
 
     Args:
         scalars (dict[str, RunScalars]): What each run logged.
-        measure (str): One of ``ACCURACIES`` or ``SIGNALS``.
+        metric (str): One of ``ACCURACIES`` or ``SIGNALS``.
 
     Returns:
         dict[str, list[tuple[float, float]]]: (epoch, value) pairs by 'CNN alone', 'CNN together'
@@ -79,21 +79,21 @@ def collect(scalars: dict[str, RunScalars], measure: str) -> dict[str, Points]:
     curves = {}
     for run, folder in RUNS.items():
         for branch in folder.split('-'):
-            if measure in ACCURACIES:
-                points = scalars[run].val.get(f'{branch}.{ACCURACIES[measure]}')
+            if metric in ACCURACIES:
+                points = scalars[run].val.get(f'{branch}.{ACCURACIES[metric]}')
             else:
-                points = scalars[run].train.get(f'{branch}.{SIGNALS[measure]}')
+                points = scalars[run].train.get(f'{branch}.{SIGNALS[metric]}')
             if not points:
-                raise RunStoppedError(f'the run "{run}" logged no {measure} of {BRANCHES[branch]}')
+                raise RunStoppedError(f'the run "{run}" logged no {metric} of {BRANCHES[branch]}')
             curves[f'{BRANCHES[branch]} {run.split()[-1]}'] = points
     return curves
 
 
-def table(measure: str, curves: dict[str, Points], raw: float | None) -> str:
+def table(metric: str, curves: dict[str, Points], raw: float | None) -> str:
     """A row for each branch in Markdown: untrained, alone, together.
 
     Args:
-        measure (str): What is compared.
+        metric (str): What is compared.
         curves (dict[str, list[tuple[float, float]]]): From :func:`collect`.
         raw (float, optional): The same of raw pixels.
 
@@ -101,13 +101,13 @@ def table(measure: str, curves: dict[str, Points], raw: float | None) -> str:
         str: The table.
     """
     baseline = {} if raw is None else {'raw pixels': raw}
-    first = 'untrained' if measure in ACCURACIES else 'first logged'
+    first = 'untrained' if metric in ACCURACIES else 'first logged'
     rows = []
     for name in BRANCHES.values():
         alone, together = curves[f'{name} alone'], curves[f'{name} together']
         values = [*baseline.values(), alone[0][1], alone[-1][1], together[-1][1]]
         rows.append([name, *(f'{value:.2f}' for value in values)])
-    return markdown_table([measure, *baseline, first, 'alone', 'together'], rows)
+    return markdown_table([metric, *baseline, first, 'alone', 'together'], rows)
 
 
 def raw_pixel_knn(cfg: Config, k: int = 20) -> float:

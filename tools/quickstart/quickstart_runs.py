@@ -112,11 +112,12 @@ def train(work_dir: Path, task: Task) -> None:
         RunStoppedError: If the training fails.
     """
     cfg = task.load(work_dir.name)
-    if task.labeled:
-        drop_unvalidated(work_dir, cfg)
-    if (work_dir / f'epoch_{cfg.train_cfg.max_epochs}.pth').is_file():
-        print('finished by an earlier call')
-        return
+    last = work_dir / f'epoch_{cfg.train_cfg.max_epochs}.pth'
+    if last.is_file():
+        if not task.labeled or is_validated(work_dir, cfg.train_cfg.max_epochs):
+            print('finished by an earlier call')
+            return
+        last.unlink()  # a run resumed from it would have nothing left to do
     work_dir.mkdir(exist_ok=True)
     # The whole config, not --cfg-options, which would split a folder's name at its commas.
     config = work_dir / Path(cfg.filename).name
@@ -127,27 +128,19 @@ def train(work_dir: Path, task: Task) -> None:
     run_script(command, work_dir / 'output.txt', show=PROGRESS)
 
 
-def drop_unvalidated(work_dir: Path, cfg: 'Config') -> None:
-    """Remove checkpoints whose validation was cut off, so that a resumed run takes one before them.
-
-    A resumed run would not make up for it: the last accuracy would be that of an earlier epoch.
+def is_validated(work_dir: Path, epoch: int) -> bool:
+    """Whether a run was not stopped between the checkpoint of an epoch and its validation.
 
     Args:
-        work_dir (Path): The run's folder; need not exist.
-        cfg (Config): Its config, for the epochs that are validated.
+        work_dir (Path): The run's folder.
+        epoch (int): Number of the epoch.
+
+    Returns:
+        bool: True if the log has its accuracies.
     """
     from mmmokd.visualization import read_scalars
 
-    checkpoints = {int(file.stem.rpartition('_')[2]): file for file in work_dir.glob('epoch_*.pth')}
-    if not checkpoints:
-        return
-    curves = read_scalars(work_dir).val.values()
-    validated = {epoch for points in curves for epoch, _ in points}
-    last, interval = cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval
-    for epoch, file in checkpoints.items():
-        if (epoch % interval == 0 or epoch == last) and epoch not in validated:
-            file.unlink()
-            print(f'{file} was not validated before the run was stopped: left out', flush=True)
+    return any(points[-1][0] == epoch for points in read_scalars(work_dir).val.values())
 
 
 def show_report(out: Path) -> str:

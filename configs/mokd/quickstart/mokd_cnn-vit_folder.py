@@ -29,6 +29,7 @@ test_cfg = val_cfg
 data_preprocessor = dict(mean=mean, std=std)
 
 model = dict(
+    global_size=view_size,
     branches=dict(
         cnn=dict(
             # A stem of stride 4, so that the map has 4 x 4 places, as with Fashion-MNIST.

@@ -8,7 +8,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmmokd.datasets import MultiCrop, iter_datasets, iter_transforms
-from mmmokd.models.branches import Branch, ViewGroup, check_views, find_lonely_norms
+from mmmokd.models.branches import (
+    Branch,
+    ViewGroup,
+    check_gradients,
+    check_views,
+    find_lonely_norms,
+)
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 
@@ -23,7 +29,8 @@ class InputCheckHook(Hook):
     names the branch, the backbone, the size and what to set. So does a batch of one image where a
     batch norm would be left with one value per channel; the last batch of an epoch is counted.
     Before a test its images' size is tried likewise. Weights, statistics and random numbers are
-    untouched. A pipeline that makes its views by other means is not checked.
+    untouched. Where several processes train, so does a backbone of which a part gets no gradient.
+    A pipeline that makes its views by other means is not checked.
 
     Raises:
         ValueError: If a branch cannot take the views, or the smallest batch.
@@ -39,7 +46,8 @@ class InputCheckHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If a branch cannot take the views, or the smallest batch.
+            ValueError: If a branch cannot take the views, or the smallest batch, or several processes
+                would wait for a gradient that does not come.
         """
         model, branches = get_ori_model(runner.model), _branches(runner.model)
         if not branches:
@@ -50,6 +58,8 @@ class InputCheckHook(Hook):
             sizes += crop_sizes(runner.val_loop.dataloader.dataset)
         for name, branch in branches.items():
             grids = check_views(name, branch.network('student'), sizes)
+            if views and not branch.frozen and _waits_for_gradients(runner.model):
+                check_gradients(name, branch.student, views[0].size)
             if views and grids[views[0].size] == (1, 1):
                 runner.logger.log(
                     logging.WARNING,
@@ -71,6 +81,12 @@ class InputCheckHook(Hook):
         sizes = crop_sizes(runner.test_dataloader.dataset)
         for name, branch in _branches(runner.model).items():
             check_views(name, branch.network('teacher'), sizes)
+
+
+def _waits_for_gradients(model: nn.Module) -> bool:
+    """Whether processes wait for a gradient of every parameter, as DistributedDataParallel's do."""
+    finds = getattr(model, 'find_unused_parameters', True) or getattr(model, 'static_graph', False)
+    return not finds
 
 
 def _branches(model: nn.Module) -> dict[str, Branch]:

@@ -9,7 +9,7 @@ CHUNK_SIZE = 4096  # rows
 def check_features(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, num_classes: int | None = None
 ) -> int:
-    """Check a labeled bank and queries, as all measures of features take them.
+    """Check a labeled bank and queries, as all metrics of features take them.
 
     Args:
         bank (Tensor): Labeled features, shape (N, C).

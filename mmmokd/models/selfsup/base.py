@@ -50,7 +50,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         branches (dict[str, dict | None]): Config of each branch by name: the arguments of
             :class:`Branch`, of which ``backbone`` is needed, and
 
-            - ``type``: another class of branch. Defaults to ``'mmmokd.Branch'``.
+            - ``type``: another class of branch. Defaults to ``branch_type``.
             - ``cross_weight`` (float | dict[str, float]): Whom it learns from, and the weight of
               these terms: a number for all others, or a dict by peer. Defaults to 1.0.
             - ``heads``: updates the table of terms; None leaves a term out, a dict with a ``type``
@@ -73,6 +73,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         terms (dict[str, dict]): Config of each loss head by its term.
         necks (dict[str, dict]): Config of each neck by name; built where a head reads it.
         neck_defaults (dict): See above.
+        branch_type (str): ``type`` of a branch whose config has none.
 
     Raises:
         ValueError: If there is no branch, a name contains a dot, fewer than one global view is asked
@@ -82,6 +83,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     terms: Mapping[str, dict] = {}
     necks: Mapping[str, dict] = {}
     neck_defaults: Mapping[str, Any] = {}
+    branch_type = 'mmmokd.Branch'
 
     def __init__(
         self,
@@ -151,12 +153,14 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         given = {key: value for key, value in cfg.items() if key not in ARGUMENTS}
         necks = resolve_necks(self.necks, self.neck_defaults, given, read)
         arguments = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
-        return MODELS.build({'type': 'mmmokd.Branch', **arguments})
+        return MODELS.build({'type': self.branch_type, **arguments})
 
     def _check_neck_defaults(self, cfgs: Mapping[str, dict | None]) -> None:
         """Refuse defaults that no neck of the table takes."""
-        given = [(cfg or {}).get(name) for cfg in cfgs.values() for name in self.necks]
-        necks = [*self.necks.values(), *(cfg for cfg in given if cfg and 'type' in cfg)]
+        branches = [cfg for cfg in cfgs.values() if isinstance(cfg, dict)]
+        given = [cfg.get(name) for cfg in branches for name in self.necks]
+        necks = [cfg for cfg in given if isinstance(cfg, dict) and 'type' in cfg]
+        necks += self.necks.values()
         for key in self.neck_defaults:
             if not any(has_argument(class_of(cfg), key) for cfg in necks):
                 raise ValueError(

@@ -8,12 +8,14 @@ and the library itself, are imported by what needs them.
 from __future__ import annotations
 
 import os
-import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmmokd.registry import ReloadableRegistry
+from mmmokd.utils.atomic import atomic_write, explain_os_error
+from mmmokd.utils.errors import CannotWriteError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,7 +75,7 @@ class Library:
 
         Raises:
             ImportError: If the library is not installed.
-            ValueError: If it has no such model; see :meth:`refuse`.
+            ConfigError: If it has no such model; see :meth:`refuse`.
         """
         raise NotImplementedError
 
@@ -125,7 +127,7 @@ class Library:
             overwrite (bool): Whether to replace an existing file.
 
         Raises:
-            ValueError: If it cannot be written.
+            CannotWriteError: If it cannot be written.
         """
         from mmmokd.weights import save_file
 
@@ -136,18 +138,18 @@ class Library:
             content = dict(state_dict=content, meta=meta)
         save_file(content, path, overwrite)
 
-    def refuse(self, why: str = '') -> ValueError:
+    def refuse(self, why: str = '') -> ConfigError:
         """The error that the library has no model for the branch.
 
         Args:
             why (str): What is different. Defaults to ''.
 
         Returns:
-            ValueError: To be raised.
+            ConfigError: To be raised.
         """
         cfg = self.info.cfg
         shown = {key: value for key, value in cfg.items() if key != 'type'}
-        return ValueError(
+        return ConfigError(
             f'--to {self.name} takes {self.takes}, but the branch is {cfg["type"]} with {shown}'
             + (f': {why}' if why else '')
         )
@@ -164,14 +166,14 @@ def build_library(name: str, info: BackboneInfo) -> Library:
         Library: With a model of random weights.
 
     Raises:
-        ValueError: If the library is not known, not installed, or has no such model.
+        ConfigError: If the library is not known, not installed, or has no such model.
     """
     cls = find_library(name)
     try:
         return cls(name, info)
     except ImportError as error:
         hint = cls.install_hint or f'pip install {name}'
-        raise ValueError(f'{name} cannot be imported ({error}): {hint}') from error
+        raise ConfigError(f'{name} cannot be imported ({error}): {hint}') from error
 
 
 def find_library(name: str) -> type[Library]:
@@ -184,11 +186,11 @@ def find_library(name: str) -> type[Library]:
         type[Library]: Its class.
 
     Raises:
-        ValueError: If it is not known.
+        ConfigError: If it is not known.
     """
     if name not in LIBRARIES.module_dict:
         known = ', '.join(LIBRARIES.module_dict)
-        raise ValueError(f'unknown library {name!r}: it should be one of {known}')
+        raise ConfigError(f'unknown library {name!r}: it should be one of {known}')
     return LIBRARIES.module_dict[name]
 
 
@@ -204,22 +206,22 @@ def check_out(out: str | Path, name: str, overwrite: bool) -> Path:
         Path: The path.
 
     Raises:
-        ValueError: If it exists and must not, is of another kind, or cannot be written.
+        ConfigError: If it exists and must not, is of another kind, or cannot be written.
     """
     from mmmokd.weights import check_target
 
     path, library = Path(out).expanduser(), find_library(name)
     if library.suffix and path.suffix != library.suffix:
-        raise ValueError(
+        raise ConfigError(
             f'{name} reads such a file by its suffix: {path} should end in {library.suffix}'
         )
     if not library.is_folder:
         return check_target(path, overwrite)
     if path.suffix in FILE_SUFFIXES or path.is_file():
-        raise ValueError(f'{name} loads a folder: {path} should be the name of one')
+        raise ConfigError(f'{name} loads a folder: {path} should be the name of one')
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise ValueError(f'{path} already exists: choose another folder, or pass --force')
-    check_target(_part(path), overwrite=True)
+        raise ConfigError(f'{path} already exists: choose another folder, or pass --force')
+    check_target(path.with_name(f'.{path.name}'), overwrite=True)  # that there is room beside it
     return path
 
 
@@ -231,25 +233,20 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         write (Callable): Writes the files into the folder that it is given.
 
     Raises:
-        ValueError: If it cannot be written.
+        CannotWriteError: If it cannot be written.
     """
-    part = _part(path)
+    if not path.exists():
+        with atomic_write(path) as part:
+            part.mkdir()
+            write(part)
+        return
     try:
-        part.mkdir()
-        write(part)
-        if path.is_dir():
-            for file in part.iterdir():
+        with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as folder:
+            write(Path(folder))
+            for file in Path(folder).iterdir():
                 os.replace(file, path / file.name)
-        else:
-            os.replace(part, path)
     except OSError as error:
-        raise ValueError(f'cannot write {path}: {error}') from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f'.{path.name}.{os.getpid()}.part')
+        raise CannotWriteError(explain_os_error(error, path)) from error
 
 
 def class_name(model: nn.Module) -> str:

@@ -12,6 +12,7 @@ from mmengine.registry import DefaultScope
 
 from mmmokd.registry import MODELS
 from mmmokd.transfer.libraries.base import Library, find_library
+from mmmokd.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -94,7 +95,7 @@ class ConfiguredBackbone(Library):
         config (Config): A config of it.
 
     Raises:
-        ValueError: If it is a config of another library, or has no backbone.
+        ConfigError: If it is a config of another library, or has no backbone.
     """
 
     wraps_in_checkpoint = True
@@ -103,7 +104,9 @@ class ConfiguredBackbone(Library):
         library = find_library(name)
         scope = config.get('default_scope') or 'mmpretrain'
         if not issubclass(library, MMLibrary) or scope != name:
-            raise ValueError(f'{config.filename} is a config of {scope}, not of {name}')
+            raise ConfigError(
+                f'{config.filename or "the config"} is a config of {scope}, not of {name}'
+            )
         self.config = config
         self.prefix = library.prefix
         super().__init__(name, None)
@@ -111,7 +114,7 @@ class ConfiguredBackbone(Library):
     def build(self) -> nn.Module:
         backbone = (self.config.get('model') or {}).get('backbone')
         if backbone is None:
-            raise ValueError(f'{self.config.filename} has no model.backbone')
+            raise ConfigError(f'{self.config.filename or "the config"} has no model.backbone')
         return build_in_scope(dict(backbone, init_cfg=None), self.name)
 
     def features(self, images: Tensor) -> None:
@@ -126,7 +129,7 @@ class ConfiguredBackbone(Library):
         if file.suffix == '.safetensors':
             imports = f'{READS_SAFETENSORS}\n'
         texts = [f'model.backbone.init_cfg.{key}={value}' for key, value in options.items()]
-        return f'{imports}{self.config.filename} --cfg-options {" ".join(texts)}'
+        return f'{imports}{self.config.filename or "CONFIG"} --cfg-options {" ".join(texts)}'
 
 
 def build_in_scope(cfg: dict[str, Any], scope: str) -> nn.Module:

@@ -5,10 +5,17 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, BaseModule
+from mmengine.registry import Registry
 from transfer_testing import need
 
 from mmmokd.cli.config import load_config
+from mmmokd.cli.config_schema import arguments_of, check_config
+from mmmokd.utils.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "_base_ = 'mmmokd::mokd/mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'\n"
@@ -79,8 +86,16 @@ def load(folder, text, base=BASE, name='mine.py'):
             'model.branches.vit.backbone (VisionTransformer) takes no drop_path_rat. Did you mean',
         ),
         (
-            "model = dict(branches=dict(third=dict(backbone=dict(type='ResNet', depth=18))))",
-            "model.branches.third lacks what it needs: 'projector', 'search_head'.",
+            'model = dict(branches=dict(third=dict(projector=dict(train_gain=True))))',
+            "model.branches.third lacks what it needs: 'backbone'.",
+        ),
+        (
+            'model = dict(branches=dict(cnn=dict(projector=dict(train_gian=True))))',
+            'projector (DINOProjector) takes no train_gian. Did you mean train_gain?',
+        ),
+        (
+            'model = dict(branches=dict(cnn=dict(heads=dict(smm=dict(loss_weight=2)))))',
+            'model.branches.cnn.heads takes no smm. Did you mean sm?',
         ),
         (
             'model = dict(branches=dict(cnn=dict(heads=dict(sm=dict(center_momentm=0.5)))))',
@@ -133,6 +148,13 @@ def test_mistyped_file_is_refused(tmp_path, text, message):
         "custom_hooks = [dict(type='mmpretrain.EMAHook', momentum=1e-4, priority='LOW')]",
         'default_hooks = dict(timer=None, ema_teacher=None)\nsync_bn = None\nval_dataloader = None',
         'env_cfg = dict(dist_cfg=dict(port=29501, timeout=30))',
+        # A branch or a term is left out, a term or a neck added, the graph given.
+        'model = dict(branches=dict(cnn=None))',
+        "koleo = dict(type='mmmokd.DistillationHead', reads='pooled')\n"
+        'model = dict(branches=dict(cnn=dict(heads=dict(st=None, koleo=koleo))))',
+        'model = dict(branches=dict(cnn=dict(cross_weight=dict(_delete_=True, vit=0.5))))',
+        "moco = dict(type='NonLinearNeck', in_channels=512, hid_channels=8, out_channels=8)\n"
+        'model = dict(branches=dict(cnn=dict(moco=moco, ema=False)))',
         'randomness = dict(_delete_=True, seed=None)',
     ],
 )
@@ -269,3 +291,116 @@ def test_variable_on_the_command_line(tmp_path):
         ValueError, match='has no effect. Set train_dataloader.dataset.data_root in'
     ):
         load_config(file, {'root': '/b'})
+
+
+def refused(**parts) -> str | None:
+    try:
+        check_config(Config(dict(default_scope='mmpretrain', **parts)))
+    except ConfigError as error:
+        return str(error).removeprefix('config None: ')
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'message'),
+    [
+        (
+            dict(type='mmpretrain.ResNet', dept=18, depth=18),
+            'model.backbone (ResNet) of the config takes no dept. Did you mean depth?',
+        ),
+        (
+            dict(type='mmpretrain.ResNet'),
+            "model.backbone (ResNet) of the config lacks what it needs: 'depth'.",
+        ),
+        (
+            dict(type='mmpretrain.ResNett', depth=18),
+            'model.backbone (ResNett) of the config: no model is registered as '
+            "'mmpretrain.ResNett'. Did you mean ResNet?",
+        ),
+        (dict(depth=18), "model.backbone of the config lacks what it needs: 'type'."),
+        (
+            dict(type='mmpretrain.ResNet', depth='18'),
+            'model.backbone.depth (ResNet) of the config should be one of 18, 34, 50, 101, 152, not '
+            "'18'. Did you mean 18?",
+        ),
+        # Takes any argument, for timm.
+        (dict(type='mmpretrain.TIMMBackbone', model_name='resnet18', in_chans=1), None),
+    ],
+)
+def test_mistake_in_a_config_names_its_place(backbone, message):
+    assert refused(model=dict(type='ImageClassifier', backbone=backbone)) == message
+
+
+def test_mistyped_key_of_what_the_runner_builds():
+    message = 'log_processor of the config takes no windows_size. Did you mean window_size?'
+    assert refused(log_processor=dict(windows_size=3)) == message
+
+
+def test_model_of_branches_is_known_by_its_signature():
+    """A class of whatever name that takes ``branches`` and, for their heads, has ``terms``."""
+
+    class Pair(BaseModel):
+        terms = dict(mse=dict(type='mmmokd.DistillationHead'))
+
+        def __init__(self, branches: dict[str, dict]) -> None:
+            pass
+
+    backbone = dict(type='mmpretrain.ResNet', depth=18)
+    good = dict(type=Pair, branches=dict(a=dict(backbone=backbone, heads=dict(mse=dict()))))
+    assert refused(model=good) is None
+    for part, message in (
+        (
+            dict(branches=dict(a=dict(bakbone=backbone))),
+            'model.branches.a of the config lacks what it',
+        ),
+        (
+            dict(branches=dict(a=dict(backbone=dict(backbone, dept=1)))),
+            'model.branches.a.backbone (ResNet) of the config takes no dept. Did you mean depth?',
+        ),
+        (
+            dict(branches=dict(a=dict(backbone=backbone, heads=dict(mes={})))),
+            'model.branches.a.heads of the config takes no mes. Did you mean mse?',
+        ),
+        (
+            dict(branches=dict(a=dict(backbone=backbone, heads=dict(mse=dict(center_momentm=1))))),
+            'model.branches.a.heads.mse of the config takes no center_momentm. Did you mean center_m',
+        ),
+    ):
+        assert refused(model=dict(good, **part)).startswith(message)
+
+
+def test_arrays_in_a_config_are_no_hindrance():
+    class Arrays(Hook):
+        def __init__(self, values) -> None:
+            pass
+
+    hooks = [dict(type=Arrays, values=np.zeros(2), interval=1) for _ in range(2)]
+    message = 'custom_hooks.0 (Arrays) of the config takes no interval.'
+    assert refused(custom_hooks=hooks) == message
+
+
+def test_library_that_cannot_be_imported_is_no_hindrance(monkeypatch):
+    def fail(registry):
+        raise RuntimeError('operators of another PyTorch')
+
+    monkeypatch.setattr(Registry, 'import_from_location', fail)
+    assert refused(model=dict(backbone=dict(type='SomeNet', depth=18), type='SomeModel')) is None
+
+
+def test_arguments_of_a_class():
+    class Base:
+        def __init__(self, depth: int, width: int = 1) -> None:
+            pass
+
+    class Closed(Base):
+        def __init__(self, stem: dict, **kwargs) -> None:
+            pass
+
+    class Open(BaseModule):
+        def __init__(self, model_name: str, **kwargs: dict) -> None:
+            pass
+
+    found = arguments_of(Closed)
+    assert found.closed and found.required == {'stem'}
+    assert found.names == dict(stem=dict, depth=int, width=int)
+    found = arguments_of(Open)  # who knows whom they are for: BaseModule takes but init_cfg
+    assert not found.closed and found.names == dict(model_name=str) and found.others is dict
