@@ -4,14 +4,14 @@ from mmmokd.evaluation.block_tokens import BlockTokens, watch_block_tokens
 from .adapter import BackboneFeatures, adapt_features
 from .backbone import build_backbone, describe_backbone
 from .branch import Branch, BranchNetwork, make_teacher
-from .input_check import ViewGroup, check_views, find_lonely_norms
+from .input_check import ViewPass, check_views, find_lonely_norms
 
 __all__ = [
     'BackboneFeatures',
     'BlockTokens',
     'Branch',
     'BranchNetwork',
-    'ViewGroup',
+    'ViewPass',
     'adapt_features',
     'build_backbone',
     'check_views',

@@ -24,4 +24,5 @@ def build_prototype_layer(
     gain = layer.parametrizations.weight.original0
     nn.init.ones_(gain)
     gain.requires_grad_(train_gain)
+    layer.is_prototypes = True  # by which PrototypeFreezeHook finds it, in any neck
     return layer
