@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mmmokd.models.branches.adapter import count_extra_tokens, inner_model
+from mmmokd.models.branches.adapters import count_extra_tokens, inner_model
 
 # Where transformers keep their blocks, and the norm that ends them: mmpretrain's ViT, DeiT and BEiT
 # first, then timm's and some further ones of mmpretrain.

@@ -220,10 +220,17 @@ def find_backbones(model: nn.Module, networks: Sequence[str]) -> dict[str, nn.Mo
         dict[str, nn.Module]: By ``'{branch}.{network}'``, or ``'backbone'``; empty if the model
         keeps them elsewhere.
     """
-    modules = dict(model.named_modules())
-    names = [f'{b}.{n}' for b in getattr(model, 'branches', ()) for n in networks]
-    places = {**{name: f'branches.{name}.backbone' for name in names}, 'backbone': 'backbone'}
-    return {name: modules[place] for name, place in places.items() if place in modules}
+    if hasattr(model, 'branches'):
+        return {
+            f'{name}.{network}': branch.network(network).backbone
+            for name, branch in model.branches.items()
+            for network in networks
+        }
+    return (
+        {'backbone': model.backbone}
+        if isinstance(getattr(model, 'backbone', None), nn.Module)
+        else {}
+    )
 
 
 def _pool(features: Tensor | Sequence[Tensor], name: str, batch_size: int) -> Tensor:

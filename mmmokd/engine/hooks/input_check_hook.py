@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmmokd.datasets import MultiCrop, iter_datasets, iter_transforms
-from mmmokd.models.branches import Branch, ViewPass, check_views, find_lonely_norms
+from mmmokd.models.branches import Branch, BranchNetwork, ViewPass, check_views, find_lonely_norms
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 
@@ -45,15 +45,14 @@ class InputCheckHook(Hook):
         if not branches:
             return
         views = view_passes(runner.train_dataloader.dataset, model.num_global_views)
-        sizes = [group.size for group in views]
+        later = []
         if runner.val_loop is not None:
-            sizes += crop_sizes(runner.val_loop.dataloader.dataset)
+            later = crop_sizes(runner.val_loop.dataloader.dataset)
         for name, branch in branches.items():
-            # A frozen branch is a teacher alone, which sees no local views.
-            network = branch.teacher if branch.student is None else branch.student
-            local = {group.size for group in views[1:]} if branch.student is None else ()
-            grids = check_views(name, network, [size for size in sizes if size not in local])
-            if views and grids[views[0].size] == (1, 1):
+            seen = views[:1] if branch.frozen else views  # a teacher alone sees no local views
+            network = branch.network('student')
+            grids = check_views(name, network, [group.size for group in seen] + later)
+            if views and grids[views[0].size] == (1, 1) and _reads_maps(network):
                 runner.logger.log(
                     logging.WARNING,
                     f'branch {name}: the map of the global views has one place only, so there is '
@@ -73,7 +72,7 @@ class InputCheckHook(Hook):
         """
         sizes = crop_sizes(runner.test_dataloader.dataset)
         for name, branch in _branches(runner.model).items():
-            check_views(name, branch.teacher, sizes)
+            check_views(name, branch.network('teacher'), sizes)
 
 
 def _branches(model: nn.Module) -> dict[str, Branch]:
@@ -83,6 +82,11 @@ def _branches(model: nn.Module) -> dict[str, Branch]:
         return {}
     found = getattr(get_ori_model(model), 'branches', nn.ModuleDict())
     return {name: branch for name, branch in found.items() if isinstance(branch, Branch)}
+
+
+def _reads_maps(network: BranchNetwork) -> bool:
+    necks = [getattr(network, name) for name in network.neck_names]
+    return any(getattr(neck, 'reads_maps', False) for neck in necks)
 
 
 def view_passes(dataset, num_global_views: int) -> list[ViewPass]:
@@ -168,6 +172,8 @@ def _check_smallest_batch(
     which = which or 'the last batch of an epoch'
     num_images, world_size = len(loader.dataset), get_world_size()
     for name, branch in branches.items():
+        if branch.frozen:  # in evaluation mode
+            continue
         norms = find_lonely_norms(branch.student, views, num_global_views)
         if not norms:
             continue

@@ -256,7 +256,7 @@ def branch_param_groups(
         for name, param in branch.named_parameters()
         if param.requires_grad
     ]
-    children = {name for name, _ in branch.student.named_children()}
+    children = {name.split('.', 1)[0] for name, _ in branch.student.named_parameters()}
     children |= {name.split('.', 1)[0] for name, _ in trained}
     for part, cfg in parts.items():
         unknown = set(cfg) - {'lr', 'weight_decay', 'decay_all'}

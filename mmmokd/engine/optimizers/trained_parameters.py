@@ -37,7 +37,7 @@ def check_trained_parameters(model: nn.Module, optim_wrapper: OptimWrapper) -> N
     if orphans:
         raise ValueError(
             f'{_parameters(orphans)} a gradient and would never change, being in no optimizer: '
-            f' {name_some(orphans)}. Let the optim_wrapper take them, or freeze them '
+            f'{name_some(orphans)}. Let the optim_wrapper take them, or freeze them '
             '(requires_grad=False)'
         )
     if shared:

@@ -1,22 +1,36 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from mmmokd.evaluation.block_tokens import BlockTokens, watch_block_tokens
+from mmmokd.structures import BackboneFeatures
 
-from .adapter import BackboneFeatures, adapt_features
+from .adapters import (
+    AutoAdapter,
+    BackboneAdapter,
+    FeatureMapAdapter,
+    PyramidAdapter,
+    TokenAdapter,
+    adapt_features,
+)
 from .backbone import build_backbone, describe_backbone
-from .branch import Branch, BranchNetwork, make_teacher
+from .branch import Branch, make_teacher
+from .inference import BackboneSpec, infer_features
 from .input_check import ViewPass, check_views, find_lonely_norms
+from .network import BranchNetwork
 
 __all__ = [
+    'AutoAdapter',
+    'BackboneAdapter',
     'BackboneFeatures',
-    'BlockTokens',
+    'BackboneSpec',
     'Branch',
     'BranchNetwork',
+    'FeatureMapAdapter',
+    'PyramidAdapter',
+    'TokenAdapter',
     'ViewPass',
     'adapt_features',
     'build_backbone',
     'check_views',
     'describe_backbone',
     'find_lonely_norms',
+    'infer_features',
     'make_teacher',
-    'watch_block_tokens',
 ]

@@ -9,13 +9,17 @@ from torch import nn
 
 from mmmokd.registry import MODELS
 
+from .inference import infer_features
+
 # What backbones of mmpretrain leave out by default, because a classifier has no use for it: a map,
 # or tokens with their class token, instead of a pooled feature.
-FOR_MAPS = dict(gap_before_final_norm=False, out_type='raw')
+FOR_MAPS = dict(gap_before_final_norm=False, out_type='raw', reshape_last_feat=True)
 READABLE_OUT_TYPES = ('raw', 'featmap')
 # What lets models of timm take images of several sizes. It changes nothing for images of the size
 # that a model is made for. No transformer of mmpretrain asks for it but those with windows.
 FOR_SIZES = dict(dynamic_img_size=True, dynamic_img_pad=True)
+# What makes timm's models give a map that otherwise insist on pooling: the last one of their stages.
+MAP_ONLY = dict(features_only=True, out_indices=(-1,))
 STRICT = 'strict_img_size'  # of timm's Swin, another name for the contrary of dynamic_img_size
 PAD_SMALL_MAP = 'pad_small_map'
 UNEXPECTED = 'unexpected keyword argument'
@@ -26,8 +30,10 @@ def build_backbone(cfg: dict) -> nn.Module:
 
     What a branch needs and the config leaves open is set, and said in the log:
 
-    - ``gap_before_final_norm=False`` and ``out_type='raw'`` of mmpretrain's backbones, whose defaults
-      give pooled features only.
+    - ``gap_before_final_norm=False``, ``out_type='raw'`` and ``reshape_last_feat=True`` of
+      mmpretrain's backbones, whose defaults give pooled features only, or tokens out of their grid.
+    - ``features_only=True`` and ``out_indices=(-1,)`` of timm's models that do not give a map without
+      (distilled ones, PiT, CoaT, CrossViT, EfficientViT, InceptionNeXt).
     - ``dynamic_img_size=True`` and ``dynamic_img_pad=True`` of timm's transformers, without which
       they take images of one size alone.
     - Where a map is smaller than a window, the windows of mmpretrain's Swin and DaViT are padded, as
@@ -120,6 +126,33 @@ def _default(cls: Any, key: str) -> Any:
 
 
 def _build_timm(cfg: dict) -> tuple[nn.Module, dict]:
+    """Build a model of timm that gives a map, with those of ``FOR_SIZES`` that it takes."""
+    may_change = not cfg.get('features_only')
+    state = torch.get_rng_state()
+    try:
+        backbone, chosen = _build_timm_for_sizes(cfg)
+        if not may_change or _gives_map(backbone):
+            return backbone, chosen
+    except AssertionError:  # mmpretrain asks for no pooling, which some models refuse
+        if not may_change:
+            raise
+    torch.set_rng_state(state)
+    backbone, chosen = _build_timm_for_sizes(dict(cfg, **MAP_ONLY))
+    return backbone, {**MAP_ONLY, **chosen}
+
+
+def _gives_map(backbone: nn.Module) -> bool:
+    """Whether a model of timm gives a map; those with a head for distillation may pool theirs."""
+    if not hasattr(backbone.timm_model, 'head_dist'):
+        return True
+    try:
+        infer_features(backbone)
+    except ValueError:
+        return False
+    return True
+
+
+def _build_timm_for_sizes(cfg: dict) -> tuple[nn.Module, dict]:
     """Build a model of timm with those of ``FOR_SIZES`` that it takes.
 
     Which class a name stands for is timm's secret until it is built, so refused arguments are left

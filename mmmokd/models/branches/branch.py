@@ -1,8 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
 import logging
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from mmengine.logging import print_log
@@ -10,190 +9,172 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.state_dict import name_some
-from mmmokd.weights.loaded import is_pretrained, loaded_names, pretrained_entries
+from mmmokd.weights.loaded import loaded_names, pretrained_entries
 
-from ..utils import check_number
-from .adapter import BackboneFeatures, adapt_features
-from .backbone import build_backbone, describe_backbone
+from ..heads import BranchHead
+from .backbone import _class_of, has_argument
+from .network import BranchNetwork
+from .terms import head_argument
 
-
-class StudentOutput(NamedTuple):
-    """A student's outputs; V views, the G global ones first, L = V - G local ones.
-
-    Attributes:
-        m (Tensor): Projector's logits, shape (V, B, K).
-        t (Tensor): Search head's logits over its own tokens, shape (V, B, K).
-        local_query (Tensor): Queries of the local views for others' search heads, shape
-            (L * B, D), without gradient.
-    """
-
-    m: Tensor
-    t: Tensor
-    local_query: Tensor
+NETWORKS = ('student', 'teacher')
+# Arguments with which backbones of timm, torchvision and Hugging Face load weights by themselves.
+OWN_WEIGHTS = ('pretrained', 'checkpoint_path', 'weights', 'name_or_path')
 
 
-class TeacherOutput(NamedTuple):
-    """A teacher's outputs on the G global views.
-
-    Attributes:
-        m (Tensor): Projector's logits, shape (G, B, K).
-        t (Tensor): Search head's logits over its own tokens, shape (G, B, K).
-        first_map (Tensor): Embedded tokens of the first global view, shape (B, N, D), to be
-            searched by others.
-    """
-
-    m: Tensor
-    t: Tensor
-    first_map: Tensor
-
-
-class BranchNetwork(BaseModule):
-    """A backbone with its projector and its search head: a branch's student or teacher.
-
-    A backbone of one channel (``in_channels=1``) gets the mean of the images' three, which of gray
-    images are equal.
-
-    Args:
-        backbone (dict): Config of any backbone that :func:`adapt_features` can read; see
-            :func:`build_backbone` for what is added to it. An ``init_cfg`` of ``'Pretrained'`` must
-            bring all of its weights.
-        projector (dict): Config of the projector.
-        search_head (dict): Config of the search head.
-    """
-
-    def __init__(self, backbone: dict, projector: dict, search_head: dict) -> None:
-        super().__init__()
-        self.backbone_cfg = backbone
-        self.image_channels = backbone.get('in_channels', backbone.get('in_chans', 3))
-        self.backbone = build_backbone(_load_all(backbone))
-        self.projector = MODELS.build(projector)
-        self.search_head = MODELS.build(search_head)
-
-    def extract(self, images: Tensor) -> BackboneFeatures:
-        """Run the backbone.
-
-        Args:
-            images (Tensor): Shape (B, 3, H, W).
-
-        Returns:
-            BackboneFeatures: Pooled feature, tokens, grid.
-
-        Raises:
-            ValueError: If the images' channels are not those of the backbone, or the features'
-                not those the projector or the search head was built for.
-        """
-        images = self._with_channels(images)
-        features = adapt_features(self.backbone(images), self.backbone, images.shape[-2:])
-        for part in (self.projector, self.search_head):
-            if part.in_channels != features.pooled.shape[-1]:
-                raise ValueError(
-                    f'the backbone {type(self.backbone).__name__} gives '
-                    f'{features.pooled.shape[-1]} channels, but {type(part).__name__} was built '
-                    f'with in_channels={part.in_channels}'
-                )
-        return features
-
-    def _with_channels(self, images: Tensor) -> Tensor:
-        """Images with the channels that the backbone takes, where gray and color differ only."""
-        found, wanted = images.shape[1], self.image_channels
-        if found == wanted:
-            return images
-        if found == 3 and wanted == 1:
-            return images.mean(dim=1, keepdim=True)
-        if found == 1 and wanted == 3:
-            return images.expand(-1, 3, -1, -1)
-        raise ValueError(
-            f'the backbone {describe_backbone(self.backbone_cfg)} takes images of {wanted} channels '
-            f'(in_channels), but the pipeline and the data_preprocessor give {found}'
-        )
-
-
-def _load_all(backbone: dict) -> dict:
-    """A backbone's config, in which pretrained weights must be complete if there are any."""
-    init_cfg = backbone.get('init_cfg')
-    if not pretrained_entries(init_cfg):
-        return backbone
-    entries = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
-    strict = [{'strict': True, **each} if is_pretrained(each) else each for each in entries]
-    return dict(backbone, init_cfg=strict[0] if len(strict) == 1 else strict)
-
-
+@MODELS.register_module()
 class Branch(BaseModule):
-    """One model of MOKD and all that belongs to it: a student, its EMA teacher, its loss heads.
+    """One model of an algorithm and all that belongs to it: student, EMA teacher, loss heads.
 
     The teacher is a copy of the student without drop path. It takes no gradient and stays in
     training mode with the student: its batch norms use, and keep statistics of, its own batches.
 
+    With ``ema=False`` there is no teacher. Where a head, of this branch or of one that learns from
+    it, needs the teacher's output, it gets the student's of the global views, detached. These come
+    from the student's one pass, with its drop path and its batch statistics; no second pass is
+    made.
+
+    With ``frozen=True`` there is only a teacher, which never changes: always in evaluation mode,
+    without gradients, optimizer and heads, for others to learn from. It has to be loaded.
+
     Args:
         backbone (dict): Config of the backbone.
-        projector (dict): Config of the projector (:class:`DINOProjector`).
-        search_head (dict): Config of the search head (:class:`TransformerSearchHead`).
-        peers (tuple[str]): Names of the other branches. Defaults to ().
-        cross_weight (float): Weight of L_cm and L_ct: 1 for the weaker model of a pair, 0.1 for the
-            stronger one. Defaults to 1.0.
-        heads (dict, optional): Settings of the loss heads ``sm``, ``st``, ``cm``, ``ct``, each
-            a dict that updates the default. Defaults to None.
-        init_cfg (dict, optional): Initialization config. Defaults to None.
+        adapter (dict, optional): Config of the :class:`BackboneAdapter` that reads the backbone's
+            output. Defaults to None, an :class:`AutoAdapter`.
+        heads (dict[str, dict], optional): Config of each loss head by the name of its term. One with
+            ``teacher='peers'`` is built once for each peer. Defaults to None.
+        peers (dict[str, float], optional): Whom the branch learns from, with the weight of the heads
+            that learn from them. Defaults to None.
+        ema (bool): Whether there is an EMA teacher. Defaults to True.
+        frozen (bool): Whether the branch is not trained. Defaults to False.
+        global_size (int | tuple[int, int], optional): See :class:`BranchNetwork`.
+            Defaults to None.
+        init_cfg (dict, optional): Initialization config. ``'Pretrained'`` with a prefix that ends
+            with ``student.`` or ``teacher.``, such as ``'branches.vit.teacher.'`` of a checkpoint of
+            MOKD, loads a whole network, necks included; of a trained branch, student and teacher
+            begin with it. Defaults to None.
+        **necks (dict): Config of each neck by name; see :class:`BranchNetwork`.
 
     Raises:
-        ValueError: If ``heads`` names an unknown term, the numbers of prototypes differ, or a value is
-            out of range.
+        ValueError: If a frozen branch has heads or peers, another one has no heads, a head reads what
+            there is not, or a value is out of range.
     """
 
     def __init__(
         self,
         backbone: dict,
-        projector: dict,
-        search_head: dict,
-        peers: tuple[str, ...] = (),
-        cross_weight: float = 1.0,
-        heads: dict | None = None,
-        init_cfg: dict | None = None,
+        adapter: dict | None = None,
+        heads: Mapping[str, dict] | None = None,
+        peers: Mapping[str, float] | None = None,
+        ema: bool = True,
+        frozen: bool = False,
+        global_size: int | tuple[int, int] | None = None,
+        init_cfg: dict | list[dict] | None = None,
+        **necks: dict,
     ) -> None:
-        super().__init__(init_cfg)
-        check_number('a branch', 'cross_weight', cross_weight, zero=True)
-        self.student = BranchNetwork(backbone, projector, search_head)
-        self.teacher = make_teacher(self.student)
-        self.out_channels = self.student.projector.out_channels
-        if self.student.search_head.out_channels != self.out_channels:
+        of_network = _names_network(init_cfg)
+        super().__init__(None if of_network else init_cfg)
+        self.ema = ema and not frozen
+        self.frozen = frozen
+        self.peers = tuple(peers or ())
+        network = BranchNetwork(
+            backbone,
+            adapter,
+            global_size=global_size,
+            init_cfg=init_cfg if of_network else None,
+            **necks,
+        )
+        self.student: BranchNetwork | None = None if frozen else network
+        self.teacher: BranchNetwork | None = None
+        if frozen:
+            self.teacher = network.requires_grad_(False).eval()
+        elif ema:
+            self.teacher = make_teacher(network)
+        if frozen and (heads or peers):
             raise ValueError(
-                f'projector and search head need the same out_channels (prototypes), but got '
-                f'{self.out_channels} and {self.student.search_head.out_channels}'
+                'a frozen branch does not learn: it has no heads and no cross_weight, but got '
+                f'{", ".join((*(heads or ()), *self.peers))}'
             )
-        self.heads = self._build_heads(dict(heads or {}), peers, cross_weight)
+        self.heads = ModuleDict(
+            {term: self._build_head(term, cfg, peers or {}) for term, cfg in (heads or {}).items()}
+        )
 
-    def _build_heads(self, heads: dict, peers: tuple[str, ...], cross_weight: float) -> ModuleDict:
-        centered = dict(type='mmmokd.DistillationHead', out_channels=self.out_channels)
-        searched = dict(type='mmmokd.SearchDistillationHead')
-        defaults = dict(sm=centered, st=centered)
-        if peers:
-            defaults['cm'] = dict(centered, loss_weight=cross_weight)
-            defaults['ct'] = dict(searched, loss_weight=cross_weight)
-        unknown = set(heads) - {'sm', 'st', 'cm', 'ct'}
-        if unknown:
+    def _build_head(
+        self, term: str, cfg: dict, peers: Mapping[str, float]
+    ) -> BranchHead | ModuleDict:
+        """A head, or one for each peer."""
+        cls = _class_of(cfg)
+        if isinstance(cls, type) and not issubclass(cls, BranchHead):
             raise ValueError(
-                f'unknown loss heads {sorted(unknown)}; a branch has sm, st and, with peers, cm '
-                'and ct'
+                f'heads.{term}: {cls.__name__} is not a loss head of a branch (BranchHead)'
             )
-        for term, cfg in heads.items():
-            if not isinstance(cfg, dict):
-                raise ValueError(f'heads.{term} must be a dict of settings, but got {cfg!r}')
-        cfgs = {term: dict(default, **heads.get(term, {})) for term, default in defaults.items()}
-        built = {
-            # Every cross-entropy term has a center of its own, L_cm one per peer.
-            term: ModuleDict({peer: MODELS.build(cfg) for peer in peers})
-            if term == 'cm'
-            else MODELS.build(cfg)
-            for term, cfg in cfgs.items()
-        }
-        return ModuleDict(built)
+        reads = head_argument(cfg, 'reads')
+        for key in ('in_channels', 'out_channels'):
+            if key not in cfg and has_argument(cls, key):
+                cfg = dict(cfg, **{key: self.network().width(reads)})
+        if head_argument(cfg, 'teacher') != 'peers':
+            return MODELS.build(cfg)
+        # Every head has a state of its own, such as a center.
+        return ModuleDict(
+            {peer: MODELS.build({'loss_weight': w, **cfg}) for peer, w in peers.items()}
+        )
+
+    def network(self, name: str = 'student') -> BranchNetwork:
+        """One of the networks; a branch that has one network gives it under either name.
+
+        Args:
+            name (str): ``'student'`` or ``'teacher'``. Defaults to ``'student'``.
+
+        Returns:
+            BranchNetwork: The student, also for ``'teacher'`` with ``ema=False``; the teacher, also
+            for ``'student'`` of a frozen branch.
+
+        Raises:
+            ValueError: For another name.
+        """
+        if name not in NETWORKS:
+            raise ValueError(f"network must be 'student' or 'teacher', but got {name!r}")
+        return next(
+            net for net in (getattr(self, name), self.student, self.teacher) if net is not None
+        )
+
+    def terms(self) -> Iterator[tuple[str, str | None, BranchHead]]:
+        """Loss terms of the branch: first those without a peer, then those of each peer.
+
+        Yields:
+            tuple[str, str | None, BranchHead]: Term, peer or None, and head.
+        """
+        for term, head in self.heads.items():
+            if not isinstance(head, ModuleDict):
+                yield term, None, head
+        for peer in self.peers:
+            for term, head in self.heads.items():
+                if isinstance(head, ModuleDict):
+                    yield term, peer, head[peer]
+
+    def train(self, mode: bool = True) -> 'Branch':
+        """Set training or evaluation mode; a frozen network stays in evaluation mode.
+
+        Args:
+            mode (bool): Whether to train. Defaults to True.
+
+        Returns:
+            Branch: The branch itself.
+        """
+        super().train(mode)
+        if self.frozen:
+            self.teacher.eval()
+        return self
 
     def init_weights(self) -> None:
         if self.is_init:
             return
-        self.teacher.is_init = True  # as a copy, made below
+        if self.ema:
+            self.teacher.is_init = True  # as a copy, made below
         super().init_weights()
+        if not self.ema:
+            return
         loaded = loaded_names(self.teacher)
         only_teacher = sorted(loaded - loaded_names(self.student))
         if only_teacher:
@@ -205,81 +186,80 @@ class Branch(BaseModule):
             )
         self.reset_teacher(but=loaded)
 
+    def check_initialized(self) -> None:
+        """Make sure that a frozen network was loaded, so that nobody learns from noise.
+
+        Raises:
+            ValueError: If weights of a frozen branch were neither loaded by an ``init_cfg`` nor from
+                a checkpoint; names them.
+        """
+        if not self.frozen:
+            return
+        loaded = loaded_names(self.teacher)
+        if any(self.teacher.backbone_cfg.get(key) for key in OWN_WEIGHTS):
+            loaded |= {f'backbone.{name}' for name in self.teacher.backbone.state_dict()}
+        random = [name for name in self.teacher.state_dict() if name not in loaded]
+        if random:
+            raise ValueError(
+                f'the frozen branch would teach noise: {len(random)} of its weights are random '
+                f'({name_some(random)}). Load them: init_cfg of the branch (Pretrained, with a prefix '
+                "such as 'branches.NAME.teacher.') loads backbone and necks, init_cfg of its "
+                'backbone the backbone alone, load_from or resume the whole model'
+            )
+
     @torch.no_grad()
     def reset_teacher(self, but: Collection[str] = ()) -> None:
-        """Make the teacher a copy of the student again, parameters and buffers.
+        """Make the EMA teacher a copy of the student again, parameters and buffers.
+
+        A branch without an EMA teacher stays as it is.
 
         Args:
             but (Collection[str]): Names of what to leave as it is. Defaults to (), nothing.
         """
+        if not self.ema:
+            return
         student = self.student.state_dict()
         for name, value in self.teacher.state_dict().items():
             if name not in but:
                 value.copy_(student[name])
 
-    def forward_student(self, global_views: list[Tensor], local_views: list[Tensor]):
+    def forward_student(self, views: Views) -> NetworkOutput | None:
         """Run the student over all views, those of one size in one pass.
 
         Args:
-            global_views (list[Tensor]): G views, each (B, 3, H, W).
-            local_views (list[Tensor]): L views, of any sizes.
+            views (Views): The views.
 
         Returns:
-            StudentOutput: Logits of all views, and the local views' queries.
+            NetworkOutput, optional: Of all views; None for a frozen branch.
         """
-        batch = global_views[0].shape[0]
-        net = self.student
-        passes = [
-            net.extract(torch.cat(views)) for views in group_by_size(global_views, local_views)
-        ]
-        pooled = torch.cat([features.pooled for features in passes])  # (V * B, C)
-        encoded = torch.cat(
-            [
-                net.search_head.encode(net.search_head.embed(features.tokens, features.grid))
-                for features in passes
-            ]
-        )  # (V * B, D)
-        with torch.no_grad():
-            local_query = net.search_head.query(pooled[len(global_views) * batch :])
-        return StudentOutput(
-            m=net.projector(pooled).unflatten(0, (-1, batch)),
-            t=net.search_head.prototypes(encoded).unflatten(0, (-1, batch)),
-            local_query=local_query,
-        )
+        if self.student is None:
+            return None
+        return self.student(group_by_size(views.globals, views.locals), len(views.globals[0]))
 
     @torch.no_grad()
-    def forward_teacher(self, global_views: list[Tensor]) -> TeacherOutput:
+    def forward_teacher(self, views: Views, student: NetworkOutput | None = None) -> NetworkOutput:
         """Run the teacher over the global views in one pass.
 
         Args:
-            global_views (list[Tensor]): G views, each (B, 3, H, W).
+            views (Views): The views.
+            student (NetworkOutput, optional): What :meth:`forward_student` gave; a branch without a
+                teacher needs it. Defaults to None.
 
         Returns:
-            TeacherOutput: Logits of the global views, and the first one's embedded map.
+            NetworkOutput: Of the global views, without gradient. With ``ema=False`` the student's,
+            detached.
         """
-        batch = global_views[0].shape[0]
-        net = self.teacher
-        features = net.extract(torch.cat(global_views))
-        tokens = net.search_head.embed(features.tokens, features.grid)  # (G * B, N, D)
-        return TeacherOutput(
-            m=net.projector(features.pooled).unflatten(0, (-1, batch)),
-            t=net.search_head(tokens).unflatten(0, (-1, batch)),
-            first_map=tokens[:batch],
-        )
+        if self.teacher is not None:
+            return self.teacher([views.globals], len(views.globals[0]))
+        if student is None:
+            student = self.forward_student(views)
+        return student.detach(len(views.globals))
 
-    @torch.no_grad()
-    def search(self, first_map: Tensor, query: Tensor) -> Tensor:
-        """Let a peer's queries search this branch's teacher's map.
 
-        Args:
-            first_map (Tensor): Embedded tokens, shape (B, N, D).
-            query (Tensor): Shape (L * B, D).
-
-        Returns:
-            Tensor: The teacher's logits, one for each query, shape (L, B, K).
-        """
-        logits = self.teacher.search_head(first_map, query)
-        return logits.unflatten(0, (-1, first_map.shape[0]))
+def _names_network(init_cfg: dict | list[dict] | None) -> bool:
+    """Whether an ``init_cfg`` loads a student or teacher of a checkpoint."""
+    prefixes = [entry.get('prefix') or '' for entry in pretrained_entries(init_cfg)]
+    return any(prefix.rstrip('.').endswith(NETWORKS) for prefix in prefixes)
 
 
 def make_teacher(student: BranchNetwork) -> BranchNetwork:

@@ -1,17 +1,18 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """What a branch will meet in training, tried on images of zeros before it begins."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from mmengine.dist import get_world_size
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .adapter import BackboneFeatures
+from mmmokd.structures import BackboneFeatures, NetworkOutput
+
 from .backbone import FOR_SIZES, PAD_SMALL_MAP, STRICT, describe_backbone
+from .inference import in_evaluation
 
 # Sides that are tried for the message when views of some size cannot pass: near it, in pixels.
 STEPS = (14, 16, 32)
@@ -64,7 +65,7 @@ def check_views(
     """
     sizes = list(dict.fromkeys(sizes))
     grids = {}
-    with _undisturbed(network):
+    with in_evaluation(network):
         for size in sizes:
             try:
                 features = _extract(network, size)
@@ -79,7 +80,7 @@ def check_views(
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise ValueError(
-                    f'branch {name}: projector and search head cannot take what '
+                    f'branch {name}: its necks cannot take what '
                     f'{describe_backbone(network.backbone_cfg)} gives of images of '
                     f'{_by(size)}: {_one_line(error)}'
                 ) from error
@@ -108,6 +109,11 @@ def find_lonely_norms(
         and module.training
         and not (world_size > 1 and isinstance(module, nn.SyncBatchNorm))
     }
+    pooled = tuple(
+        f'{name}.'
+        for name in network.neck_names
+        if not getattr(getattr(network, name), 'reads_maps', False)
+    )
     values: dict[nn.Module, int] = {}  # of one view, per channel
 
     def count(norm: nn.Module, args: tuple) -> None:
@@ -118,13 +124,13 @@ def find_lonely_norms(
     total = sum(group.num for group in groups)
     found: dict[str, LonelyNorm] = {}
     try:
-        with _undisturbed(network):
+        with in_evaluation(network):
             for i, group in enumerate(passes if names else ()):
                 values.clear()
                 _project(network, _extract(network, group.size))
                 for norm, number in values.items():
-                    # The student's projector sees the views of all its passes at once.
-                    num = total if i and names[norm].startswith('projector.') else group.num
+                    # A neck of the pooled features sees the views of all passes at once.
+                    num = total if i and names[norm].startswith(pooled) else group.num
                     if number * num == 1:
                         found.setdefault(names[norm], LonelyNorm(names[norm], group.size))
     finally:
@@ -133,31 +139,20 @@ def find_lonely_norms(
     return list(found.values())
 
 
-@contextmanager
-def _undisturbed(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module has the mode that it had."""
-    modes = {module: module.training for module in network.modules()}
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        # By its own train() first: some backbones of mmpretrain keep more than a flag.
-        network.train(was_training)
-        for module, mode in modes.items():
-            module.training = mode
-
-
 def _extract(network: nn.Module, size: tuple[int, int]) -> BackboneFeatures:
     weight = next(network.parameters())
     return network.extract(weight.new_zeros(1, CHANNELS, *size))
 
 
-def _project(network: nn.Module, features: BackboneFeatures) -> tuple[Tensor, Tensor]:
-    head = network.search_head
-    tokens = head.embed(features.tokens, features.grid)
-    return network.projector(features.pooled), head(tokens, head.query(features.pooled))
+def _project(network: nn.Module, features: BackboneFeatures) -> None:
+    """Run every neck, and what others search in it."""
+    output = NetworkOutput(network, [features], batch=1)
+    for name in network.neck_names:
+        neck = output.neck(name)
+        if getattr(neck, 'embeds_maps', False):
+            neck(output.embedded(name)[0], neck(features.pooled, mode='query'))
+        else:
+            output[name]
 
 
 def _explain(

@@ -1,14 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .base import BranchHead
 from .distillation_head import (
     BaseDistillationHead,
     DistillationHead,
     SearchDistillationHead,
-    warmup_teacher_temp,
 )
 
 __all__ = [
     'BaseDistillationHead',
+    'BranchHead',
     'DistillationHead',
     'SearchDistillationHead',
-    'warmup_teacher_temp',
 ]

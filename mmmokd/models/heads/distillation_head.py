@@ -2,10 +2,11 @@
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce
-from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.schedules import teacher_temp_at
 
 from ..losses import (
     at_least_float32,
@@ -14,31 +15,15 @@ from ..losses import (
     teacher_probabilities,
 )
 from ..utils import check_counts, check_number
+from .base import BranchHead
 
 
-def warmup_teacher_temp(epoch: float, start: float, end: float, warmup_epochs: int) -> float:
-    """Teacher temperature: ``linspace(start, end, warmup_epochs)[epoch]``, then ``end``.
-
-    Args:
-        epoch (float): Counted from 0; between two epochs the temperature is, too.
-        start (float): Temperature of epoch 0.
-        end (float): Temperature of epoch ``warmup_epochs - 1`` and later.
-        warmup_epochs (int): Length of the warm-up; 0 for none.
-
-    Returns:
-        float: The temperature.
-    """
-    if epoch >= warmup_epochs:
-        return end
-    if warmup_epochs == 1:
-        return start
-    return start + (end - start) * min(epoch, warmup_epochs - 1) / (warmup_epochs - 1)
-
-
-class BaseDistillationHead(BaseModule):
-    """Temperatures and weight of one distillation term.
+class BaseDistillationHead(BranchHead):
+    """Temperatures of one distillation term.
 
     Args:
+        reads (str): See :class:`BranchHead`.
+        teacher (str): See :class:`BranchHead`. Defaults to ``'own'``.
         student_temp (float): Temperature T_s of the student. Defaults to 0.1.
         teacher_temp (float): Temperature T_t of the teacher after its warm-up. Defaults to 0.07.
         warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
@@ -52,6 +37,8 @@ class BaseDistillationHead(BaseModule):
 
     def __init__(
         self,
+        reads: str,
+        teacher: str = 'own',
         student_temp: float = 0.1,
         teacher_temp: float = 0.07,
         warmup_teacher_temp: float = 0.04,
@@ -59,42 +46,44 @@ class BaseDistillationHead(BaseModule):
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        check_number('a distillation head', 'loss_weight', loss_weight, zero=True)
+        super().__init__(reads, teacher, loss_weight, init_cfg)
         for name, value in dict(
             student_temp=student_temp,
             teacher_temp=teacher_temp,
             warmup_teacher_temp=warmup_teacher_temp,
         ).items():
             check_number('a distillation head', name, value)
-        for name, value in dict(
-            warmup_teacher_temp_epochs=warmup_teacher_temp_epochs, loss_weight=loss_weight
-        ).items():
-            check_number('a distillation head', name, value, zero=True)
+        check_number(
+            'a distillation head',
+            'warmup_teacher_temp_epochs',
+            warmup_teacher_temp_epochs,
+            zero=True,
+        )
         self.student_temp = student_temp
         self.final_teacher_temp = teacher_temp
         self.warmup_teacher_temp = warmup_teacher_temp
         self.warmup_teacher_temp_epochs = warmup_teacher_temp_epochs
-        self.loss_weight = loss_weight
-        self.teacher_temp = self.set_epoch(0)
+        self.set_epoch(0)
 
-    def set_epoch(self, epoch: float) -> float:
+    def set_epoch(self, epoch: float) -> dict[str, float]:
         """Set ``teacher_temp`` to the temperature of an epoch.
 
-        It is derived from the epoch and no state.
+        It is derived from the epoch and is not part of the state.
 
         Args:
             epoch (float): Counted from 0.
 
         Returns:
-            float: The temperature.
+            dict[str, float]: ``teacher_temp``.
         """
-        self.teacher_temp = warmup_teacher_temp(
+        self.teacher_temp = teacher_temp_at(
             epoch,
             self.warmup_teacher_temp,
             self.final_teacher_temp,
             self.warmup_teacher_temp_epochs,
         )
-        return self.teacher_temp
+        return dict(teacher_temp=self.teacher_temp)
 
 
 @MODELS.register_module()
@@ -107,12 +96,21 @@ class DistillationHead(BaseDistillationHead):
     gradient accumulation, of all micro-batches of the optimizer step.
 
     Args:
-        out_channels (int): Number K of prototypes.
+        out_channels (int): Number K of prototypes. A branch gives its neck's where the config of the
+            head has none.
+        reads (str): See :class:`BranchHead`. Defaults to ``'projector'``.
+        teacher (str): See :class:`BranchHead`. Defaults to ``'own'``.
         center_momentum (float): Momentum m of the center, in [0, 1]. Defaults to 0.9.
-        **kwargs: See :class:`BaseDistillationHead`.
+        student_temp (float): Temperature T_s of the student. Defaults to 0.1.
+        teacher_temp (float): Temperature T_t of the teacher after its warm-up. Defaults to 0.07.
+        warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
+        warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
+        loss_weight (float): Weight of the term. Defaults to 1.0.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If ``center_momentum`` is not in [0, 1].
+        ValueError: If a temperature is not positive, a count or weight is negative, or
+            ``center_momentum`` is not in [0, 1].
 
     Example:
         >>> head = DistillationHead(out_channels=1024)
@@ -120,8 +118,31 @@ class DistillationHead(BaseDistillationHead):
         >>> loss = head(student, teacher)
     """
 
-    def __init__(self, out_channels: int, center_momentum: float = 0.9, **kwargs) -> None:
-        super().__init__(**kwargs)
+    must_agree = ('out_channels',)
+
+    def __init__(
+        self,
+        out_channels: int,
+        reads: str = 'projector',
+        teacher: str = 'own',
+        center_momentum: float = 0.9,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.07,
+        warmup_teacher_temp: float = 0.04,
+        warmup_teacher_temp_epochs: int = 30,
+        loss_weight: float = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            reads,
+            teacher,
+            student_temp,
+            teacher_temp,
+            warmup_teacher_temp,
+            warmup_teacher_temp_epochs,
+            loss_weight,
+            init_cfg,
+        )
         check_counts('a distillation head', out_channels=out_channels)
         check_number('a distillation head', 'center_momentum', center_momentum, zero=True)
         if not 0 <= center_momentum <= 1:
@@ -130,6 +151,8 @@ class DistillationHead(BaseDistillationHead):
         self.register_buffer('center', torch.zeros(1, out_channels))
         # Set by HeadScheduleHook: whether further micro-batches belong to the optimizer step.
         self.accumulating = False
+        # Of the micro-batches of a step that is not complete. Not in the state_dict, as gradients are
+        # not: a run that is resumed within a step begins the step anew (see AccumulatedLRHook).
         self._pending: list[Tensor] = []
 
     def targets(self, teacher: Tensor) -> Tensor:
@@ -160,6 +183,19 @@ class DistillationHead(BaseDistillationHead):
         all_reduce(batch_center, op='mean')
         self.center.mul_(self.center_momentum).add_(batch_center, alpha=1 - self.center_momentum)
 
+    def loss(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Tensor:
+        """Compute the weighted loss of all views; see :meth:`forward`.
+
+        Args:
+            student (NetworkOutput): Of all views.
+            teacher (NetworkOutput): Of the global views.
+            views (Views): Not used.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        return self(student[self.reads], teacher[self.reads])
+
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weighted loss; in training mode the center moves after it.
 
@@ -180,13 +216,74 @@ class DistillationHead(BaseDistillationHead):
 
 @MODELS.register_module()
 class SearchDistillationHead(BaseDistillationHead):
-    """The cross-search term L_ct of MOKD: each student view against its own searched target.
+    """The cross-search term L_ct of MOKD: each local view against its own searched target.
 
-    CE(softmax(t / T_t), log-softmax(s / T_s)), averaged over views and images, without a center.
+    The student's feature of a local view queries the teacher's search head, which looks for it in
+    the map of the first global view. CE(softmax(t / T_t), log-softmax(s / T_s)), averaged over
+    local views and images, without a center.
 
     Args:
-        **kwargs: See :class:`BaseDistillationHead`.
+        reads (str): Name of the search head, see :class:`BranchHead`. Defaults to
+            ``'search_head'``.
+        teacher (str): See :class:`BranchHead`. Defaults to ``'peers'``.
+        student_temp (float): Temperature T_s of the student. Defaults to 0.1.
+        teacher_temp (float): Temperature T_t of the teacher after its warm-up. Defaults to 0.07.
+        warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
+        warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
+        loss_weight (float): Weight of the term. Defaults to 1.0.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
+
+    Raises:
+        ValueError: If a temperature is not positive or a count or weight is negative.
     """
+
+    must_agree = ('out_channels', 'embed_dims')
+    needs_local_views = True
+
+    def __init__(
+        self,
+        reads: str = 'search_head',
+        teacher: str = 'peers',
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.07,
+        warmup_teacher_temp: float = 0.04,
+        warmup_teacher_temp_epochs: int = 30,
+        loss_weight: float = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            reads,
+            teacher,
+            student_temp,
+            teacher_temp,
+            warmup_teacher_temp,
+            warmup_teacher_temp_epochs,
+            loss_weight,
+            init_cfg,
+        )
+
+    def loss(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Tensor:
+        """Search the teacher's map and compute the weighted loss of the local views.
+
+        Args:
+            student (NetworkOutput): Of all views.
+            teacher (NetworkOutput): Of the global views.
+            views (Views): For the number of global views.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        num_globals, batch = len(views.globals), student.batch
+        with torch.no_grad():
+            query = student.once(
+                f'{self.reads}.query',
+                lambda: student.neck(self.reads)(
+                    student['pooled'][num_globals:].flatten(0, 1), mode='query'
+                ),
+            )  # (L * B, D)
+            first_map = teacher.embedded(self.reads)[0][:batch]  # (B, N, D)
+            searched = teacher.neck(self.reads)(first_map, query)  # (L * B, K)
+        return self(student[self.reads][num_globals:], searched.unflatten(0, (-1, batch)))
 
     def forward(self, student: Tensor, searched: Tensor) -> Tensor:
         """The weighted loss.

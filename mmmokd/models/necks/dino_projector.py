@@ -76,13 +76,16 @@ class DINOProjector(BaseModule):
             trunc_normal_linears_(self.mlp)
         super().init_weights()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Project pooled features onto the prototypes.
 
         Args:
-            x (Tensor): Shape (B, C).
+            x (Tensor | tuple[Tensor]): Shape (B, C), or a tuple of which the last is that, as
+                backbones of mmpretrain give it.
 
         Returns:
             Tensor: Logits, shape (B, K).
         """
+        if isinstance(x, list | tuple):
+            x = x[-1]
         return self.last_layer(F.normalize(self.mlp(x), dim=-1))

@@ -1,4 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Sequence
+
 import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
@@ -6,6 +8,7 @@ from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLay
 from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
+from mmmokd.structures import BackboneFeatures
 
 from ..utils import (
     build_prototype_layer,
@@ -25,7 +28,9 @@ class TransformerSearchHead(BaseModule):
     of the map's tokens, passes the blocks with them, and is dropped before the mean.
 
     Three steps, so that a map is embedded once however many queries search it: ``embed`` the
-    tokens, ``encode`` them (with a query or without), ``prototypes`` of the result.
+    tokens, ``encode`` them (with a query or without), ``prototypes`` of the result. The module is
+    called for each, with a mode, so that wrappers of it (FSDP, ``torch.compile``, activation
+    checkpointing) see every pass.
 
     Args:
         in_channels (int): Channels C of the backbone's tokens.
@@ -33,8 +38,8 @@ class TransformerSearchHead(BaseModule):
         out_channels (int): Number K of prototypes.
         grid_size (int | tuple[int, int]): The (h, w) that the position embedding is made for; it is
             resized for others. MOKD uses 7 for a ResNet, 14 for a ViT/16.
-        projection (bool): Whether tokens and query pass a 1x1 convolution C -> D first, as a
-            CNN's do. Without, C must be D. Defaults to True.
+        projection (bool, optional): Whether tokens and query pass a 1x1 convolution C -> D first, as
+            a CNN's do. Without, C must be D. Defaults to None: where C is not D.
         num_layers (int): Transformer blocks. Defaults to 3.
         num_heads (int): Attention heads. Defaults to 6.
         mlp_ratio (float): Hidden width of the blocks' MLPs over D. Defaults to 4.
@@ -49,10 +54,16 @@ class TransformerSearchHead(BaseModule):
 
     Example:
         >>> head = TransformerSearchHead(512, 192, 1024, grid_size=7)
-        >>> tokens = head.embed(torch.rand(2, 49, 512), (7, 7))
-        >>> head(tokens).shape, head(tokens, torch.rand(2, 192)).shape
+        >>> features = BackboneFeatures(torch.rand(2, 512), torch.rand(2, 49, 512), (7, 7))
+        >>> tokens = head([features], mode='embed')
+        >>> query = head(torch.rand(2, 512), mode='query')
+        >>> head(tokens).shape, head(tokens, query).shape
         (torch.Size([2, 1024]), torch.Size([2, 1024]))
     """
+
+    # Read by NetworkOutput: what the module is called with.
+    reads_maps = True
+    embeds_maps = True
 
     def __init__(
         self,
@@ -60,7 +71,7 @@ class TransformerSearchHead(BaseModule):
         embed_dims: int,
         out_channels: int,
         grid_size: int | tuple[int, int],
-        projection: bool = True,
+        projection: bool | None = None,
         num_layers: int = 3,
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
@@ -84,6 +95,8 @@ class TransformerSearchHead(BaseModule):
                 f'embed_dims={embed_dims} of the search head is not a multiple of '
                 f'num_heads={num_heads}'
             )
+        if projection is None:
+            projection = in_channels != embed_dims
         if not projection and in_channels != embed_dims:
             raise ValueError(
                 f'a search head without projection needs in_channels == embed_dims, but got '
@@ -184,17 +197,43 @@ class TransformerSearchHead(BaseModule):
         """
         return self.last_layer(x)
 
-    def forward(self, tokens: Tensor, query: Tensor | None = None) -> Tensor:
-        """``encode``, then ``prototypes``.
+    def forward(
+        self,
+        inputs: Tensor | Sequence[Tensor] | Sequence[BackboneFeatures],
+        query: Tensor | None = None,
+        mode: str = 'logits',
+    ) -> Tensor | list[Tensor]:
+        """Run one of the steps, or all.
 
         Args:
-            tokens (Tensor): Embedded tokens, shape (B, N, D).
-            query (Tensor, optional): Shape (Q * B, D). Defaults to None.
+            inputs (Tensor | Sequence[Tensor] | Sequence[BackboneFeatures]): For ``'logits'``
+                embedded tokens of shape (B, N, D), of one pass or of several, or passes' features;
+                for ``'embed'`` passes' features; for ``'query'`` pooled features, shape (B, C).
+            query (Tensor, optional): For ``'logits'`` of one pass, shape (Q * B, D). Defaults to
+                None.
+            mode (str): ``'logits'`` (``encode``, then ``prototypes``), ``'embed'`` or ``'query'``.
+                Defaults to ``'logits'``.
 
         Returns:
-            Tensor: Logits, shape (B, K), with queries (Q * B, K).
+            Tensor | list[Tensor]: Logits of all passes, shape (B, K), with queries (Q * B, K);
+            embedded tokens of each pass, shape (B, N, D); or queries, shape (B, D).
+
+        Raises:
+            ValueError: For another mode.
         """
-        return self.prototypes(self.encode(tokens, query))
+        if mode == 'query':
+            return self.query(inputs)
+        if mode not in ('embed', 'logits'):
+            raise ValueError(f"mode must be 'logits', 'embed' or 'query', but got {mode!r}")
+        maps = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        maps = [
+            each if isinstance(each, Tensor) else self.embed(each.tokens, each.grid)
+            for each in maps
+        ]
+        if mode == 'embed':
+            return maps
+        encoded = [self.encode(tokens, query) for tokens in maps]
+        return self.prototypes(torch.cat(encoded) if len(encoded) > 1 else encoded[0])
 
 
 def _as_grid(grid_size: int | tuple[int, int]) -> tuple[int, int]:

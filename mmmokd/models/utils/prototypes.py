@@ -10,7 +10,8 @@ def build_prototype_layer(
 
     The direction keeps PyTorch's default initialization and the gain starts at 1. As
     parameters they are ``parametrizations.weight.original0`` (the gain, shape (K, 1)) and
-    ``parametrizations.weight.original1`` (the direction, shape (K, C)).
+    ``parametrizations.weight.original1`` (the direction, shape (K, C)). The layer is marked by
+    ``is_prototypes = True``, by which :class:`PrototypeFreezeHook` finds it.
 
     Args:
         in_channels (int): Width C of the features.
@@ -24,5 +25,5 @@ def build_prototype_layer(
     gain = layer.parametrizations.weight.original0
     nn.init.ones_(gain)
     gain.requires_grad_(train_gain)
-    layer.is_prototypes = True  # by which PrototypeFreezeHook finds it, in any neck
+    layer.is_prototypes = True
     return layer

@@ -3,12 +3,15 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mokd_testing import short_log
 from torch import nn
 
 from mmmokd.engine.optimizers import check_trained_parameters
-from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmmokd.engine.runners.build_runner import build_runner
+from mmmokd.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 
 class Model(BaseModel):
@@ -20,7 +23,7 @@ class Model(BaseModel):
         self.tied = self.neck
 
     def forward(self, inputs, data_samples=None, mode='loss'):
-        return dict(loss=self.neck(self.backbone(inputs)).mean())
+        return dict(loss=self.neck(self.backbone(torch.stack(inputs))).mean())
 
 
 def wrapper_of(*groups):
@@ -30,7 +33,9 @@ def wrapper_of(*groups):
 def test_all_that_learns_is_in_an_optimizer():
     """Frozen parameters may be in one or not, and a module of two names is one."""
     model = Model()
-    check_trained_parameters(model, wrapper_of(model.backbone.parameters(), model.neck.parameters()))
+    check_trained_parameters(
+        model, wrapper_of(model.backbone.parameters(), model.neck.parameters())
+    )
     check_trained_parameters(model, wrapper_of(model.parameters()))
     parts = dict(a=wrapper_of(model.backbone.parameters()), b=wrapper_of(model.neck.parameters()))
     check_trained_parameters(model, OptimWrapperDict(**parts))
@@ -68,14 +73,7 @@ class NeckOnlyConstructor:
 
 def test_any_model_and_any_constructor_in_a_run(tmp_path, monkeypatch):
     """The Runner of this package's tools checks what it was given, before the first step."""
-    from mokd_testing import short_log
-
-    from mmmokd.engine.runners.build_runner import build_runner
-    from mmmokd.registry import MODELS
-
     monkeypatch.setitem(MODELS._module_dict, 'ForgottenPart', Model)
-    from mmengine.config import Config
-
     data = dict(
         dataset=[dict(inputs=torch.ones(2))] * 2,
         sampler=dict(type='DefaultSampler', shuffle=False),

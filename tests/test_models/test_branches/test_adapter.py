@@ -14,6 +14,7 @@ from torch import nn
 
 from mmmokd.models.branches import Branch, adapt_features
 from mmmokd.registry import MODELS
+from mmmokd.structures import Views
 
 VIT = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=48)
 # Where a dict says nothing, images are 64 x 96 and the map is 2 x 3.
@@ -241,17 +242,18 @@ def test_a_family_as_a_branch(name):
 
     views = [torch.randn(2, 3, *size) for _ in range(3)]
     torch.manual_seed(0)
-    teachers = [branch.forward_teacher(views[:2]) for _ in range(2)]
-    outputs = [branch.forward_student(views[:2], views[2:]) for _ in range(2)]
-    assert outputs[0].m.shape == outputs[0].t.shape == (3, 2, 10)
-    assert outputs[0].local_query.shape == (2, 24) and not outputs[0].local_query.requires_grad
-    assert teachers[0].m.shape == teachers[0].t.shape == (2, 2, 10)
-    assert teachers[0].first_map.shape == (2, grid[0] * grid[1], 24)
-    assert all(torch.equal(first, second) for first, second in zip(*teachers, strict=True))
+    views = Views(views[:2], views[2:])
+    necks = ('projector', 'search_head')
+    teachers = [branch.forward_teacher(views) for _ in range(2)]
+    outputs = [branch.forward_student(views) for _ in range(2)]
+    for neck in necks:
+        assert outputs[0][neck].shape == (3, 2, 10) and teachers[0][neck].shape == (2, 2, 10)
+        assert torch.equal(teachers[0][neck], teachers[1][neck])
+    assert teachers[0].embedded('search_head')[0].shape == (4, grid[0] * grid[1], 24)
     drops = bool(cfg.get('drop_path_rate'))
-    assert torch.equal(outputs[0].m, outputs[1].m) != drops
+    assert torch.equal(outputs[0]['projector'], outputs[1]['projector']) != drops
 
-    (outputs[0].m.square().sum() + outputs[0].t.square().sum()).backward()
+    sum(outputs[0][neck].square().sum() for neck in necks).backward()
     assert all(p.grad is None for p in branch.teacher.parameters())
     assert any(p.grad is not None for p in branch.student.backbone.parameters())
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from test_adapter import FAMILIES, VIT, build, family
 
-from mmmokd.models.branches import adapt_features, watch_block_tokens
+from mmmokd.evaluation.block_tokens import watch_block_tokens
+from mmmokd.models.branches import adapt_features
 
 DEEP = dict(VIT, num_layers=6)
 # These end in a norm of a class token that went through all blocks.

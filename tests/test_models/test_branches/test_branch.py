@@ -10,14 +10,18 @@ from timm.layers import DropPath as TimmDropPath
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from mmmokd.models import MOKD
 from mmmokd.models.branches import Branch
 from mmmokd.models.branches.branch import group_by_size, make_teacher
+from mmmokd.models.branches.terms import resolve_heads
+from mmmokd.structures import Views
 
 
-def build(cfg, **kwargs):
+def build(cfg, peers=None, heads=None, **kwargs):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        branch = Branch(**cfg, **kwargs)
+        heads = resolve_heads(MOKD.terms, heads, bool(peers))
+        branch = Branch(**cfg, heads=heads, peers=peers, **kwargs)
     branch.init_weights()
     return branch
 
@@ -57,10 +61,11 @@ def test_dropout_of_the_student_alone():
     """The teacher's logits are the same in each call, the student's are not."""
     branch = build(branch_cfg('vit', backbone=dict(drop_path_rate=0.9)))
     views = random_views()
-    first, second = (branch.forward_student(views[:2], views[2:]) for _ in range(2))
-    assert not torch.equal(first.m, second.m)
-    first, second = (branch.forward_teacher(views[:2]) for _ in range(2))
-    assert torch.equal(first.m, second.m) and torch.equal(first.t, second.t)
+    first, second = (branch.forward_student(Views(views[:2], views[2:])) for _ in range(2))
+    assert not torch.equal(first['projector'], second['projector'])
+    first, second = (branch.forward_teacher(Views(views[:2], [])) for _ in range(2))
+    for neck in ('projector', 'search_head'):
+        assert torch.equal(first[neck], second[neck])
 
 
 def test_teacher_stays_in_training_mode():
@@ -80,11 +85,11 @@ def test_batch_norms_of_the_teacher(float64):
     student = statistics(branch.student)
     plain = copy.deepcopy(branch.teacher.backbone)
     views = random_views(batch=3)
-    found = branch.forward_teacher(views[:2])
+    found = branch.forward_teacher(Views(views[:2], []))
     (maps,) = plain(torch.cat(views[:2]))
 
     torch.testing.assert_close(
-        found.m.flatten(0, 1), branch.teacher.projector(maps.mean(dim=(2, 3)))
+        found['projector'].flatten(0, 1), branch.teacher.projector(maps.mean(dim=(2, 3)))
     )
     expected = statistics(plain)
     assert expected.keys() == statistics(branch.teacher.backbone).keys() and expected
@@ -105,13 +110,13 @@ def test_batch_norms_of_the_student(float64):
     teacher = copy_of(branch.teacher.state_dict())
     plain = copy.deepcopy(branch.student.backbone)
     views = random_views(batch=3, sizes=(32, 32, 32, 24, 24, 16))
-    found = branch.forward_student(views[:2], views[2:])
+    found = branch.forward_student(Views(views[:2], views[2:]))
     pooled = [
         plain(torch.cat(group))[-1].mean(dim=(2, 3))
         for group in (views[:2], views[2:3], views[3:5], views[5:])
     ]
     expected = branch.student.projector(torch.cat(pooled))
-    torch.testing.assert_close(found.m, expected.unflatten(0, (6, 3)))
+    torch.testing.assert_close(found['projector'], expected.unflatten(0, (6, 3)))
     for key, value in statistics(branch.student.backbone).items():
         torch.testing.assert_close(value, statistics(plain)[key], msg=key)
     assert all(norm.num_batches_tracked == 4 for norm in norms(branch.student))
@@ -122,21 +127,35 @@ def test_outputs_in_the_order_of_the_views(float64):
     """Views of several sizes, in any order, as if each had gone through alone."""
     branch = build(branch_cfg('next'))
     views = random_views(batch=2, sizes=(32, 32, 16, 24, 24, 16))
-    found = branch.forward_student(views[:2], views[2:])
+    found = branch.forward_student(Views(views[:2], views[2:]))
+    names = ('pooled', 'projector', 'search_head')
     for v, view in enumerate(views):
-        alone = branch.forward_student([view], [view])
-        torch.testing.assert_close(found.m[v], alone.m[0], rtol=1e-11, atol=1e-12)
-        torch.testing.assert_close(found.t[v], alone.t[0], rtol=1e-11, atol=1e-12)
-        if v >= 2:
-            query = found.local_query.unflatten(0, (4, 2))[v - 2]
-            torch.testing.assert_close(query, alone.local_query, rtol=1e-11, atol=1e-12)
-    assert found.m.requires_grad and found.t.requires_grad
-    assert not found.local_query.requires_grad
-    teacher = branch.forward_teacher(views[:2])
-    assert not teacher.m.requires_grad and not teacher.first_map.requires_grad
-    alone = branch.forward_teacher(views[:1])
-    torch.testing.assert_close(teacher.first_map, alone.first_map, rtol=1e-11, atol=1e-12)
-    assert not branch.search(teacher.first_map, found.local_query).requires_grad
+        alone = branch.forward_student(Views([view], []))
+        for name in names:
+            torch.testing.assert_close(found[name][v], alone[name][0], rtol=1e-11, atol=1e-12)
+    assert all(found[name].requires_grad for name in names)
+    teacher = branch.forward_teacher(Views(views[:2], []))
+    assert not any(teacher[name].requires_grad for name in names)
+
+
+def test_branch_without_an_ema_teacher(float64):
+    """The student's own pass is the target, detached."""
+    branch = build(branch_cfg('cnn'), ema=False)
+    assert branch.teacher is None and not [k for k in branch.state_dict() if 'teacher' in k]
+    views = random_views(sizes=(32, 32, 32, 24))
+    views = Views(views[:2], views[2:])
+    passes = []
+    branch.student.backbone.register_forward_hook(lambda *args: passes.append(1))
+    student = branch.forward_student(views)
+    teacher = branch.forward_teacher(views, student)
+    for name in ('projector', 'search_head', 'pooled'):
+        assert torch.equal(teacher[name], student[name][:2])
+        assert student[name].requires_grad and not teacher[name].requires_grad
+    (embedded,) = teacher.embedded('search_head')
+    assert torch.equal(embedded, student.embedded('search_head')[0]) and not embedded.requires_grad
+    assert len(passes) == 3  # of the student's three groups
+    assert branch.network('teacher') is branch.student
+    branch.reset_teacher()
 
 
 @pytest.mark.parametrize(
@@ -178,19 +197,15 @@ def test_weights_are_initialized_once():
 
 def test_settings_of_the_heads():
     heads = dict(sm=dict(student_temp=0.2), cm=dict(center_momentum=0.5), ct=dict(loss_weight=3.0))
-    branch = build(branch_cfg('vit'), peers=('a', 'b'), cross_weight=0.1, heads=heads)
+    branch = build(branch_cfg('vit'), peers=dict(a=0.1, b=0.2), heads=heads)
     assert branch.heads['sm'].student_temp == 0.2 and branch.heads['st'].student_temp == 0.1
     assert [head.center_momentum for head in branch.heads['cm'].values()] == [0.5, 0.5]
-    assert list(branch.heads['cm']) == ['a', 'b']
-    weights = {term: branch.heads[term].loss_weight for term in ('sm', 'st', 'ct')}
-    assert weights == dict(sm=1.0, st=1.0, ct=3.0)
-    assert branch.heads['cm']['a'].loss_weight == 0.1
+    weights = [(term, peer, head.loss_weight) for term, peer, head in branch.terms()]
+    assert weights == [
+        ('sm', None, 1.0), ('st', None, 1.0), ('cm', 'a', 0.1), ('ct', 'a', 3.0), ('cm', 'b', 0.2),
+        ('ct', 'b', 3.0),
+    ]  # fmt: skip
     assert list(build(branch_cfg('vit')).heads) == ['sm', 'st']
-
-
-def test_unknown_head():
-    with pytest.raises(ValueError, match=r"unknown loss heads \['tm'\]; a branch has sm, st"):
-        build(branch_cfg('vit'), heads=dict(tm=dict()))
 
 
 @pytest.mark.parametrize(('part', 'name'), [('projector', 'DINOProjector'),
@@ -203,4 +218,4 @@ def test_channels_that_do_not_fit(part, name):
         ValueError,
         match=f'the backbone ResNet_CIFAR gives 16 channels, but {name} .* in_channels=17',
     ):
-        branch.forward_teacher(random_views()[:2])
+        branch.forward_teacher(Views(random_views()[:2], []))

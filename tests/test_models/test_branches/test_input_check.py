@@ -5,6 +5,7 @@ from mmengine.registry import DefaultScope
 from mokd_testing import branch_cfg, copy_of, random_views, with_batch_norm
 
 from mmmokd.models.branches import Branch, ViewPass, check_views, find_lonely_norms, input_check
+from mmmokd.structures import Views
 
 TIMM_VIT = dict(
     type='TIMMBackbone', model_name='vit_tiny_patch16_224', img_size=64, depth=1, embed_dim=24,
@@ -127,10 +128,10 @@ def test_lonely_norms_are_those_that_pytorch_refuses(groups, num_global_views, f
     assert bool(norms) is found
     # A training step on one image as proof.
     views = [torch.randn(1, 3, *g.size) for g in groups for _ in range(g.num)]
-    split = views[:num_global_views], views[num_global_views:]
+    split = Views(views[:num_global_views], views[num_global_views:])
     try:
-        branch.forward_teacher(split[0])
-        branch.forward_student(*split)
+        for output in (branch.forward_teacher(split), branch.forward_student(split)):
+            assert all(output[neck].isfinite().all() for neck in branch.student.neck_names)
     except ValueError as error:
         assert found and 'Expected more than 1 value per channel' in str(error)
         assert norms[0] == ('backbone.layer2.0.bn1', (4, 4))
@@ -146,7 +147,7 @@ def test_lonely_norms_of_the_projector():
     ]
     assert not find_lonely_norms(branch.student, [G], 2)
     with pytest.raises(ValueError, match='Expected more than 1 value'):
-        branch.forward_teacher(random_views(1)[:1])
+        branch.forward_teacher(Views(random_views(1)[:1], []))['projector']
 
 
 def test_norms_that_are_frozen_or_synchronized_refuse_nothing(monkeypatch):

@@ -4,7 +4,8 @@ import pytest
 import torch
 from mokd_testing import slow_center, slow_search_loss, slow_view_loss
 
-from mmmokd.models.heads import DistillationHead, SearchDistillationHead, warmup_teacher_temp
+from mmmokd.models.heads import DistillationHead, SearchDistillationHead
+from mmmokd.utils.schedules import teacher_temp_at
 
 CASES = [
     dict(views=2, globals_=2, prototypes=3),
@@ -112,8 +113,9 @@ def test_temperature_warm_up(length):
     assert head.teacher_temp == pytest.approx(temps[0] if length else 0.07, rel=1e-15)
     for epoch in range(length + 3):
         expected = temps[epoch] if epoch < length else 0.07
-        assert head.set_epoch(epoch) == pytest.approx(expected, rel=1e-14)
-        assert head.teacher_temp == warmup_teacher_temp(epoch, 0.04, 0.07, length)
+        found = head.set_epoch(epoch)
+        assert found == dict(teacher_temp=pytest.approx(expected, rel=1e-14))
+        assert head.teacher_temp == teacher_temp_at(epoch, 0.04, 0.07, length)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -61,9 +61,9 @@ def temperatures(settings, epoch):
 
 
 def heads_with_centers(branch):
-    heads = {'sm': branch.heads['sm'], 'st': branch.heads['st']}
-    peers = branch.heads['cm'].items() if 'cm' in branch.heads else ()
-    return heads | {('cm', peer): head for peer, head in peers}
+    return {
+        (term, peer) if peer else term: head for term, peer, head in branch.terms() if term != 'ct'
+    }
 
 
 class Case:
@@ -132,7 +132,7 @@ def test_losses_gradients_and_centers(name, float64):
             )
 
     for branch_name, branch in case.model.branches.items():
-        assert not list(branch.heads['ct'].buffers()) if 'ct' in branch.heads else True
+        assert not any('heads.ct' in key for key, _ in branch.named_buffers())
         for key, head in heads_with_centers(branch).items():
             source, part = (key[1], 'm') if isinstance(key, tuple) else (branch_name, key[1])
             center = slow_center(
@@ -208,10 +208,9 @@ def test_queries_are_of_the_student_s_own_pass():
     model.branches['vit'].student.backbone.register_forward_hook(
         lambda module, args, output: outputs.append(output[-1][:, 0].detach())
     )
-    search = model.branches['cnn'].search
-    model.branches['cnn'].search = lambda maps, query: (queries.append(query), search(maps, query))[
-        1
-    ]
+    model.branches['cnn'].teacher.search_head.register_forward_pre_hook(
+        lambda module, args: queries.append(args[1]) if len(args) > 1 else None
+    )
     model(random_views(), mode='loss')
     assert torch.equal(queries[0], outputs[1])
 
@@ -289,7 +288,9 @@ def changed(kind, part, **settings):
                     projector=changed('next', 'projector', out_channels=12)['projector'],
                 ),
             ),
-            {}, r"same prototypes \(out_channels\), but got {'cnn': 10, 'next': 12}",
+            {},
+            r"cnn learns from next \(heads.cm\), .* same prototypes \(out_channels\), but got "
+            "{'cnn': 10, 'next': 12}",
         ),
         (
             dict(cnn=changed('cnn', 'search_head', embed_dims=48), vit=branch_cfg('vit')),
@@ -328,9 +329,10 @@ def without(kind, part):
 @pytest.mark.parametrize(
     ('cfg', 'message'),
     [
-        (without('vit', 'projector'), 'has no projector: it needs backbone, projector'),
-        (dict(backbone=branch_cfg('vit')['backbone']), 'has no projector and no search_head: '),
-        ('vit', "must be a dict with backbone, projector, search_head, got 'vit'"),
+        (without('vit', 'backbone'), 'has no backbone: it needs one, and takes .*cross_weight'),
+        ('vit', "must be a dict with backbone, got 'vit'"),
+        (branch_cfg('vit', cross_wieght=0.1), 'takes no cross_wieght=0.1: .* mean cross_weight?'),
+        (branch_cfg('vit', projecter=dict(out_channels=3)), 'projecter must be a dict with a type'),
         (dict(branch_cfg('vit'), search_head=3), ': search_head must be a dict with a type, got 3'),
         (dict(branch_cfg('vit'), backbone=dict(depth=18)), ': backbone must be a dict with a type'),
         (changed('vit', 'search_head', num_heads=5), ': embed_dims=24 .* multiple of num_heads=5'),

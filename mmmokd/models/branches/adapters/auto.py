@@ -1,23 +1,23 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-import math
-from typing import NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
+from mmmokd.registry import MODELS
+from mmmokd.structures import BackboneFeatures
 
-class BackboneFeatures(NamedTuple):
-    """What a branch reads from a backbone.
+from .base import BackboneAdapter
+from .grid import infer_grid
 
-    Attributes:
-        pooled (Tensor): One feature an image, shape (B, C): the class token where there is one,
-            else the mean over the map.
-        tokens (Tensor): The last map, flattened row by row, shape (B, N, C).
-        grid (tuple[int, int]): The map's (h, w), N = h * w.
-    """
 
-    pooled: Tensor
-    tokens: Tensor
-    grid: tuple[int, int]
+@MODELS.register_module()
+class AutoAdapter(BackboneAdapter):
+    """Find pooled feature, tokens and grid by :func:`adapt_features`, the default of a branch."""
+
+    def read(
+        self, output: Any, backbone: nn.Module, image_size: tuple[int, int]
+    ) -> BackboneFeatures:
+        return adapt_features(output, backbone, image_size)
 
 
 def adapt_features(output, backbone: nn.Module, image_size: tuple[int, int]) -> BackboneFeatures:
@@ -57,7 +57,7 @@ def adapt_features(output, backbone: nn.Module, image_size: tuple[int, int]) -> 
     tokens = found[:, num_extra:]
     if class_token is None:
         class_token = found[:, 0] if has_class_token else tokens.mean(dim=1)
-    return BackboneFeatures(class_token, tokens, _infer_grid(tokens.shape[1], image_size, name))
+    return BackboneFeatures(class_token, tokens, infer_grid(tokens.shape[1], image_size, name))
 
 
 def _last_output(output, name: str) -> tuple[Tensor, Tensor | None]:
@@ -73,7 +73,7 @@ def _last_output(output, name: str) -> tuple[Tensor, Tensor | None]:
         f'the backbone {name} gave {found}, but a branch needs its last map (B, C, h, w) or its '
         'tokens (B, N, C), to pool and to search. In mmpretrain, ask for the last stage by '
         "`out_indices`, of a transformer for `out_type='raw'` (or 'featmap'), of a ConvNeXt for "
-        '`gap_before_final_norm=False`; in timm, leave the pooling out'
+        '`gap_before_final_norm=False`; in timm, set `features_only=True`'
     )
 
 
@@ -123,26 +123,3 @@ def count_extra_tokens(backbone: nn.Module) -> tuple[int, bool]:
         if isinstance(count, int):
             return count, count > 0 and has_class_token
     return int(has_class_token), has_class_token
-
-
-def _infer_grid(num_tokens: int, image_size: tuple[int, int], name: str) -> tuple[int, int]:
-    """The (h, w) with h * w tokens that one stride makes of the image."""
-    height, width = image_size
-    grids = [(h, num_tokens // h) for h in range(1, num_tokens + 1) if num_tokens % h == 0]
-    grids = [(h, w) for h, w in grids if _has_one_stride(h, height, w, width)]
-    if not grids:
-        raise ValueError(
-            f'the backbone {name} gave {num_tokens} tokens for images of {height}x{width}, which '
-            'form no grid of that shape. Is a class or register token among them that the backbone '
-            'does not count in `num_extra_tokens` or `num_prefix_tokens`?'
-        )
-    return min(grids, key=lambda grid: abs(math.log(grid[0] * width / (grid[1] * height))))
-
-
-def _has_one_stride(h: int, height: int, w: int, width: int) -> bool:
-    """Whether some stride, in pixels, makes h and w of the sides, both rounded down or both up."""
-    down = max(height / (h + 1), width / (w + 1)) < min(height / h, width / w)
-    up = max(height / h, width / w) < min(
-        height / (h - 1) if h > 1 else math.inf, width / (w - 1) if w > 1 else math.inf
-    )
-    return down or up

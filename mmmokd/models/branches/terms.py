@@ -1,0 +1,188 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Configs of loss terms and necks, completed by an algorithm's tables."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+from mmmokd.structures.network_output import FEATURES
+
+from ..utils import check_number
+from .backbone import _class_of, has_argument
+
+
+def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool) -> dict[str, dict]:
+    """Complete the configs of a branch's heads.
+
+    A config updates the table's default of the same name, or replaces it with ``_delete_=True``;
+    None leaves the term out. A config with a ``type`` under another name is a further term. Terms of
+    the table that learn from peers are left out where there are none.
+
+    Args:
+        table (Mapping[str, dict]): The algorithm's terms.
+        heads (Mapping, optional): The branch's ``heads``.
+        peers (bool): Whether the branch learns from others.
+
+    Returns:
+        dict[str, dict]: Full configs, the table's terms first.
+
+    Raises:
+        ValueError: If a config is not a dict, a term is unknown, or a further term learns from peers
+            and there are none.
+    """
+    heads = dict(heads or {})
+    for term, cfg in heads.items():
+        if cfg is not None and not isinstance(cfg, dict):
+            raise ValueError(f'heads.{term} must be a dict of settings or None, but got {cfg!r}')
+    further = {t: cfg for t, cfg in heads.items() if t not in table and cfg is not None}
+    unknown = sorted(t for t, cfg in further.items() if 'type' not in cfg)
+    if unknown:
+        raise ValueError(
+            f'unknown loss heads {unknown}; a branch has {", ".join(table) or "none"} by default, '
+            'and a further one needs a type'
+        )
+    resolved = {}
+    for term, cfg in {**table, **further}.items():
+        own = heads.get(term, {})
+        if own is None:
+            continue
+        cfg = _update(cfg, own)
+        if head_argument(cfg, 'teacher') == 'peers' and not peers:
+            if term in further:
+                raise ValueError(
+                    f"heads.{term} learns from peers (teacher='peers'), but the branch has none: "
+                    f'give it one in cross_weight, or leave the head out (heads.{term}=None)'
+                )
+            continue
+        resolved[term] = cfg
+    return resolved
+
+
+def _update(default: dict, own: dict) -> dict:
+    own = dict(own)
+    if own.pop('_delete_', False):
+        return own
+    if own.get('type', default['type']) != default['type']:
+        # Another class may have no use for what the default says of its own.
+        cls = _class_of(own)
+        default = {key: value for key, value in default.items() if has_argument(cls, key)}
+    return {**default, **own}
+
+
+def head_argument(cfg: Mapping, key: str) -> Any:
+    """What a head will have for an argument, before it is built.
+
+    Args:
+        cfg (Mapping): The head's config.
+        key (str): Name of the argument.
+
+    Returns:
+        Any: As the config has it, else the default of the class's argument, else the class's
+        attribute, else None.
+    """
+    if key in cfg:
+        return cfg[key]
+    cls = _class_of(dict(cfg))
+    for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
+        parameter = (
+            inspect.signature(base.__init__).parameters.get(key)
+            if '__init__' in vars(base)
+            else None
+        )
+        if parameter is not None:
+            return None if parameter.default is parameter.empty else parameter.default
+        if key in vars(base):
+            return vars(base)[key]
+    return None
+
+
+def resolve_peers(name: str, weight: Any, branches: Mapping[str, Any]) -> dict[str, float]:
+    """Whom a branch learns from, and with which weight.
+
+    Args:
+        name (str): The branch.
+        weight (float | dict[str, float | None]): Its ``cross_weight``: a number is that of all other
+            branches; a dict names them, with None for one that is left out.
+        branches (Mapping): All branches by name, with None for one that is left out.
+
+    Returns:
+        dict[str, float]: Weights by peer, in the order of the branches.
+
+    Raises:
+        ValueError: If a peer is unknown or the branch itself, or a weight is not a number >= 0.
+    """
+    others = [other for other, cfg in branches.items() if other != name and cfg is not None]
+    if not isinstance(weight, Mapping):
+        if not isinstance(weight, Real):
+            raise ValueError(
+                'cross_weight of a branch must be a number >= 0 or a dict of numbers by peer, but '
+                f'got {weight!r}'
+            )
+        check_number('a branch', 'cross_weight', weight, zero=True)
+        return dict.fromkeys(others, weight)
+    if name in weight:
+        raise ValueError(
+            f'cross_weight names the branch {name} itself: from its own teacher it learns by the '
+            "heads with teacher='own', whose weight is their loss_weight"
+        )
+    for peer, value in weight.items():
+        if peer not in branches:
+            raise ValueError(
+                f'cross_weight names {peer!r}, but the other branches are '
+                f'{", ".join(others) or "none"}'
+            )
+        if value is not None:
+            check_number('a branch', f'cross_weight.{peer}', value, zero=True)
+    return {peer: weight[peer] for peer in others if weight.get(peer) is not None}
+
+
+def resolve_necks(
+    table: Mapping[str, dict], defaults: Mapping[str, Any], given: Mapping, read: Iterable[str]
+) -> dict[str, dict]:
+    """Complete the configs of a branch's necks.
+
+    Args:
+        table (Mapping[str, dict]): The algorithm's necks. One that is not given is built where a
+            head reads it.
+        defaults (Mapping): Arguments of the table's necks that their configs need not give.
+        given (Mapping): The branch's own configs by name; None leaves a neck out.
+        read (Iterable[str]): What heads read of the branch.
+
+    Returns:
+        dict[str, dict]: Full configs, the table's necks first.
+
+    Raises:
+        ValueError: If a config is not a dict with a type, or no head reads a neck that is given.
+    """
+    read = set(read)
+    necks = {}
+    for name, default in table.items():
+        own = given.get(name, {} if name in read else None)
+        if own is None:
+            continue
+        if not isinstance(own, dict):
+            raise ValueError(f'{name} must be a dict with a type, got {own!r}')
+        cfg = {**default, **own}
+        cls = _class_of(cfg)
+        extra = {k: v for k, v in defaults.items() if k not in cfg and has_argument(cls, k)}
+        necks[name] = {**cfg, **extra}
+    for name, own in given.items():
+        if name in table or own is None:
+            continue
+        if not isinstance(own, dict) or 'type' not in own:
+            raise ValueError(f'{name} must be a dict with a type, got {own!r}')
+        necks[name] = dict(own)
+    unread = [name for name in necks if name not in read]
+    if unread:
+        raise ValueError(
+            f'no head reads {", ".join(unread)}: leave the neck out ({unread[0]}=None), or add a '
+            f'head with reads={unread[0]!r}'
+        )
+    missing = sorted(name for name in read if name not in necks and name not in FEATURES)
+    if missing:
+        raise ValueError(
+            f'a head reads {missing[0]!r}, but the branch has no neck of that name: there are '
+            f'{", ".join((*necks, *FEATURES))}'
+        )
+    return necks

@@ -1,0 +1,82 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from abc import ABCMeta, abstractmethod
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmmokd.structures import NetworkOutput, Views
+
+from ..utils import check_number
+
+TEACHERS = ('own', 'peers', 'none')
+
+
+class BranchHead(BaseModule, metaclass=ABCMeta):
+    """A loss term of a branch: a head on an edge of the graph of branches.
+
+    A subclass implements :meth:`loss`. Its parameters, if it has any, are trained by the branch's
+    optimizer.
+
+    Args:
+        reads (str): What it reads of the networks: ``'pooled'``, ``'tokens'`` or the name of a neck.
+        teacher (str): Whose teacher it learns from: ``'own'`` (self-distillation), ``'peers'`` (one
+            copy of the head for each branch that this one learns from) or ``'none'``. Defaults to
+            ``'own'``.
+        loss_weight (float): Weight of the term. For ``teacher='peers'`` the branch gives its
+            ``cross_weight`` where the head's config has none. Defaults to 1.0.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
+
+    Attributes:
+        must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
+            peer's teacher.
+        needs_local_views (bool): Whether there must be a local view.
+
+    Raises:
+        ValueError: If ``teacher`` is something else, or the weight is negative.
+    """
+
+    must_agree: tuple[str, ...] = ()
+    needs_local_views = False
+
+    def __init__(
+        self,
+        reads: str,
+        teacher: str = 'own',
+        loss_weight: float = 1.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if teacher not in TEACHERS:
+            raise ValueError(
+                f'teacher of {type(self).__name__} must be one of {", ".join(map(repr, TEACHERS))}, '
+                f'but got {teacher!r}'
+            )
+        check_number(type(self).__name__, 'loss_weight', loss_weight, zero=True)
+        self.reads = reads
+        self.teacher = teacher
+        self.loss_weight = loss_weight
+
+    @abstractmethod
+    def loss(self, student: NetworkOutput, teacher: NetworkOutput | None, views: Views) -> Tensor:
+        """Compute the weighted loss.
+
+        Args:
+            student (NetworkOutput): Of all views, the global ones first.
+            teacher (NetworkOutput, optional): Of the global views, without gradient; None for
+                ``teacher='none'``.
+            views (Views): The views themselves, and the data samples.
+
+        Returns:
+            Tensor: Scalar.
+        """
+
+    def set_epoch(self, epoch: float) -> dict[str, float]:
+        """Follow the run's schedules.
+
+        Args:
+            epoch (float): Counted from 0.
+
+        Returns:
+            dict[str, float]: Values to log by name. Defaults to none.
+        """
+        return {}

@@ -1,0 +1,441 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import difflib
+import inspect
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModel, ModuleDict
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmmokd.registry import MODELS
+from mmmokd.structures import BranchLosses, NetworkOutput, Views
+from mmmokd.structures.network_output import FEATURES
+from mmmokd.weights.loaded import watch_plain_modules
+
+from ..branches import Branch
+from ..branches.terms import head_argument, resolve_heads, resolve_necks, resolve_peers
+from ..heads import BranchHead
+from ..utils import check_counts
+
+# What a branch's config may have besides necks; `cross_weight` is resolved to `peers` here.
+GIVEN = {'peers'}
+ARGUMENTS = tuple(
+    ['type', 'cross_weight']
+    + [
+        name
+        for name, parameter in inspect.signature(Branch.__init__).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+        and name not in {'self', 'global_size', *GIVEN}
+    ]
+)
+LABELS = dict(out_channels='prototypes (out_channels)')
+CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
+
+
+class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
+    """Base class of algorithms that train several branches together.
+
+    Branches are the nodes of a graph. An edge i <- j says that branch i learns from j's teacher, an
+    edge i <- i is self-distillation. Loss heads sit on edges. A subclass lists its loss terms and
+    necks as tables of configs, which a branch's config updates by name, and implements
+    :meth:`loss`.
+
+    Args:
+        branches (dict[str, dict | None]): Config of each branch by name: the arguments of
+            :class:`Branch`, of which ``backbone`` is needed, and
+
+            - ``type``: another class of branch. Defaults to ``'mmmokd.Branch'``.
+            - ``cross_weight`` (float | dict[str, float]): Whom it learns from, and the weight of
+              these terms: a number for all others, or a dict by peer. Defaults to 1.0.
+            - ``heads``: updates the table of terms; None leaves a term out, a dict with a ``type``
+              under another name adds one.
+            - any other name: a neck; None leaves one of the table out.
+
+            A branch that is None is left out.
+        num_global_views (int): How many views, from the first, are global: those the teachers see.
+            Defaults to 2.
+        global_size (int | tuple[int, int], optional): Side, or (H, W), of the global views in
+            pixels. Position embeddings of necks without ``grid_size`` are made for its map. None is
+            the size that each backbone was made for. Defaults to 224.
+        neck_defaults (dict, optional): Arguments of the table's necks, where their configs have none;
+            updates those of the class. Defaults to None.
+        data_preprocessor (dict, optional): Config of the data preprocessor. Defaults to
+            mmpretrain's ``SelfSupDataPreprocessor`` without normalization.
+        init_cfg (dict, optional): Initialization config. Defaults to None.
+
+    Attributes:
+        terms (dict[str, dict]): Config of each loss head by its term.
+        necks (dict[str, dict]): Config of each neck by name; built where a head reads it.
+        neck_defaults (dict): See above.
+        left_out (tuple[str]): Names of the branches that are None.
+
+    Raises:
+        ValueError: If there is no branch, a name contains a dot, fewer than one global view is asked
+            for, or the branches do not fit each other along an edge.
+    """
+
+    terms: Mapping[str, dict] = {}
+    necks: Mapping[str, dict] = {}
+    neck_defaults: Mapping[str, Any] = {}
+
+    def __init__(
+        self,
+        branches: dict[str, dict | None],
+        num_global_views: int = 2,
+        global_size: int | tuple[int, int] | None = 224,
+        neck_defaults: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        preprocessor = dict(data_preprocessor or {})
+        preprocessor.setdefault('type', 'mmpretrain.SelfSupDataPreprocessor')
+        _check_statistics(preprocessor)
+        with _scope():
+            super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
+        check_counts(type(self).__name__, num_global_views=num_global_views)
+        _check_names(branches)
+        self.left_out = tuple(name for name, cfg in branches.items() if cfg is None)
+        self.num_global_views = num_global_views
+        self.global_size = global_size
+        self.neck_defaults = {**self.neck_defaults, **(neck_defaults or {})}
+        with _scope():
+            self.branches = self._build_branches(branches)
+        self._check_edges()
+        self._initialized = False
+        watch_plain_modules(self)
+
+    def _build_branches(self, cfgs: dict[str, dict | None]) -> ModuleDict:
+        """Resolve the graph, then build its nodes."""
+        peers, heads = {}, {}
+        for name, cfg in cfgs.items():
+            if cfg is not None:
+                with _named(name):
+                    _check_branch(cfg, self.necks)
+                    default = {} if cfg.get('frozen') else 1.0
+                    peers[name] = resolve_peers(name, cfg.get('cross_weight', default), cfgs)
+                    heads[name] = (
+                        dict(cfg.get('heads') or {})
+                        if cfg.get('frozen')
+                        else resolve_heads(self.terms, cfg.get('heads'), bool(peers[name]))
+                    )
+        read = _necks_read(peers, heads)
+        built = {}
+        for name in peers:
+            with _named(name):
+                self._check_taught(name, cfgs[name], heads[name], read[name])
+                built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
+        for name, branch in built.items():
+            print_log(f'Branch {name}: {_describe(branch)}.', logger='current')
+        return ModuleDict(built)
+
+    def _build_branch(self, cfg: dict, peers: dict, heads: dict, read: set[str]) -> Branch:
+        own = {key: value for key, value in cfg.items() if key in ARGUMENTS}
+        own.pop('cross_weight', None)
+        given = {key: value for key, value in cfg.items() if key not in ARGUMENTS}
+        necks = resolve_necks(self.necks, self.neck_defaults, given, read)
+        arguments = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
+        return MODELS.build({'type': 'mmmokd.Branch', **arguments})
+
+    @staticmethod
+    def _check_taught(name: str, cfg: dict, heads: dict, read: set[str]) -> None:
+        """Refuse a branch that nothing trains, or of which others would read what nothing trains."""
+        if cfg.get('frozen'):
+            if not read:
+                raise ValueError(
+                    'it is frozen and no other branch learns from it: leave it out '
+                    f'(model.branches.{name}=None), or name it in the cross_weight of another'
+                )
+            return
+        own = {head_argument(head, 'reads') for head in heads.values()}
+        if not own:
+            raise ValueError(
+                'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
+            )
+        untrained = sorted(read - own - set(FEATURES))
+        if untrained:
+            raise ValueError(
+                f'another branch learns from its {untrained[0]}, which no head of its own trains: '
+                f'give it a head with reads={untrained[0]!r}, or take the heads of the others away '
+                'that read it'
+            )
+
+    def _check_edges(self) -> None:
+        """Refuse branches that differ, along an edge, in what a head compares."""
+        for name, term, peer, head in self.heads_by_name():
+            if peer is None or head.reads in FEATURES:
+                continue
+            ends = {
+                end: getattr(self.branches[end].network(network), head.reads)
+                for end, network in ((name, 'student'), (peer, 'teacher'))
+            }
+            for key in head.must_agree:
+                values = {end: getattr(neck, key, None) for end, neck in ends.items()}
+                if len(set(values.values())) > 1:
+                    label = LABELS.get(key, f'search width ({head.reads}.{key})')
+                    raise ValueError(
+                        f'branch {name} learns from {peer} (heads.{term}), so both need the same '
+                        f'{label}, but got {values}'
+                    )
+
+    def heads_by_name(self) -> Iterator[tuple[str, str, str | None, BranchHead]]:
+        """All loss heads, in the order of the losses.
+
+        Yields:
+            tuple[str, str, str | None, BranchHead]: Branch, term, peer or None, and head.
+        """
+        for name, branch in self.branches.items():
+            for term, peer, head in branch.terms():
+                yield name, term, peer, head
+
+    def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
+        """Dispatch as mmengine's models do.
+
+        Args:
+            inputs (list[Tensor] | Tensor): Views for ``'loss'``, else images.
+            data_samples (list, optional): Data samples, for heads that read them. Defaults to None.
+            mode (str): ``'loss'`` or ``'tensor'``. Defaults to ``'tensor'``.
+
+        Returns:
+            dict[str, Tensor]: Losses, or the teachers' pooled features by branch.
+
+        Raises:
+            RuntimeError: For another mode.
+            ValueError: If the weights of a frozen branch are random.
+        """
+        if mode == 'loss':
+            self._check_initialized()
+            return self.loss(inputs, data_samples)
+        if mode == 'tensor':
+            return self.extract_feat(inputs)
+        raise RuntimeError(f"mode must be 'loss' or 'tensor', but got {mode!r}")
+
+    def _check_initialized(self) -> None:
+        # Not before the first step: load_from and resume bring weights after init_weights.
+        if self._initialized:
+            return
+        for name, branch in self.branches.items():
+            with _named(name):
+                branch.check_initialized()
+        self._initialized = True
+
+    def forward_teachers(
+        self, views: Views, students: Mapping[str, NetworkOutput | None]
+    ) -> dict[str, NetworkOutput]:
+        """Run the teachers over the global views, as far as anything needs it.
+
+        A teacher that no head learns from runs only if its batch norms keep statistics of its
+        batches.
+
+        Args:
+            views (Views): The views.
+            students (Mapping[str, NetworkOutput | None]): What the students gave, by branch.
+
+        Returns:
+            dict[str, NetworkOutput]: By branch.
+        """
+        read = {p or name for name, _, p, head in self.heads_by_name() if head.teacher != 'none'}
+        return {
+            name: branch.forward_teacher(views, students[name])
+            for name, branch in self.branches.items()
+            if name in read or (branch.ema and _has_batch_norm(branch.teacher))
+        }
+
+    @abstractmethod
+    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
+        """Compute the losses of all branches.
+
+        Args:
+            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
+            data_samples (list, optional): One data sample per image. Defaults to None.
+
+        Returns:
+            dict[str, Tensor]: By ``'{branch}.loss_{term}'`` or ``'{branch}.loss_{term}.{peer}'``.
+        """
+
+    def extract_feat(
+        self, inputs: Tensor | list[Tensor], network: str = 'teacher', maps: bool = False
+    ) -> dict[str, Tensor]:
+        """Pooled features of every branch, and its map if that is wanted.
+
+        Args:
+            inputs (Tensor | list[Tensor]): Images, shape (B, 3, H, W), or views, of which the
+                first is taken.
+            network (str): ``'teacher'`` or ``'student'``; a branch with one network
+                (``ema=False``, ``frozen=True``) gives that one's features for either. Defaults to
+                ``'teacher'``.
+            maps (bool): Whether to give each branch's last map as well, place after place, by
+                ``'{branch}.map'``. Defaults to False.
+
+        Returns:
+            dict[str, Tensor]: Shape (B, C) for each branch, (B, h * w * C) for a map.
+        """
+        images = inputs if isinstance(inputs, Tensor) else inputs[0]
+        found = {}
+        for name, branch in self.branches.items():
+            features = branch.network(network).extract(images)
+            found[name] = features.pooled
+            if maps:
+                found[f'{name}.map'] = features.tokens.flatten(1)
+        return found
+
+    def split_views(self, inputs: Sequence[Tensor], data_samples: list | None = None) -> Views:
+        """Check the views and separate the global ones from the local ones.
+
+        Args:
+            inputs (Sequence[Tensor]): Views, each (B, 3, H, W), the global ones first.
+            data_samples (list, optional): One data sample per image. Defaults to None.
+
+        Returns:
+            Views: Global views, local views and the data samples.
+
+        Raises:
+            ValueError: If the views are too few, or not of one batch size, or the global ones not
+                of one image size.
+        """
+        is_list = isinstance(inputs, list | tuple)
+        local = [term for _, term, _, head in self.heads_by_name() if head.needs_local_views]
+        if not is_list or len(inputs) < self.num_global_views + bool(local):
+            more = f' and, for loss_{local[0]}, at least one local view' if local else ''
+            raise ValueError(
+                f'{type(self).__name__} needs {self.num_global_views} global views{more}, as a list '
+                'of tensors, the global views first; got '
+                f'{len(inputs) if is_list else type(inputs).__name__}: '
+                'does the pipeline make views (mmmokd.MultiCrop)?'
+            )
+        global_views = list(inputs[: self.num_global_views])
+        if len({len(view) for view in inputs}) > 1 or len({v.shape for v in global_views}) > 1:
+            raise ValueError(
+                f'views must have one batch size, and the {self.num_global_views} global ones one '
+                f'image size, but got {[tuple(view.shape) for view in inputs]}'
+            )
+        return Views(global_views, list(inputs[self.num_global_views :]), data_samples)
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up the losses, as mmengine does, and keep each branch's sum.
+
+        With mixed precision every branch has its own gradient scaler, and
+        :class:`BranchOptimWrapperDict` needs the branch's own loss to scale: the total carries them
+        as :class:`BranchLosses`.
+
+        Args:
+            losses (dict[str, Tensor]): From :meth:`loss`.
+
+        Returns:
+            tuple[Tensor, dict[str, Tensor]]: The total and what is logged.
+        """
+        total, log_vars = super().parse_losses(losses)
+        sums = {
+            name: sum(loss for key, loss in losses.items() if key.startswith(f'{name}.loss_'))
+            for name, branch in self.branches.items()
+            if not branch.frozen
+        }
+        return BranchLosses(sums).attach_to(total), log_vars
+
+
+def _has_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+@contextmanager
+def _scope() -> Iterator[None]:
+    """mmpretrain's names without a prefix, as in configs, also where no Runner has set a scope."""
+    if DefaultScope.get_current_instance() is not None:
+        yield
+        return
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Whatever is wrong with a branch's values is reported with its name."""
+    try:
+        yield
+    except (ValueError, AssertionError) as error:  # the latter of mmpretrain's and timm's backbones
+        raise ValueError(f'branch {name}: {str(error) or repr(error)}') from error
+
+
+def _check_names(branches: Any) -> None:
+    names = list(branches) if isinstance(branches, dict | list | tuple) else branches
+    if (
+        not isinstance(branches, dict)
+        or all(cfg is None for cfg in branches.values())
+        or any('.' in name for name in branches)
+    ):
+        raise ValueError(
+            f'branches must be a non-empty dict with names without a dot, but got {names!r}'
+        )
+
+
+def _check_branch(cfg: Any, necks: Mapping[str, dict]) -> None:
+    """Refuse what is not the config of a branch."""
+    if not isinstance(cfg, dict):
+        raise ValueError(f'must be a dict with backbone, got {cfg!r}')
+    if not cfg.get('backbone'):
+        raise ValueError(
+            f'has no backbone: it needs one, and takes {", ".join(ARGUMENTS)} and necks '
+            f'({", ".join(necks)} or others)'
+        )
+    for key, value in cfg.items():
+        if key in ARGUMENTS or key in necks or value is None or isinstance(value, dict):
+            continue
+        near = difflib.get_close_matches(key, (*ARGUMENTS, *necks), n=1)
+        raise ValueError(
+            f'takes no {key}={value!r}: it takes {", ".join(ARGUMENTS)}, and necks, which are dicts '
+            'with a type.' + (f' Did you mean {near[0]}?' if near else '')
+        )
+    backbone = cfg['backbone']
+    if not isinstance(backbone, dict) or 'type' not in backbone:
+        raise ValueError(f'backbone must be a dict with a type, got {backbone!r}')
+    for key in ('ema', 'frozen'):
+        if not isinstance(cfg.get(key, False), bool):
+            raise ValueError(f'{key} must be True or False, but got {cfg[key]!r}')
+
+
+def _necks_read(
+    peers: Mapping[str, Mapping], heads: Mapping[str, Mapping[str, dict]]
+) -> dict[str, set[str]]:
+    """What is read of each branch: by its own heads, and by those of branches that learn from it."""
+    read: dict[str, set[str]] = {name: set() for name in peers}
+    for name, own in heads.items():
+        for term, head in own.items():
+            reads = head_argument(head, 'reads')
+            if not isinstance(reads, str):
+                raise ValueError(
+                    f'branch {name}: heads.{term} needs `reads`, what it reads of the networks: '
+                    f"'pooled', 'tokens' or the name of a neck"
+                )
+            read[name].add(reads)
+            if head_argument(head, 'teacher') == 'peers':
+                for peer in peers[name]:
+                    read[peer].add(reads)
+    return read
+
+
+def _describe(branch: Branch) -> str:
+    """What a branch learns, for the log."""
+    if branch.frozen:
+        return 'frozen; no optimizer, no student and no EMA, one forward pass per step without gradient'
+    terms: dict[str | None, list[str]] = {}
+    for term, peer, _ in branch.terms():
+        terms.setdefault(peer, []).append(term)
+    learned = [
+        f'{", ".join(found)}' + (f' from {peer}' if peer else '') for peer, found in terms.items()
+    ]
+    return f'learns {"; ".join(learned)}' + ('' if branch.ema else '; no EMA teacher')
+
+
+def _check_statistics(preprocessor: dict) -> None:
+    """Refuse means and standard deviations that do not belong to each other, or to images."""
+    mean, std = preprocessor.get('mean'), preprocessor.get('std')
+    lengths = [len(x) if isinstance(x, list | tuple) else x for x in (mean, std)]
+    if lengths[0] != lengths[1] or (lengths[0] is not None and lengths[0] not in CHANNELS):
+        raise ValueError(
+            'data_preprocessor needs mean and std of three values each or, for gray images, of one, '
+            f'but got mean={mean!r}, std={std!r}'
+        )

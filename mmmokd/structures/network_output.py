@@ -1,0 +1,164 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .backbone_features import BackboneFeatures
+
+T = TypeVar('T')
+FEATURES = ('pooled', 'tokens')  # what a network gives without a neck
+
+
+class NetworkOutput:
+    """What a network makes of V views of B images.
+
+    ``output['pooled']`` is the backbone's pooled feature, shape (V, B, C), ``output['tokens']`` its
+    tokens, shape (V, B, N, C), where all views have one map size, and ``output['projector']`` or any
+    other name the output of that neck, shape (V, B, ...). A neck runs when a head first reads it,
+    with or without gradients as the backbone did; all heads share the result. What no head reads is
+    not computed.
+
+    Args:
+        network (nn.Module): The network, with its necks as attributes.
+        passes (Sequence[BackboneFeatures]): The backbone's features, one per forward pass: views of
+            one size go through together, the global views first.
+        batch (int): Number B of images.
+
+    Example:
+        >>> output = network([views.globals, views.locals], batch=4)
+        >>> output['projector'].shape  # (V, B, K)
+        torch.Size([10, 4, 65536])
+    """
+
+    def __init__(self, network: nn.Module, passes: Sequence[BackboneFeatures], batch: int) -> None:
+        self.network = network
+        self.passes = list(passes)
+        self.batch = batch
+        self._grad = torch.is_grad_enabled()
+        self._kept: dict[str, object] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The output of a neck, or a feature of the backbone.
+
+        Args:
+            name (str): ``'pooled'``, ``'tokens'`` or the name of a neck.
+
+        Returns:
+            Tensor: Shape (V, B, ...).
+
+        Raises:
+            KeyError: If the network has no such neck.
+            ValueError: For ``'tokens'`` of views whose maps differ in size.
+        """
+        return self._keep(name, lambda: self._compute(name).unflatten(0, (-1, self.batch)))
+
+    def neck(self, name: str) -> nn.Module:
+        """A neck of the network, to be called by a head that needs more than its output.
+
+        Args:
+            name (str): Its name.
+
+        Returns:
+            nn.Module: The neck.
+
+        Raises:
+            KeyError: If the network has no such neck.
+        """
+        neck = getattr(self.network, name, None)
+        if not isinstance(neck, nn.Module):
+            raise KeyError(f'{type(self.network).__name__} has no neck {name!r}')
+        return neck
+
+    def embedded(self, name: str) -> list[Tensor]:
+        """The passes' tokens as a search head embeds them, once for all that reads them.
+
+        Args:
+            name (str): Name of a neck that ``embeds_maps``, such as :class:`TransformerSearchHead`.
+
+        Returns:
+            list[Tensor]: Shape (V_p * B, N_p, D) for each pass p of V_p views.
+        """
+        return self._keep(f'{name}.embedded', lambda: self._embed(name))
+
+    def once(self, key: str, compute: Callable[[], T]) -> T:
+        """A value that several heads need, computed by the first.
+
+        Args:
+            key (str): Its name; a neck's own values begin with the neck's name and a dot.
+            compute (Callable): Computes it, with or without gradients as at the call.
+
+        Returns:
+            Any: What ``compute`` returned.
+        """
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    def detach(self, num_views: int) -> NetworkOutput:
+        """The same output as a target: of the first views alone, without gradients.
+
+        Nothing is computed twice: what a head reads of either is computed for both.
+
+        Args:
+            num_views (int): How many views; they must be those of the first passes.
+
+        Returns:
+            NetworkOutput: Shares the network and the results.
+        """
+        return _DetachedOutput(self, num_views)
+
+    def _keep(self, key: str, compute: Callable[[], T]) -> T:
+        # Not as at the call: a head may read a student's output where it needs no gradient, and
+        # another head reads the same output for its loss.
+        with torch.set_grad_enabled(self._grad):
+            return self.once(key, compute)
+
+    def _compute(self, name: str) -> Tensor:
+        if name == 'pooled':
+            return torch.cat([features.pooled for features in self.passes])
+        if name == 'tokens':
+            if len({features.grid for features in self.passes}) > 1:
+                raise ValueError(
+                    "the views' maps differ in size, "
+                    f'{", ".join(str(features.grid) for features in self.passes)}: a head that '
+                    "reads 'tokens' of such views takes them from `passes`"
+                )
+            return torch.cat([features.tokens for features in self.passes])
+        neck = self.neck(name)
+        if getattr(neck, 'embeds_maps', False):
+            return neck(self.embedded(name))
+        if getattr(neck, 'reads_maps', False):
+            return neck(self.passes)
+        found = neck((self['pooled'].flatten(0, 1),))  # as mmpretrain's necks: a tuple of stages
+        return found[-1] if isinstance(found, list | tuple) else found
+
+    def _embed(self, name: str) -> list[Tensor]:
+        return self.neck(name)(self.passes, mode='embed')
+
+
+class _DetachedOutput(NetworkOutput):
+    def __init__(self, source: NetworkOutput, num_views: int) -> None:
+        passes, count = [], 0
+        for features in source.passes:
+            if count >= num_views:
+                break
+            passes.append(
+                features._replace(pooled=features.pooled.detach(), tokens=features.tokens.detach())
+            )
+            count += len(features.pooled) // source.batch
+        super().__init__(source.network, passes, source.batch)
+        self._source = source
+        self._num_views = num_views
+        self._grad = False
+
+    def _compute(self, name: str) -> Tensor:
+        if name == 'tokens':  # of these views alone, whose maps may be of one size
+            return super()._compute(name)
+        return self._source[name][: self._num_views].detach().flatten(0, 1)
+
+    def _embed(self, name: str) -> list[Tensor]:
+        return [tokens.detach() for tokens in self._source.embedded(name)[: len(self.passes)]]

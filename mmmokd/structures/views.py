@@ -1,0 +1,19 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Views(NamedTuple):
+    """The views of a batch of B images, as all branches see them.
+
+    Attributes:
+        globals (list[Tensor]): G views of one size, each (B, 3, H, W): those the teachers see.
+        locals (list[Tensor]): L further views, each (B, 3, h, w), of any sizes.
+        data_samples (list, optional): One data sample per image, with what the pipeline packed
+            (labels, masks). Defaults to None.
+    """
+
+    globals: list[Tensor]
+    locals: list[Tensor]
+    data_samples: list | None = None
