@@ -44,7 +44,10 @@ def add_mim_extension(package_dir: Path, link: bool) -> None:
         link (bool): Link to the sources, so that an editable installation shows edits at once;
             otherwise copy, without the tools that work in the sources alone.
     """
-    left_out = shutil.ignore_patterns('__pycache__', '*.pyc', *SOURCE_TOOLS)
+    left_out = {
+        'configs': shutil.ignore_patterns('__pycache__', '*.pyc'),
+        'tools': shutil.ignore_patterns('__pycache__', '*.pyc', *SOURCE_TOOLS),
+    }
     mim = package_dir / '.mim'
     shutil.rmtree(mim, ignore_errors=True)
     mim.mkdir(parents=True)
@@ -53,7 +56,7 @@ def add_mim_extension(package_dir: Path, link: bool) -> None:
         if link:
             target.symlink_to(os.path.relpath(source, mim), target_is_directory=source.is_dir())
         elif source.is_dir():
-            shutil.copytree(source, target, ignore=left_out)
+            shutil.copytree(source, target, ignore=left_out[name])
         else:
             shutil.copy2(source, target)
 

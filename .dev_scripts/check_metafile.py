@@ -1,13 +1,13 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Check that the indexes of the configs say what is there.
+"""Check that the indexes of the configs are complete and true.
 
     python .dev_scripts/check_metafile.py [ROOT]
 
-Each folder of configs/ needs a README.md and a metafile.yml; each lists every config of the folder once,
-under a name that tells what the config does. model-index.yml imports every metafile. A folder
-`benchmarks` in it has a README.md of its own, with every config below it, likewise under true names.
-Left out are the configs of a quick start, which are no recipes. Prints what is
-wrong, one line each; ends with status 1 if anything is.
+Each folder of configs/ needs a README.md and a metafile.yml; each lists every config of the folder once
+(those of a folder within it in the README.md there), under a name that describes the config.
+model-index.yml imports every metafile. The README.md of a folder `benchmarks` links to that of each
+task, which lists every config of the task. The configs of a quick start are not listed, since they are
+not training recipes. Prints one line per problem; exits with status 1 if there are any.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from pathlib import Path
 import yaml
 from mmengine.config import Config
 
-# algorithm_models_GPUsxbatch-training_data, for example
+# algorithm[-variant]_models_GPUsxbatch-training_data[-labels], for example
 # mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k
 NAME = re.compile(
-    r'(?P<algorithm>[a-z0-9]+)_(?P<models>[a-z0-9-]+(_[a-z0-9-]+)*)_(?P<gpus>\d+)xb(?P<batch>\d+)'
-    r'(?P<amp>-amp)?-[a-z]+-(?P<epochs>\d+)e_(?P<data>[a-z0-9-]+)'
+    r'(?P<algorithm>[a-z0-9]+)(-[a-z0-9]+)*_(?P<models>[a-z0-9-]+(_[a-z0-9-]+)*)_(?P<gpus>\d+)xb(?P<batch>\d+)'
+    r'(?P<amp>-amp)?-[a-z]+-(?P<epochs>\d+)e_(?P<data>[a-z0-9-]+?)(-(?P<labels>\d+)pct)?'
 )
 DATASETS = {
     'in1k': 'ImageNet',
@@ -36,8 +36,9 @@ DATASETS = {
     'folder-knn': 'mmmokd.ImageFolder',
 }
 LINK = re.compile(r'\]\(([^):\s]+\.py)\)')
+PAGE = re.compile(r'\]\(([^):\s#]+\.md)')
 
-# Of benchmarks, whose names follow mmpretrain, mmdet or mmseg: what each part says, where it is there.
+# Benchmarks, whose names follow mmpretrain, mmdet or mmseg: the optional parts of a name.
 NAMED_LINK = re.compile(r'\[`([^`\]]+)`\]\(([^):\s]+\.py)\)')
 PARTS = {
     'depth': re.compile(r'(?:^|_)(?:resnet|r)(\d+)(?=[-_])'),
@@ -46,7 +47,7 @@ PARTS = {
     'epochs': re.compile(r'-(\d+)e(?=_)'),
     'schedule, times 12 epochs': re.compile(r'_(\d+)x(?=_)'),
     'thousand iterations': re.compile(r'-(\d+)k(?=_)'),
-    'per cent of the labels': re.compile(r'-(\d+)pct$'),
+    'percent of the labels': re.compile(r'-(\d+)pct$'),
 }
 BENCHMARK_DATASETS = {
     'in1k': 'ImageNet',
@@ -70,18 +71,18 @@ BENCHMARK_DATASETS = {
 PACKAGES = {'detection': 'mmdet', 'segmentation': 'mmseg', 'mask-rcnn': 'mmdet', 'fcn': 'mmseg'}
 
 
-def check_counts(listed: list[str], there: list[str], where: str) -> Iterator[str]:
-    """Every name that is there should be listed once, and no other."""
+def check_counts(listed: list[str], existing: list[str], where: str) -> Iterator[str]:
+    """Every existing name should be listed once, and no other."""
     for name, count in Counter(listed).items():
         if count > 1:
             yield f'{where}: {name} is listed {count} times'
-        if name not in there:
-            yield f'{where}: {name} is listed and not there'
-    yield from (f'{where}: {name} is not listed' for name in there if name not in listed)
+        if name not in existing:
+            yield f'{where}: {name} is listed and does not exist'
+    yield from (f'{where}: {name} is not listed' for name in existing if name not in listed)
 
 
 def check_name(config: Path, folder: Path, model: dict) -> Iterator[str]:
-    """The name and the metadata should say what the config says."""
+    """The name and the metadata should agree with the config."""
     found = NAME.fullmatch(config.stem)
     if not found:
         yield f'{config.name}: the name does not follow algorithm_models_GPUsxbatch-training_data'
@@ -89,10 +90,14 @@ def check_name(config: Path, folder: Path, model: dict) -> Iterator[str]:
     parts, cfg = found.groupdict(), Config.fromfile(config, import_custom_modules=False)
     metadata = model.get('Metadata', {})
     batch, epochs = cfg.train_dataloader.batch_size, cfg.train_cfg.max_epochs
+    branches = [branch for branch in cfg.model.branches.values() if branch is not None]
+    datasets = list(inner_datasets(cfg.train_dataloader.dataset))
+    labels = parts['labels'] and int(parts['labels'])
     named = {
         'algorithm': (parts['algorithm'], folder.name),
-        'models': (len(parts['models'].split('_')), len(cfg.model.branches)),
-        'data': (DATASETS.get(parts['data']), cfg.train_dataloader.dataset.type),
+        'models': (len(parts['models'].split('_')), len(branches)),
+        'data': (DATASETS.get(parts['data']), datasets[-1]['type']),
+        'percent of the labels': (labels, labeled_per_cent(datasets)),
         'Epochs in the metafile': (metadata.get('Epochs'), epochs),
         'Batch Size in the metafile': (metadata.get('Batch Size'), int(parts['gpus']) * batch),
         'batch size': (int(parts['batch']), batch),
@@ -115,10 +120,15 @@ def check_folder(folder: Path, root: Path) -> Iterator[str]:
     if lacking:
         yield from (f'{path.relative_to(root)} does not exist' for path in lacking)
         return
-    links = [posixpath.normpath(x) for x in LINK.findall(readme.read_text(encoding='utf-8'))]
+    links = [
+        posixpath.normpath(posixpath.join(page.parent.relative_to(folder).as_posix(), link))
+        for page in sorted(folder.rglob('README.md'))
+        if not apart & set(page.relative_to(folder).parts)
+        for link in LINK.findall(page.read_text(encoding='utf-8'))
+    ]
     links = [link for link in links if not link.startswith('..')]
-    there = [path.relative_to(folder).as_posix() for path in configs]
-    yield from check_counts(links, there, str(readme.relative_to(root)))
+    names = [path.relative_to(folder).as_posix() for path in configs]
+    yield from check_counts(links, names, str(readme.relative_to(root)))
 
     content = yaml.safe_load(metafile.read_text(encoding='utf-8'))
     where = str(metafile.relative_to(root))
@@ -128,9 +138,9 @@ def check_folder(folder: Path, root: Path) -> Iterator[str]:
             yield f'{where}: the README of {name}, {collection["README"]}, does not exist'
     models = {model['Config']: model for model in content['Models']}
     listed = [model['Config'] for model in content['Models']]
-    there = [path.relative_to(root).as_posix() for path in configs]
-    yield from check_counts(listed, there, where)
-    for path in set(models) & set(there):
+    names = [path.relative_to(root).as_posix() for path in configs]
+    yield from check_counts(listed, names, where)
+    for path in set(models) & set(names):
         model = models[path]
         if model['Name'] != Path(path).stem:
             yield f'{where}: {model["Name"]} is not the name of {path}'
@@ -157,10 +167,10 @@ def labeled_per_cent(datasets: list[dict]) -> int | None:
 
 
 def check_benchmark_name(config: Path) -> Iterator[str]:
-    """What the name of a benchmark's config says should be so."""
+    """The name of a benchmark's config should describe it."""
     package = PACKAGES.get(config.parent.name) or PACKAGES.get(config.stem.partition('_')[0])
     if package and not importlib.util.find_spec(package):
-        print(f'not checked, for {package} is not installed: {config.name}', file=sys.stderr)
+        print(f'not checked, since {package} is not installed: {config.name}', file=sys.stderr)
         return
     cfg = Config.fromfile(config, import_custom_modules=False)
     backbone, loop = cfg.model.backbone, cfg.train_cfg
@@ -175,12 +185,12 @@ def check_benchmark_name(config: Path) -> Iterator[str]:
         'epochs': epochs,
         'schedule, times 12 epochs': epochs / 12 if epochs else None,
         'thousand iterations': loop.max_iters / 1000 if 'max_iters' in loop else None,
-        'per cent of the labels': labeled_per_cent(datasets),
+        'percent of the labels': labeled_per_cent(datasets),
     }
     said = {part: found[1] for part, regex in PARTS.items() if (found := regex.search(config.stem))}
     said = {part: int(value) if value.isdigit() else value for part, value in said.items()}
-    if true['per cent of the labels'] is not None:
-        said.setdefault('per cent of the labels', 100)
+    if true['percent of the labels'] is not None:
+        said.setdefault('percent of the labels', 100)
     data = re.match(r'[a-z0-9]*', config.stem.rpartition('_')[2])[0]
     said |= {
         'amp': '-amp-' in config.stem,
@@ -198,18 +208,32 @@ def check_benchmark_name(config: Path) -> Iterator[str]:
 
 
 def check_benchmarks(folder: Path, root: Path) -> Iterator[str]:
-    """Check the README and the configs of a folder of benchmarks."""
+    """Check the READMEs and the configs of a folder of benchmarks, which has one folder per task."""
+    index, tasks = folder / 'README.md', sorted({path.parent for path in folder.rglob('*.py')})
+    where = str(index.relative_to(root))
+    if not index.is_file():
+        yield f'{where} does not exist'
+    else:
+        pages = [posixpath.normpath(x) for x in PAGE.findall(index.read_text(encoding='utf-8'))]
+        for task in tasks:
+            if (page := f'{task.relative_to(folder).as_posix()}/README.md') not in pages:
+                yield f'{where}: {page} is not linked'
+    for task in tasks:
+        yield from check_task(task, root)
+
+
+def check_task(folder: Path, root: Path) -> Iterator[str]:
+    """Check the README and the configs of one task."""
     readme = folder / 'README.md'
     where = str(readme.relative_to(root))
-    configs = sorted(folder.rglob('*.py'))
+    configs = sorted(folder.glob('*.py'))
     if not readme.is_file():
         yield f'{where} does not exist'
     else:
         text = readme.read_text(encoding='utf-8')
         links = [posixpath.normpath(link) for link in LINK.findall(text)]
         links = [link for link in links if not link.startswith('..')]
-        there = [path.relative_to(folder).as_posix() for path in configs]
-        yield from check_counts(links, there, where)
+        yield from check_counts(links, [path.name for path in configs], where)
         for name, link in NAMED_LINK.findall(text):
             if name != Path(link).stem:
                 yield f'{where}: {name} is not the name of {link}'
@@ -224,7 +248,7 @@ def check(root: Path) -> list[str]:
         root (Path): Its folder.
 
     Returns:
-        list[str]: What is wrong, one line each.
+        list[str]: The problems, one line each.
     """
     folders = sorted(
         {

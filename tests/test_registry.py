@@ -3,7 +3,10 @@ import importlib
 import sys
 
 import pytest
+import torch
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
 
 import mmmokd.models
 from mmmokd import registry
@@ -45,6 +48,30 @@ def test_the_package_can_be_imported_again(modules):
     assert again is not mmmokd.models and MODELS.get('MOKD') is again.MOKD
 
 
+class Redrawn(BaseModule):
+    """Draws its weight after it was loaded, as many classes do."""
+
+    def __init__(self, init_cfg):
+        super().__init__(init_cfg)
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def init_weights(self):
+        super().init_weights()
+        nn.init.normal_(self.weight)
+
+
+def test_loaded_weights_stay_after_the_package_is_imported_again(modules, tmp_path):
+    """mmengine's BaseModule is patched once, by the first; the new initializer works with that."""
+    torch.save(dict(weight=torch.arange(3.0)), tmp_path / 'weights.pth')
+    for name in modules:
+        del sys.modules[name]
+    importlib.import_module('mmmokd')
+    model = Redrawn(dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth')))
+    model.init_weights()
+    assert model.weight.tolist() == [0, 1, 2]
+
+
 def test_another_class_of_the_same_name_is_refused(modules):
+    assert HOOKS.get('EMATeacherHook') is not None  # which imports it, if nothing has
     with pytest.raises(KeyError, match='EMATeacherHook is already registered in hook'):
         HOOKS.register_module(module=type('EMATeacherHook', (), {}))

@@ -35,8 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--maps',
         action='store_true',
-        help='evaluate the last feature maps, too, which say what is where: small ones only, for one '
-        'of every image is kept (default: pooled features)',
+        help='evaluate the last feature maps as well, which keep the spatial layout: small ones only, '
+        'since one per image is kept (default: pooled features only)',
     )
     parser.add_argument(
         '--knn',

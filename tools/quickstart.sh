@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# From nothing to two models that teach each other, on real images:
+# From nothing to two pretrained models that teach each other, on real images:
 #
-#   bash tools/quickstart.sh               # on the images that the repository carries
+#   bash tools/quickstart.sh             # on the images in the repository
 #   bash tools/quickstart.sh /my/images  # on a folder of images, with or without class folders
 #
-# Makes (or reuses) the environment, pretrains, and ends with a table and an image file. Other
-# arguments: bash tools/quickstart.sh --help. A call that was stopped continues where it was.
+# Makes (or reuses) the environment, pretrains, and ends with a table and an image file. The same
+# call again resumes a quick start that was stopped, and shows the result of a finished one.
+# Other arguments: bash tools/quickstart.sh --help.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

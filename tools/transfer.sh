@@ -11,7 +11,8 @@ CONFIG: of mmpretrain, mmdet or mmseg, one of configs/mokd/benchmarks/ or any ot
 none, if there is none). First reports which weights of the branch's teacher the model takes, with the
 --cfg-options among the arguments; trains only if it takes all that it needs; then tests the last
 checkpoint. Environment variables:
-  WORK_DIR (work_dirs/transfer/NAME_OF_CONFIG-BRANCH)  NETWORK (teacher)  PYTHON (python)
+  WORK_DIR (work_dirs/transfer/NAME_OF_CONFIG-BRANCH)  PYTHON (python)
+  NETWORK (teacher, or student of a branch without one)
   NNODES, NODE_RANK, MASTER_ADDR, PORT: as tools/dist_train.sh has them
 USAGE
   exit 2
@@ -36,10 +37,10 @@ work_dir="${WORK_DIR:-work_dirs/transfer/${name%.*}-$branch}"
 export PYTHON="${PYTHON:-$(command -v python || command -v python3)}"
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
-risk=() others=() start=given changes=() changing=
+risk=() others=() mode=given changes=() changing=
 for argument in "$@"; do
   case "$argument" in
-    --resume* | --overwrite) start=chosen ;;
+    --resume* | --overwrite) mode=chosen ;;
     *) others+=("$argument") ;;
   esac
   case "$argument" in
@@ -56,7 +57,7 @@ for argument in "$@"; do
 done
 if [ ${#changes[@]} -gt 0 ]; then changes=(--cfg-options "${changes[@]}"); fi
 planned="$("$PYTHON" "$TOOLS/model_converters/check_transfer.py" "$checkpoint" "$branch" "$config" \
-  --network "${NETWORK:-teacher}" ${risk[@]+"${risk[@]}"} ${changes[@]+"${changes[@]}"})"
+  ${NETWORK:+--network "$NETWORK"} ${risk[@]+"${risk[@]}"} ${changes[@]+"${changes[@]}"})"
 options=()
 while IFS= read -r line; do
   case "$line" in model.*=*) options+=("$line") ;; esac # libraries print lines of their own
@@ -68,8 +69,8 @@ run() { # run TOOL ARGUMENT...: train.py or test.py, in one process or several
 
 # The same call again continues where it was, or tests again what it has; no other one is mixed with it.
 record="$work_dir/.transfer_call"
-call="$(cksum <"${checkpoint/#\~/$HOME}") $branch ${NETWORK:-teacher} $config ${others[*]-}"
-if [ "$start" = given ] && [ -f "$work_dir/last_checkpoint" ]; then
+call="$(cksum <"${checkpoint/#\~/$HOME}") $branch ${NETWORK:-} $config ${others[*]-}"
+if [ "$mode" = given ] && [ -f "$work_dir/last_checkpoint" ]; then
   if [ "$(cat "$record" 2>/dev/null)" != "$call" ]; then
     echo "error: $work_dir holds another training: name another folder in the variable WORK_DIR," \
       'resume that training with --resume, or remove it and start from scratch with --overwrite' >&2

@@ -9,18 +9,11 @@ default_hooks = dict(
     # interval: epochs between two checkpoints; max_keep_ckpts: how many are kept, -1 for all.
     checkpoint=dict(type='mmmokd.CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    # MOKD's own. They stand here by name, and not in a list, so that `custom_hooks` of a config
-    # that builds on this one adds to them. NAME=None leaves one out (in this package's tools).
-    ema_teacher=dict(type='mmmokd.EMATeacherHook', base_momentum=0.996),
-    head_schedule=dict(type='mmmokd.HeadScheduleHook'),
-    prototype_freeze=dict(type='mmmokd.PrototypeFreezeHook', freeze_epochs=1),
+    # Hooks are listed by name, so that `custom_hooks` of a config that builds on this one adds to
+    # them. NAME=None leaves one out (in this package's tools).
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
-    epoch_seed=dict(type='mmmokd.EpochSeedHook'),  # resumed runs draw the same drop path
     resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
-    # Before the first step: backbones take the views' sizes, batch norms the smallest batch.
-    input_check=dict(type='mmmokd.InputCheckHook'),
-    collapse_monitor=dict(type='mmmokd.CollapseMonitorHook', interval=50),
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),
 )
 

@@ -47,5 +47,3 @@ if neighbors:
 val_evaluator = dict(type='mmmokd.KNNMetric', k=k)
 test_dataloader, test_evaluator = val_dataloader, val_evaluator
 test_cfg = dict(val_cfg, type='mmmokd.FeatureTestLoop')
-# Used above only; deleted, so that to override them from outside is an error.
-del labeled, neighbors, val_interval, networks, k, pipeline, load, pack, size

@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/models/mokd_resnet18_vit-tiny-p16.py',
     '../_base_/datasets/folder_bs32_multi-crop.py',
     '../_base_/schedules/mokd_cnn_vit_100e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/mokd_runtime.py',
 ]
 
 data_root = 'data/images'  # your folder, nested or not; no labels (k-NN: see *_folder-knn.py)
@@ -43,17 +43,8 @@ default_hooks = dict(
     head_schedule=dict(base_epochs=100),
 )
 
-prototypes = dict(out_channels=num_prototypes)
 model = dict(
-    branches=dict(
-        cnn=dict(projector=prototypes, search_head=dict(prototypes, grid_size=global_size // 32)),
-        vit=dict(
-            backbone=dict(img_size=global_size),
-            projector=prototypes,
-            search_head=dict(prototypes, grid_size=global_size // 16),
-        ),
-    )
+    global_size=global_size,
+    neck_defaults=dict(out_channels=num_prototypes),
+    branches=dict(vit=dict(backbone=dict(img_size=global_size))),
 )
-# Used above only; deleted, so that to override them from outside is an error.
-del data_root, batch_size, num_workers, max_epochs, global_size, local_size, num_local
-del num_prototypes, save_every, load, crop, pack, first, second, local, prototypes

@@ -4,24 +4,17 @@ _base_ = [
     '../_base_/models/mokd_resnet18_vit-tiny-p16.py',
     '../_base_/datasets/cifar10_bs256_multi-crop.py',
     '../_base_/schedules/mokd_cnn_vit_100e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/mokd_runtime.py',
 ]
 
 # What is changed first. Learning rates follow the batch size, schedules the epochs.
 train_dataloader = dict(batch_size=256)
 train_cfg = dict(max_epochs=200, val_interval=10)
 
-image_size, patch_size, cnn_stride = 32, 4, 8
 model = dict(
+    global_size=32,
     branches=dict(
-        cnn=dict(
-            backbone=dict(type='ResNet_CIFAR'),
-            search_head=dict(grid_size=image_size // cnn_stride),
-        ),
-        vit=dict(
-            backbone=dict(img_size=image_size, patch_size=patch_size),
-            search_head=dict(grid_size=image_size // patch_size),
-        ),
-    )
+        cnn=dict(backbone=dict(type='ResNet_CIFAR')),
+        vit=dict(backbone=dict(img_size=32, patch_size=4)),
+    ),
 )
-del image_size, patch_size, cnn_stride  # used above only: to override them is an error

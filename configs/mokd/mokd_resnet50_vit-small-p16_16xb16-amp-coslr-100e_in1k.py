@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/models/mokd_resnet50_vit-small-p16.py',
     '../_base_/datasets/imagenet_bs16_multi-crop.py',
     '../_base_/schedules/mokd_cnn_vit_100e.py',
-    '../_base_/default_runtime.py',
+    '../_base_/mokd_runtime.py',
 ]
 
 # What is changed first. Learning rates follow batch size and number of GPUs, schedules the epochs.

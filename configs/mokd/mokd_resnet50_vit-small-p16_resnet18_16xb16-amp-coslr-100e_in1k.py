@@ -3,17 +3,6 @@
 _base_ = './mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k.py'
 
 cnn = _base_.model.branches.cnn
-in_channels = 512
-model = dict(
-    branches=dict(
-        cnn_small=dict(
-            cnn,
-            backbone=dict(cnn.backbone, depth=18),
-            projector=dict(cnn.projector, in_channels=in_channels),
-            search_head=dict(cnn.search_head, in_channels=in_channels),
-        )
-    )
-)
+model = dict(branches=dict(cnn_small=dict(cnn, backbone=dict(cnn.backbone, depth=18))))
 optim_wrapper = dict(branches=dict(cnn_small=_base_.optim_wrapper.branches.cnn))
 param_scheduler = dict(cnn_small=_base_.param_scheduler.cnn)
-del cnn, in_channels  # used above only: to override them from outside is an error

@@ -1,11 +1,12 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What the tools do to a config, the same in each."""
+"""Read a config for a command, override values, complete it."""
 
 import importlib
 import logging
 import os
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.utils import import_modules_from_strings
 
-from mmmokd.cli.config_check import check_config
-from mmmokd.cli.config_keys import OWN_CONSTRUCTOR, nearest
-from mmmokd.cli.config_names import places_of, runner_keys
+from mmmokd.cli.config_schema import check_config, is_per_branch, places_of, runner_keys
+from mmmokd.cli.config_tables import BY_NAME
 from mmmokd.config_paths import PACKAGE, PREFIX, bases_are_found, find_config, named_config
-from mmmokd.engine.runners.build_runner import DATALOADERS
-from mmmokd.utils.config_tree import CommaText, get_node, iter_dicts, type_name
-from mmmokd.weights.files import missing_file_message
+from mmmokd.engine.runners.build_runner import DATALOADERS, MMENGINE_HOOKS
+from mmmokd.utils.config_tree import get_node, iter_dicts
+from mmmokd.utils.errors import ConfigError, MissingFileError
+from mmmokd.utils.names import missing_file_message, nearest
 
 DELETE = '._delete_'
 MMENGINE = Path(mmengine.__file__).parent
@@ -44,15 +45,12 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         ValueError: If the file is of another kind, needs a library that is not installed, or an
             option overrides what neither the config nor a Runner has.
     """
-    path = _find(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
-    cfg = _read_config(path)
-    options = {key: _plain_value(cfg, key, value) for key, value in (options or {}).items()}
+    cfg, options = read_config(path), options or {}
     _fill_optimizers(cfg)
     origins = _spread_optimizer(cfg, options)
     _merge_options(cfg, {place: options[key] for place, key in origins.items()})
-    _drop_deletions(cfg._cfg_dict)
+    for _, node in iter_dicts(cfg._cfg_dict):
+        node.pop('_delete_', None)  # what found nothing to delete, which mmengine leaves
     check_config(cfg, origins)
     return cfg
 
@@ -66,25 +64,40 @@ def _find(path: str | Path) -> Path:
         return path
     found = None if path.is_dir() else find_config(path)
     if found is None:
-        raise FileNotFoundError(missing_file_message(path, 'config', '.py', [Path('configs')]))
+        raise MissingFileError(missing_file_message(path, 'config', '.py', [Path('configs')]))
     print_log(f'config {path} does not exist; using {found}', 'current', logging.WARNING)
     return found
 
 
-def _read_config(path: Path) -> Config:
-    """Read a config; refuse one of a library that does not exist, or for whom mmcv lacks its ops."""
+def read_config(path: str | Path) -> Config:
+    """Read a config, of this package or of another, as it is.
+
+    Args:
+        path (str | Path): A file, or ``mmmokd::mokd/NAME.py``.
+
+    Returns:
+        Config: The config, unchecked.
+
+    Raises:
+        MissingFileError: If there is no such file; names the nearest.
+        ConfigError: If it is of another kind, raises an error, or needs a library that is not
+            installed.
+    """
+    path = _find(path)
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f'config {path} should end in one of {", ".join(SUFFIXES)}')
     try:
         with bases_are_found():
             cfg = Config.fromfile(path)
         if cfg.get('default_scope') == 'mmdet':
             importlib.import_module('mmcv.ops')
     except ModuleNotFoundError as error:
-        raise ValueError(
+        raise ConfigError(
             f'config {path} needs a library that is not installed: {error}. For mmdet, mmseg and '
             "mmcv's compiled operators: bash tools/setup_env.sh det seg"
         ) from error
     except Exception as error:  # the file is a program of its user: it may raise anything
-        raise ValueError(f'config {path} cannot be read: {_reason(error)}') from error
+        raise ConfigError(f'config {path} cannot be read: {_reason(error)}') from error
     return cfg
 
 
@@ -102,7 +115,7 @@ def _reason(error: Exception) -> str:
 def _branches_of_optimizers(cfg: Config) -> list[str] | None:
     """Names of the branches that have optimizers of their own; None where there is one optimizer."""
     wrapper, model = cfg.get('optim_wrapper'), cfg.get('model')
-    if not isinstance(wrapper, dict) or type_name(wrapper.get('constructor')) != OWN_CONSTRUCTOR:
+    if not isinstance(wrapper, dict) or not is_per_branch(cfg, wrapper):
         return None
     branches = model.get('branches') if isinstance(model, dict) else None
     return list(dict.fromkeys([*(wrapper.get('branches') or {}), *(branches or {})]))
@@ -119,7 +132,7 @@ def _fill_optimizers(cfg: Config) -> None:
         try:
             filled = with_default_optimizer(branches, default, names)
         except ValueError as error:
-            raise ValueError(f'config {cfg.filename}: {error}') from error
+            raise ConfigError(f'config {cfg.filename}: {error}') from error
         wrapper.branches = ConfigDict(filled)
 
 
@@ -145,13 +158,61 @@ def _spread_optimizer(cfg: Config, options: dict[str, Any]) -> dict[str, str]:
 def _merge_options(cfg: Config, options: dict[str, Any]) -> None:
     """Override values of a config, as mmengine does; also elements of lists."""
     _check_options(cfg, options)
-    rest = _set_elements(cfg, _take_deletions(cfg, options))
-    try:
-        cfg.merge_from_dict(rest)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f'--cfg-options do not fit {cfg.filename}: {error}') from error
+    for key in [key for key in options if key.endswith(DELETE)]:
+        place = key.removesuffix(DELETE)
+        if not isinstance(options[key], bool):
+            raise ConfigError(f'--cfg-options {key} should be True, the others fill the dict')
+        with suppress(LookupError):  # mmengine would leave `_delete_` in what does not exist
+            if options[key] and get_node(cfg, place.split('.')) is not None:
+                _put(cfg, place, ConfigDict())
+    for key, value in options.items():
+        if not key.endswith(DELETE):
+            _put(cfg, key, value)
     if any(key.partition('.')[0] == 'custom_imports' for key in options) and cfg.custom_imports:
         _import_custom(cfg)
+
+
+def _put(cfg: Config, key: str, value: Any) -> None:
+    """Set what stands at a dotted key; an empty dict takes the place of what was there."""
+    if isinstance(value, dict) and value:
+        for name, each in value.items():
+            _put(cfg, f'{key}.{name}', each)
+        return
+    *parents, last = key.split('.')
+    if value is None:
+        _check_left_out(cfg, key, '.'.join(parents), last)
+    node = cfg._cfg_dict
+    for depth, name in enumerate([*parents, last]):
+        place, index = '.'.join(parents[:depth]), name
+        if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            index = int(name)
+        elif not isinstance(node, dict):
+            wrong = (
+                f'exceeds the length of {place}'
+                if isinstance(node, list)
+                else f'{place} is {node!r}'
+            )
+            raise ConfigError(f'--cfg-options do not fit {cfg.filename}: {key}: {wrong}')
+        elif name.isdecimal() and name not in node:
+            raise ConfigError(
+                f'--cfg-options {key}: {cfg.filename} has no list {place}: give all of it'
+            )
+        if depth == len(parents):
+            node[index] = value
+        elif isinstance(node, dict) and node.get(name) is None:
+            node[name] = ConfigDict()
+        node = node[index]
+
+
+def _check_left_out(cfg: Config, key: str, place: str, name: str) -> None:
+    """Refuse None for an entry by name, as a branch or a hook, that does not exist."""
+    with suppress(LookupError):
+        node = get_node(cfg, place.split('.')) if place in BY_NAME else None
+        known = {*(node or ()), *(MMENGINE_HOOKS if place == 'default_hooks' else ())}
+        if node is not None and name not in known:
+            raise ConfigError(
+                f'--cfg-options {key}: {place} takes no {name}.{nearest(name, known)}'
+            )
 
 
 def _import_custom(cfg: Config) -> None:
@@ -159,7 +220,7 @@ def _import_custom(cfg: Config) -> None:
     try:
         import_modules_from_strings(**cfg.custom_imports)
     except (ImportError, TypeError) as error:
-        raise ValueError(f'--cfg-options custom_imports: {error}') from error
+        raise ConfigError(f'--cfg-options custom_imports: {error}') from error
 
 
 def _check_options(cfg: Config, options: dict[str, Any]) -> None:
@@ -174,7 +235,7 @@ def _check_options(cfg: Config, options: dict[str, Any]) -> None:
         if first in cfg:
             places = places_of(cfg, first)[:3]
             hint = f' Set {" or ".join(places)} instead.' if places else ''
-            raise ValueError(
+            raise ConfigError(
                 f'--cfg-options {key}: {first} is a variable of {cfg.filename}, which has been read '
                 f'by then: to change it here has no effect.{hint}'
             )
@@ -182,70 +243,7 @@ def _check_options(cfg: Config, options: dict[str, Any]) -> None:
         hint = nearest(first, {*known, *cfg})
         if nested:
             hint = f' Did you mean {" or ".join(f"{name}.{key}" for name in nested)}?'
-        raise ValueError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
-
-
-def _plain_value(cfg: Config, key: str, value: Any) -> Any:
-    """An option's value: of ``a,b``, the text where the config has a text or a file has that name."""
-    if not isinstance(value, CommaText):
-        return value
-    try:
-        is_text = isinstance(get_node(cfg, key.split('.')), str)
-    except LookupError:
-        is_text = False
-    is_there = os.path.exists(os.path.expanduser(value.text))  # False of what can be no path, too
-    return value.text if is_text or is_there else list(value)
-
-
-def _take_deletions(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
-    """Empty each dict that ``KEY._delete_=True`` names; give back the other options.
-
-    mmengine's own merge leaves ``_delete_`` where there was nothing to delete, and in lists.
-    """
-    places = [key.removesuffix(DELETE) for key in options if key.endswith(DELETE)]
-    for place in places:
-        if not isinstance(options[place + DELETE], bool):
-            raise ValueError(
-                f'--cfg-options {place}{DELETE} should be True, the others fill the dict'
-            )
-        if not options[place + DELETE]:
-            continue
-        *parent, name = place.split('.')
-        try:
-            node = get_node(cfg, parent)
-        except LookupError:
-            continue
-        if isinstance(node, dict):
-            node[name] = ConfigDict()
-        elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
-            node[int(name)] = ConfigDict()
-    return {key: value for key, value in options.items() if not key.endswith(DELETE)}
-
-
-def _set_elements(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
-    """Set each element of a list that an option names; give back the other options."""
-    rest = {}
-    for key, value in options.items():
-        *parent, name = key.split('.')
-        try:
-            node = get_node(cfg, parent)
-        except LookupError:
-            node = None
-        if node is None and name.isdecimal():  # mmengine would make a dict with the key '0'
-            raise ValueError(
-                f'--cfg-options {key}: {cfg.filename} has no list {".".join(parent)}: give all of it'
-            )
-        if isinstance(node, list) and name.isdecimal() and int(name) < len(node):
-            node[int(name)] = value
-        else:
-            rest[key] = value
-    return rest
-
-
-def _drop_deletions(node: Any) -> None:
-    """Take out each ``_delete_`` that found nothing to delete, which mmengine leaves."""
-    for _, found in iter_dicts(node):
-        found.pop('_delete_', None)
+        raise ConfigError(f'--cfg-options {key}: {cfg.filename} has no {first}.{hint}')
 
 
 def require_keys(cfg: Config, keys: Sequence[str], purpose: str) -> None:
@@ -261,7 +259,7 @@ def require_keys(cfg: Config, keys: Sequence[str], purpose: str) -> None:
     """
     missing = [key for key in keys if cfg.get(key) is None]
     if missing:
-        raise ValueError(
+        raise ConfigError(
             f'{cfg.filename} is no config for {purpose}: it has no {" and no ".join(missing)}'
         )
 
@@ -315,6 +313,6 @@ def enable_amp(cfg: Config) -> None:
         ValueError: If there is no GPU.
     """
     if get_device() == 'cpu':
-        raise ValueError('--amp needs a GPU and there is none: leave it out')
+        raise ConfigError('--amp needs a GPU and there is none: leave it out')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -2,6 +2,7 @@
 """How a command begins and ends. Light to import: a command reads its arguments first."""
 
 import argparse
+import ast
 import json
 import logging
 import os
@@ -18,52 +19,48 @@ from mmengine.logging import MMLogger
 
 from mmmokd.cli.console import quiet_console
 from mmmokd.cli.stop_signals import end_interrupted, interruptible
-from mmmokd.utils.config_tree import CommaText
 from mmmokd.utils.cpu import set_wait_policy
 from mmmokd.utils.environment import ALLOW_CODE, TRACEBACK, WEIGHTS_ONLY
 
-# mmengine's parser drops every blank: those inside of a text stand as another character meanwhile.
-BLANK = '\0'
-NEEDLESS_BLANK = re.compile(r'(?<=[,(\[]) +| +(?=[,)\]])')
+# A blank inside a text of a list, which mmengine's parser would drop.
+INNER_BLANK = re.compile(r'[^\s,(\[] +[^\s,)\]]')
 
 
 class CfgOptions(DictAction):
-    """Reads ``KEY=VALUE`` arguments; says which one is not of that form.
+    """Reads ``KEY=VALUE`` arguments as mmengine does; refuses what that would misunderstand.
 
-    Where mmengine's action makes a list of ``a,b``, the list keeps the text: see
-    :class:`~mmmokd.cli.config.CommaText`. Texts keep the blanks inside them.
+    A value in quotes of its own, as in ``KEY='"a, b"'``, is a text. So is one value with blanks, and
+    the name of a file that exists.
     """
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        for item in values:
-            if '=' not in item:
-                raise argparse.ArgumentError(self, f'{item!r} is not of the form KEY=VALUE')
         options = dict(getattr(namespace, self.dest, None) or {})
         for item in values:
-            key, _, text = item.partition('=')
-            options[key] = self._read(text)
+            key, equals, text = item.partition('=')
+            if not equals:
+                raise argparse.ArgumentError(self, f'{item!r} is not of the form KEY=VALUE')
+            options[key] = self._read(item, text.strip())
         setattr(namespace, self.dest, options)
         texts = getattr(namespace, f'{self.dest}_text', None) or []
         setattr(namespace, f'{self.dest}_text', [*texts, *values])
 
-    def _read(self, text: str) -> Any:
-        text = text.strip('\'" ')
-        try:
-            value = self._parse_iterable(NEEDLESS_BLANK.sub('', text).replace(' ', BLANK))
-        except AssertionError:  # brackets that do not close, in the name of a file for instance
-            return text
-        if isinstance(value, str):
-            return text
-        value = _with_blanks(value)
-        if isinstance(value, list) and text[:1] not in ('(', '['):
-            return CommaText(value, text)
-        return value
-
-
-def _with_blanks(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(map(_with_blanks, value))
-    return value.replace(BLANK, ' ') if isinstance(value, str) else value
+    def _read(self, item: str, text: str) -> Any:
+        in_brackets = text[:1] in ('(', '[')
+        if text[:1] in ('"', "'") and text[-1:] == text[:1]:
+            return text[1:-1]
+        if not in_brackets and (',' not in text or os.path.exists(os.path.expanduser(text))):
+            return self._parse_int_float_bool(text)
+        if in_brackets and ('"' in text or "'" in text):
+            with suppress(ValueError, SyntaxError):  # of Python, texts in quotes
+                return ast.literal_eval(text)
+        with suppress(AssertionError):  # of brackets that do not close
+            if not INNER_BLANK.search(text):
+                return self._parse_iterable(text)
+        raise argparse.ArgumentError(
+            self,
+            f'{item!r} may be a text or a list: quote the text, as in KEY=\'"a, b"\', or all texts '
+            'of the list, as in KEY=\'["a b", "c"]\'',
+        )
 
 
 class ToolParser(argparse.ArgumentParser):

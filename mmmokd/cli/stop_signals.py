@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How a command ends that is stopped from outside. Light to import, see ``cli.py``."""
+"""How a command ends that is stopped from outside. Light to import, see ``run_tool.py``."""
 
 import os
 import re
@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from mmmokd.utils.environment import is_first_process
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What a script that runs the tools was called as: one whose call is to get --resume, and one that
 # continues by itself where it was.
@@ -20,8 +22,6 @@ COMMAND, RERUN = 'MMMOKD_COMMAND', 'MMMOKD_RERUN'
 RESUME = re.compile(r'--r(e(s(u(me?)?)?)?)?(=.*)?')  # as argparse takes it, shortened or not
 OVERWRITE = re.compile(r'--o(v(e(r(w(r(i(te?)?)?)?)?)?)?)?')
 LAUNCHER = re.compile(r'--launcher[ =](pytorch|slurm|mpi)')
-# The number of a process among all, before they join: by launcher, where it is to be read.
-RANK_VARIABLES = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 GRACE = 5.0  # seconds that one of several processes has to end by itself
 
 _where: list[Callable[[], str]] = []  # say how far what runs has come
@@ -60,18 +60,6 @@ def where(describe: Callable[[], str]) -> Iterator[None]:
         yield
     finally:
         _where.remove(describe)
-
-
-def is_first_process(launcher: str) -> bool:
-    """Whether this process is the only one, or the first, of a run whose processes did not yet join.
-
-    Args:
-        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-
-    Returns:
-        bool: True for rank 0.
-    """
-    return os.environ.get(RANK_VARIABLES.get(launcher, ''), '0') == '0'
 
 
 def _launcher() -> str:

@@ -4,7 +4,10 @@ from mmengine.dataset import BaseDataset
 from mmpretrain.datasets import KFoldDataset
 
 from mmmokd.registry import DATASETS
+from mmmokd.utils.errors import DataError
 from mmmokd.utils.stratify import stratified_share
+
+UNLABELED = -1
 
 
 # A KFoldDataset for what the two have in common: each shows a part of a dataset as a dataset.
@@ -30,12 +33,16 @@ class LabeledShare(KFoldDataset):
         min_per_class (int): The fewest images of a class. Defaults to 1.
         rest (bool): Whether to show the images that are not drawn in place of those that are.
             Defaults to False.
+        unlabeled (bool): Whether to show every image, those that are not drawn with the label -1:
+            unlabeled, as :class:`~mmmokd.models.heads.ClassificationHead` reads it, for training
+            with labels for a part of the images. Defaults to False.
         lazy_init (bool): Whether to read the dataset only when it is first used. Defaults to
             False.
 
     Raises:
-        ValueError: If ``share`` is out of range, ``dataset`` is no dataset that can be cut, an
-            image has no label, or a class has fewer than ``min_per_class`` images.
+        DataError: If ``share`` is out of range, both ``rest`` and ``unlabeled`` are set,
+            ``dataset`` is not a dataset that can be cut, an image has no label, or a class has
+            fewer than ``min_per_class`` images.
 
     Example:
         >>> train_dataloader = dict(
@@ -54,16 +61,22 @@ class LabeledShare(KFoldDataset):
         seed: int = 0,
         min_per_class: int = 1,
         rest: bool = False,
+        unlabeled: bool = False,
         lazy_init: bool = False,
     ) -> None:
         if not 0 < share <= 1:
-            raise ValueError(
+            raise DataError(
                 f'the share of LabeledShare must be above 0 and at most 1 (0.01 for 1 %), but got '
                 f'{share}'
             )
+        if rest and unlabeled:
+            raise DataError(
+                'LabeledShare shows the rest of the images alone (rest=True) or beside the share '
+                '(unlabeled=True), but both are set'
+            )
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if not isinstance(self.dataset, BaseDataset):
-            raise ValueError(
+            raise DataError(
                 'LabeledShare takes a dataset of mmengine or its config (of a wrapper such as '
                 f'ConcatDataset, wrap each of its datasets), but got a '
                 f'{type(self.dataset).__name__}'
@@ -72,6 +85,7 @@ class LabeledShare(KFoldDataset):
         self.seed = seed
         self.min_per_class = min_per_class
         self.rest = rest
+        self.unlabeled = unlabeled
         self._fully_initialized = False
         if not lazy_init:
             self.full_init()
@@ -93,22 +107,39 @@ class LabeledShare(KFoldDataset):
         self.dataset.full_init()
         labels = self._read_labels()
         indices = stratified_share(labels, self.share, self.seed, self.min_per_class)
-        if self.rest:
-            indices = np.setdiff1d(np.arange(len(labels)), indices)
+        others = np.setdiff1d(np.arange(len(labels)), indices)
+        if self.unlabeled:
+            self._hide_labels(others.tolist())
+            indices = np.arange(len(labels))
+        elif self.rest:
+            indices = others
         self._ori_indices = indices.tolist()
         # Not by index at each access: in the place of an unreadable image the dataset takes
         # another one of its own, which must not be one outside of the share.
         self.dataset = self.dataset.get_subset(self._ori_indices)
         self._fully_initialized = True
 
+    def _hide_labels(self, indices: list[int]) -> None:
+        """Take the labels out of the annotations: whatever reads them later meets -1.
+
+        Not at each access, where another image may stand in for an unreadable one.
+        """
+        self.dataset = self.dataset.get_subset(range(len(self.dataset)))
+        infos = [self.dataset.get_data_info(i) for i in range(len(self.dataset))]
+        for i in indices:
+            infos[i]['gt_label'] = UNLABELED
+        self.dataset.data_list = infos
+        if self.dataset.serialize_data:
+            self.dataset.data_bytes, self.dataset.data_address = self.dataset._serialize_data()
+
     def _read_labels(self) -> np.ndarray:
         name, size = type(self.dataset).__name__, len(self.dataset)
         if not size:
-            raise ValueError(f'LabeledShare needs images, but {name} has none')
+            raise DataError(f'LabeledShare needs images, but {name} has none')
         labels = [self.dataset.get_data_info(i).get('gt_label') for i in range(size)]
         unlabeled = sum(label is None or np.size(label) != 1 for label in labels)
         if unlabeled:
-            raise ValueError(
+            raise DataError(
                 f'LabeledShare needs one class label for each image, but {unlabeled} of {size} '
                 f'images of {name} have none or several'
             )
@@ -116,7 +147,7 @@ class LabeledShare(KFoldDataset):
         classes, counts = np.unique(labels, return_counts=True)
         if counts.min() < self.min_per_class:
             smallest = counts.argmin()
-            raise ValueError(
+            raise DataError(
                 f'LabeledShare with min_per_class={self.min_per_class} needs as many images of '
                 f'each class, but class {classes[smallest]} of {name} has {counts[smallest]}'
             )
@@ -128,4 +159,5 @@ class LabeledShare(KFoldDataset):
         return (
             f'{type(self).__name__}: {"all but " * self.rest}{self.share:g} of each class of '
             f'{type(self.dataset).__name__}, seed {self.seed}, {size}'
+            f'{", the others unlabeled" * self.unlabeled}'
         )

@@ -2,6 +2,7 @@
 from torch import nn
 
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 
 def get_branches(model: nn.Module, user: str) -> dict[str, nn.Module]:
@@ -15,12 +16,12 @@ def get_branches(model: nn.Module, user: str) -> dict[str, nn.Module]:
         dict[str, nn.Module]: The branches by name, at least one.
 
     Raises:
-        TypeError: If the model has none.
+        ConfigError: If the model has none.
     """
     model = get_ori_model(model)
     branches = getattr(model, 'branches', None)
     if not isinstance(branches, nn.ModuleDict) or not len(branches):
-        raise TypeError(
+        raise ConfigError(
             f'{user} is for models with branches, as MOKD, but {type(model).__name__} has none: leave '
             f'{user} out of the config'
         )

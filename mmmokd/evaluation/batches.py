@@ -5,6 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from mmmokd.utils.errors import ConfigError, DataError
+
 
 def read_labels(batch: dict, dataloader: DataLoader) -> Tensor:
     """Class ids of a batch.
@@ -22,7 +24,7 @@ def read_labels(batch: dict, dataloader: DataLoader) -> Tensor:
     dataset = type(dataloader.dataset).__name__
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     if not samples:
-        raise ValueError(
+        raise ConfigError(
             f'evaluating features needs labeled images, but a batch of {dataset} has no '
             "'data_samples': does its pipeline end with PackInputs?"
         )
@@ -31,7 +33,7 @@ def read_labels(batch: dict, dataloader: DataLoader) -> Tensor:
         label = sample.get('gt_label')
         if label is None or label.numel() != 1:
             found = 'no gt_label' if label is None else f'{label.numel()} labels'
-            raise ValueError(
+            raise DataError(
                 f'evaluating features needs images with one class label each, but the image '
                 f'{sample.get("img_path", "(no path)")} of {dataset} has {found}; give a labeled '
                 'dataset, or leave validation out (--no-validate)'
@@ -55,7 +57,7 @@ def read_inputs(model: nn.Module, batch: dict) -> Tensor:
     """
     inputs = model.data_preprocessor(batch, False)['inputs']
     if not isinstance(inputs, Tensor):
-        raise ValueError(
+        raise ConfigError(
             f'evaluating features needs one view of each image as a tensor (B, 3, H, W), but the '
             f'data preprocessor gave a {type(inputs).__name__}: use a pipeline without multi-view '
             "transforms and collate_fn=dict(type='default_collate')"

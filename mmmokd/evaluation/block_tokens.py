@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from mmmokd.models.branches.adapters import count_extra_tokens, inner_model
 
 # Where transformers keep their blocks, and the norm that ends them: mmpretrain's ViT, DeiT and BEiT
-# first, then timm's and some further ones of mmpretrain.
+# first, then timm's and some further ones of mmpretrain. timm's models that were made to pool by the
+# mean keep an identity as `norm` and norm what they give by `fc_norm`.
 BLOCKS = ('layers', 'blocks')
-FINAL_NORMS = ('ln1', 'norm')
+FINAL_NORMS = ('ln1', 'norm', 'fc_norm')
 # Of the feature's largest value. Two ways to one number differ by rounding, a class token and
 # another token or their mean by much more.
 TOLERANCE = 0.02
@@ -74,7 +75,8 @@ def watch_block_tokens(backbone: nn.Module, last_blocks: int) -> Iterator[BlockT
     backbone = inner_model(backbone)
     lists = (getattr(backbone, name, None) for name in BLOCKS)
     blocks = next((x for x in lists if isinstance(x, nn.ModuleList | nn.Sequential)), ())
-    norm = next((getattr(backbone, n) for n in FINAL_NORMS if hasattr(backbone, n)), nn.Identity())
+    norms = (getattr(backbone, name, None) for name in FINAL_NORMS)
+    norm = next((n for n in norms if not isinstance(n, nn.Identity | None)), nn.Identity())
     watched = list(blocks)[-last_blocks:] if has_class_token else []
     record = BlockTokens(norm, len(watched))
     handles = [block.register_forward_hook(record._keep) for block in watched]

@@ -1,7 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -11,9 +10,11 @@ from torch.utils.data import DataLoader
 
 from mmmokd.evaluation.block_tokens import watch_block_tokens
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import DataError
 
 from .batches import read_inputs, read_labels
 from .gather import gather_by_index, sample_order
+from .networks import check_gives_maps, find_networks
 
 IterCallback = Callable[[int, dict], None]
 
@@ -40,8 +41,8 @@ def extract_features(
             self-supervised model or classifier of mmpretrain.
         dataloader (DataLoader): One labeled view of each image in a fixed order: a sampler as
             ``dict(type='DefaultSampler', shuffle=False)``.
-        networks (Sequence[str]): Networks to evaluate of a model whose ``extract_feat`` takes a
-            ``network``; other models have one. Defaults to ('teacher', ).
+        networks (Sequence[str]): Networks to evaluate of a model with branches; other models have
+            one. Defaults to ('teacher', ). See :func:`find_networks`.
         fp16 (bool): Whether to run the model under autocast; features are float32 all the same.
             Defaults to False.
         on_all_ranks (bool): Whether every process is to get the result, or rank 0 alone, which
@@ -51,8 +52,8 @@ def extract_features(
         last_blocks (int, optional): Of a network with a class token, the number of last blocks to
             take it after (:func:`watch_block_tokens`). Defaults to None, the pooled feature alone,
             without an axis of blocks.
-        maps (bool): Whether to give MOKD's last feature maps as well, of h * w * C numbers each, by
-            ``'{branch}.{network}.map'``. Defaults to False.
+        maps (bool): Whether to give the branches' last feature maps as well, of h * w * C numbers
+            each, by ``'{branch}.{network}.map'``. Defaults to False.
 
     Returns:
         tuple[dict[str, Tensor], Tensor] | None: Features (N, C), or with ``last_blocks``
@@ -116,7 +117,7 @@ def _extract_share(
 
 def _put(store: Tensor, rows: slice, values: Tensor, name: str) -> None:
     if store.shape[1:] != values.shape[1:]:  # else the assignment could broadcast
-        raise ValueError(
+        raise DataError(
             f'features {name!r} are of shape {tuple(store.shape[1:])} for one batch and '
             f'{tuple(values.shape[1:])} for another'
         )
@@ -163,86 +164,14 @@ def batch_features(
         ValueError: If the images are not one tensor, or the features not one vector an image.
     """
     inputs = read_inputs(model, batch)
-    with ExitStack() as stack:
-        watched = {
-            name: stack.enter_context(watch_block_tokens(backbone, last_blocks))
-            for name, backbone in find_backbones(model, networks).items()
-            if last_blocks > 1
-        }
-        features = {
-            name: _pool(value, name, len(inputs))
-            for name, value in _extract(model, inputs, networks, maps).items()
-        }
-        return {
-            name: watched[name].take(value) if name in watched else value[:, None]
-            for name, value in features.items()
-        }
-
-
-def check_gives_maps(model: nn.Module) -> None:
-    """Make sure that a model has maps to evaluate.
-
-    Args:
-        model (nn.Module): An unwrapped mmengine model.
-
-    Raises:
-        ValueError: If its ``extract_feat`` does not take ``maps``.
-    """
-    if 'maps' not in inspect.signature(model.extract_feat).parameters:
-        raise ValueError(
-            f'maps=True evaluates the feature maps of MOKD; {type(model).__name__} gives none'
-        )
-
-
-def _extract(
-    model: nn.Module, inputs: Tensor, networks: Sequence[str], maps: bool
-) -> dict[str, Tensor]:
-    """What ``extract_feat`` gives, by the name of the network."""
-    options = {'maps': True} if maps else {}
-    if 'network' not in inspect.signature(model.extract_feat).parameters:
-        return {'backbone': model.extract_feat(inputs, **options)}
     found = {}
-    for network in networks:
-        for name, value in model.extract_feat(inputs, network=network, **options).items():
-            branch, dot, rest = name.partition('.')  # 'cnn', or 'cnn.map'
-            found[f'{branch}.{network}{dot}{rest}'] = value
+    for name, network in find_networks(model, networks).items():
+        watched = last_blocks > 1 and network.backbone is not None
+        watch = watch_block_tokens(network.backbone, last_blocks) if watched else nullcontext()
+        with watch as record:
+            features = network.extract(inputs)
+        pooled = features.pooled.float()
+        found[name] = pooled[:, None] if record is None else record.take(pooled)
+        if maps:
+            found[f'{name}.map'] = features.tokens.flatten(1).float()[:, None]
     return found
-
-
-def find_backbones(model: nn.Module, networks: Sequence[str]) -> dict[str, nn.Module]:
-    """A model's backbones, by the names that :func:`extract_features` gives their features.
-
-    Args:
-        model (nn.Module): An unwrapped model: MOKD, or one with a ``backbone``.
-        networks (Sequence[str]): Networks to find of a model with branches.
-
-    Returns:
-        dict[str, nn.Module]: By ``'{branch}.{network}'``, or ``'backbone'``; empty if the model
-        keeps them elsewhere.
-    """
-    if hasattr(model, 'branches'):
-        return {
-            f'{name}.{network}': branch.network(network).backbone
-            for name, branch in model.branches.items()
-            for network in networks
-        }
-    return (
-        {'backbone': model.backbone}
-        if isinstance(getattr(model, 'backbone', None), nn.Module)
-        else {}
-    )
-
-
-def _pool(features: Tensor | Sequence[Tensor], name: str, batch_size: int) -> Tensor:
-    """The last stage's features as one float32 vector an image."""
-    if not isinstance(features, Tensor):
-        features = features[-1]
-    if features.ndim == 4:
-        features = features.mean(dim=(2, 3))
-    if features.ndim != 2 or len(features) != batch_size:
-        raise ValueError(
-            f'features {name!r} must be of shape (B, C) or (B, C, H, W) for B={batch_size} images, '
-            f'but are {tuple(features.shape)}: set the backbone to give a pooled feature '
-            "(out_type='cls_token' or 'avg_featmap' for a ViT)"
-        )
-    return features.float()

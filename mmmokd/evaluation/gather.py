@@ -5,6 +5,8 @@ from mmengine.dist import all_gather, all_gather_object, get_rank, get_world_siz
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
 
+from mmmokd.utils.errors import ConfigError, DataError
+
 FIXED_ORDER_SAMPLERS = (DefaultSampler, SequentialSampler, DistributedSampler)
 GATHER_BYTES = 64 << 20
 
@@ -27,18 +29,18 @@ def sample_order(dataloader: DataLoader) -> list[int]:
     """
     size = len(dataloader.dataset)
     if size == 0:
-        raise ValueError(f'the dataset {type(dataloader.dataset).__name__} has no images')
+        raise DataError(f'the dataset {type(dataloader.dataset).__name__} has no images')
     sampler, batches = dataloader.sampler, dataloader.batch_sampler
     if not isinstance(sampler, FIXED_ORDER_SAMPLERS) or type(batches) is not BatchSampler:
         found = sampler if type(batches) is BatchSampler else batches
-        raise ValueError(
+        raise ConfigError(
             'evaluating features needs a dataloader whose order is known: '
             f"sampler=dict(type='DefaultSampler', shuffle=False), but got {type(found).__name__}"
         )
     order = list(sampler)
     left = len(order) % batches.batch_size
     if batches.drop_last and left:
-        raise ValueError(
+        raise ConfigError(
             f'drop_last=True would lose {left} of {len(order)} images of '
             f'{type(dataloader.dataset).__name__}: evaluation needs drop_last=False'
         )

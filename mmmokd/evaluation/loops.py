@@ -11,12 +11,14 @@ from torch.utils.data import DataLoader
 from mmmokd.datasets import LabeledShare
 from mmmokd.registry import DATASETS, LOOPS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError, DataError
 from mmmokd.utils.state_dict import name_some
 
 from .batches import read_inputs, read_labels
-from .features import check_gives_maps, extract_features
+from .features import extract_features
 from .gather import sample_order
 from .metrics import FeatureMetric, FeatureSet
+from .networks import check_gives_maps
 from .overlap import find_overlap, read_info
 
 BANK_LOG_INTERVAL = 500
@@ -24,7 +26,7 @@ BANK_SHARE = 0.8
 
 
 def split_labeled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dict, dict]:
-    """Part the images of one labeled set, class by class, always in the same way.
+    """Split the images of one labeled set, class by class, always in the same way.
 
     Args:
         dataloader (dict): Config of the dataloader of all of them.
@@ -38,9 +40,9 @@ def split_labeled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dic
             config.
     """
     if not 0 < bank_share < 1:
-        raise ValueError(f'bank_share must be between 0 and 1, but got {bank_share}')
+        raise ConfigError(f'bank_share must be between 0 and 1, but got {bank_share}')
     if not isinstance(dataloader, dict):
-        raise ValueError(
+        raise ConfigError(
             'evaluating features needs a bank_dataloader, or the dataloader as a config, of whose '
             f'images bank_share can be the bank; but got a {type(dataloader).__name__}'
         )
@@ -49,7 +51,7 @@ def split_labeled(dataloader: DataLoader | dict, bank_share: float) -> tuple[dic
         dataset = DATASETS.build(dataset)
     bank, queries = (LabeledShare(dataset, bank_share, rest=rest) for rest in (False, True))
     if not len(queries):
-        raise ValueError(
+        raise DataError(
             f'bank_share={bank_share:g} of each class leaves none of the {len(dataset)} labeled '
             'images to be recognized: give more of each class, another bank_share, or a '
             'bank_dataloader of its own'
@@ -79,9 +81,9 @@ def complete_bank(bank: DataLoader | dict, dataloader: DataLoader | dict) -> Dat
         return bank
     dataset = bank.get('dataset')
     if not dataset:
-        raise ValueError(
-            'bank_dataloader needs a dataset, the labeled images that are learnt from; without '
-            "bank_dataloader, a share of the queries' images is it"
+        raise ConfigError(
+            'bank_dataloader needs a dataset, the labeled images to learn from; without '
+            "bank_dataloader, a share of the queries' images is the bank"
         )
     if isinstance(dataset, dict) and isinstance(dataloader['dataset'], dict):
         if 'type' not in dataset:
@@ -95,7 +97,7 @@ def check_several_classes(bank: Any) -> None:
     """Check that there is something to tell apart.
 
     Args:
-        bank (Dataset): The labeled images that are learnt from.
+        bank (Dataset): The labeled images to learn from.
 
     Raises:
         ValueError: If all of them are of one class, so that every answer is right.
@@ -110,7 +112,7 @@ def check_several_classes(bank: Any) -> None:
             return
     names = (getattr(bank, 'metainfo', None) or {}).get('classes') or ()
     named = f', {names[int(first)]!r}' if first is not None and 0 <= first < len(names) else ''
-    raise ValueError(
+    raise DataError(
         f'all {len(bank)} images of the bank are of one class{named}: whatever is predicted is '
         'right, and the accuracy means nothing. A labeled set has a folder for each class, and '
         'at least two of them'
@@ -143,7 +145,7 @@ class FeatureLoopMixin:
         self.bank_dataloader = bank_dataloader
         self.networks = (networks,) if isinstance(networks, str) else tuple(networks)
         if not self.networks:
-            raise ValueError(f'{type(self).__name__} needs at least one network to evaluate')
+            raise ConfigError(f'{type(self).__name__} needs at least one network to evaluate')
         self.maps = maps
         self._check()
 
@@ -164,22 +166,22 @@ class FeatureLoopMixin:
         check_several_classes(self.bank_dataloader.dataset)
         for metric in self.evaluator.metrics:
             if not isinstance(metric, FeatureMetric):
-                raise TypeError(
-                    f'{type(self).__name__} evaluates features: its evaluator takes measures such '
+                raise ConfigError(
+                    f'{type(self).__name__} evaluates features: its evaluator takes metrics such '
                     f'as mmmokd.KNNMetric, but got {type(metric).__name__}'
                 )
             metric.check_sizes(len(self.bank_dataloader.dataset), len(self.dataloader.dataset))
         self._find_overlap()
 
     def _find_overlap(self) -> None:
-        """Find, say and let the measures check which queries are images of the bank."""
+        """Find and log queries that are images of the bank, and let the metrics check them."""
         bank, queries = self.bank_dataloader.dataset, self.dataloader.dataset
         self.overlap = find_overlap(bank, queries)
         if not self.overlap.num_queries:
             return
         print_log(
-            f'{self.overlap.num_queries} of {len(queries)} queries are images of the bank, too '
-            '(the same files): none is its own neighbor, nor is a probe trained on it',
+            f'{self.overlap.num_queries} of {len(queries)} queries are also images of the bank '
+            '(the same files): none is its own neighbor, and no probe is trained on it',
             logger='current',
             level=logging.WARNING,
         )
@@ -201,7 +203,7 @@ class FeatureLoopMixin:
                 )
                 if names
             ]
-            raise ValueError(
+            raise DataError(
                 f'bank and queries need the same classes, but have {len(bank)} and {len(queries)}: '
                 + (', '.join(alone) or 'the same names in another order')
             )
@@ -210,7 +212,7 @@ class FeatureLoopMixin:
         """Evaluate the model as it is.
 
         Returns:
-            dict[str, float]: Measures by name, the same on all ranks.
+            dict[str, float]: Metrics by name, the same on all ranks.
         """
         self._call(f'before_{self.mode}')
         self._call(f'before_{self.mode}_epoch')
@@ -246,7 +248,7 @@ class FeatureLoopMixin:
             self.networks,
             fp16=self.fp16,
             on_all_ranks=False,
-            # One pass over the images serves all measures.
+            # One pass over the images serves all metrics.
             last_blocks=max(metric.last_blocks for metric in self.evaluator.metrics),
             maps=self.maps,
             **callbacks,
@@ -275,18 +277,18 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
     """Validation of frozen features by k-NN, probes and the like.
 
     The loop's ``dataloader`` holds the queries. Features of queries and bank are extracted in
-    evaluation mode, gathered on rank 0, and handed to the evaluator's measures. The runner's hooks
+    evaluation mode, gathered on rank 0, and passed to the evaluator's metrics. The runner's hooks
     are called for the queries' batches.
 
-    A query that is an image of the bank, too, is not its own neighbor, and no probe is trained on
+    A query that is also an image of the bank is not its own neighbor, and no probe is trained on
     it; how many there are is logged. See :func:`~mmmokd.evaluation.overlap.find_overlap`.
 
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader | dict): The labeled queries (a test set), without augmentation, in
             order.
-        evaluator (Evaluator | dict | list): Measures, each a :class:`FeatureMetric`.
-        bank_dataloader (DataLoader | dict, optional): The labeled images that are learnt from (a
+        evaluator (Evaluator | dict | list): Metrics, each a :class:`FeatureMetric`.
+        bank_dataloader (DataLoader | dict, optional): The labeled images to learn from (a
             training set), in the same pipeline as the queries, in order. What its config leaves out
             is as in that of ``dataloader``; so is what its dataset leaves out, if that has no
             ``type``: ``dict(dataset=dict(data_root='/my/train'))`` is enough. Defaults to None:
@@ -296,17 +298,16 @@ class FeatureValLoop(FeatureLoopMixin, ValLoop):
         fp16 (bool): Whether to run the model under autocast. Defaults to False.
         bank_share (float): Where there is no ``bank_dataloader``, see there. Always the same
             images, drawn with seed 0. Defaults to 0.8.
-        maps (bool): Whether to measure the last feature maps of MOKD's networks, too, each as one
+        maps (bool): Whether to evaluate the last feature maps of the branches as well, each as one
             vector of h * w * C numbers, by ``'{branch}.{network}.map'``. Unlike a pooled feature, a
-            map says what is where, which counts where images are alike in layout. It is kept for
-            every image of the bank: for small maps only. Defaults to False.
+            map keeps the spatial layout, which matters where images are aligned. It is kept for
+            every image of the bank: use small maps only. Defaults to False.
 
     Raises:
         ValueError: If there is no network, a dataset is empty or not labeled or gives no batch of
-            single views, the two have different classes or the bank but one, the bank is too small
-            for a measure or, without the queries, has too little for it to learn from, or ``maps``
-            are wanted of a model without them.
-        TypeError: If a measure is not a :class:`FeatureMetric`.
+            single views, the two have different classes or the bank has only one, the bank is too small
+            for a metric, also without the queries, ``maps`` are asked for of a model without
+            branches, or a metric is not a :class:`FeatureMetric`.
 
     Example:
         >>> val_dataloader = dict(dataset=test_set, sampler=in_order, ...)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Which images are in the bank and among the queries, too."""
+"""Images that are both in the bank and among the queries."""
 
 import hashlib
 import os
@@ -52,7 +52,7 @@ def find_overlap(bank: Any, queries: Any) -> Overlap:
     queries. Of datasets that do not tell what an image is read from, nothing is known.
 
     Args:
-        bank (Dataset): The labeled images that are learnt from.
+        bank (Dataset): The labeled images to learn from.
         queries (Dataset): The labeled images to be recognized.
 
     Returns:

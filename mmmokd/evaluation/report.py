@@ -11,8 +11,10 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from mmmokd.evaluation.metrics.linear_probe_metric import DEFAULT_LRS, HELD_OUT_PREFIX
+from mmmokd.evaluation.pipeline import evaluation_pipeline
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.config_tree import type_name
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.table import markdown_table
 from mmmokd.visualization import plot_evaluation
 from mmmokd.weights import check_target
@@ -22,10 +24,6 @@ TEMPERATURE = 0.07
 FILES = ('results.md', 'results.json', 'results.png')
 BATCH_SIZE = 64  # of folders that a config says nothing of
 FEATURE_LOOPS = ('FeatureValLoop', 'FeatureTestLoop')
-# Transforms that make images of any size one size.
-SIZING = ('CenterCrop', 'Resize')
-MARGIN = 256 / 224  # of the shorter side to what is cut of it, as usual on ImageNet
-SMALL = 64  # pixels up to which nothing is cut off
 
 
 def set_evaluation(
@@ -45,13 +43,13 @@ def set_evaluation(
             are changed in place.
         networks (Sequence[str]): ``'teacher'``, ``'student'`` or both. Defaults to ('teacher', ).
         ks (Sequence[int]): Neighbors of k-NN. Defaults to (10, 20, 30).
-        linear (bool): Whether to train linear probes, too. Defaults to True.
+        linear (bool): Whether to train linear probes as well. Defaults to True.
         linear_epochs (int): Epochs of the linear probes. Defaults to 100.
         linear_lrs (Sequence[float], optional): As ``lrs`` of :class:`LinearProbeMetric`.
         data (tuple[str, str], optional): Folders of class folders, to learn from and to be
             recognized. Defaults to None: the sets of the config; if it has no bank, the images that
             it trains on, in the pipeline of the test.
-        maps (bool): Whether to evaluate feature maps, too, as is done anyway if the config says so;
+        maps (bool): Whether to evaluate feature maps as well, as the config may ask for anyway;
             see :class:`FeatureValLoop`. Defaults to False.
 
     Raises:
@@ -78,7 +76,7 @@ def _own_sets(cfg: Config, loops: list[dict]) -> tuple[dict | None, dict]:
     """Dataloaders of the bank and the queries that a config has; None: the loop makes the bank."""
     queries = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     if not queries:
-        raise ValueError(
+        raise ConfigError(
             f'{cfg.filename} has no labeled images to evaluate on (test_dataloader or '
             'val_dataloader): give two folders of class folders, --data TRAIN TEST'
         )
@@ -87,7 +85,7 @@ def _own_sets(cfg: Config, loops: list[dict]) -> tuple[dict | None, dict]:
         return bank, queries
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
     if 'pipeline' not in dataset or 'pipeline' not in queries['dataset']:
-        raise ValueError(
+        raise ConfigError(
             f'{cfg.filename} does not say which labeled images to learn from: it has neither '
             'test_cfg.bank_dataloader nor a train_dataloader whose dataset has a pipeline'
         )
@@ -102,7 +100,7 @@ def _without_workers_kept(loader: dict) -> dict:
 
 def _folders(cfg: Config, train: str, test: str) -> tuple[dict, dict]:
     """Dataloaders of two folders, in the config's way of reading images."""
-    pipeline = _folder_pipeline(cfg)
+    pipeline = evaluation_pipeline(cfg)
     loaders = [cfg.get(f'{mode}_dataloader') or {} for mode in ('test', 'val', 'train')]
     workers = next((x['num_workers'] for x in loaders if 'num_workers' in x), 0)
 
@@ -126,40 +124,6 @@ def _folders(cfg: Config, train: str, test: str) -> tuple[dict, dict]:
     return loader(train), loader(test)
 
 
-def _folder_pipeline(cfg: Config) -> list[dict]:
-    """The test's pipeline, if it takes images of any size; else one for the size trained on."""
-    pipelines = [
-        list((cfg.get(f'{mode}_dataloader') or {}).get('dataset', {}).get('pipeline') or [])
-        for mode in ('test', 'val', 'train')
-    ]
-    for pipeline in pipelines[:2]:
-        names = [type_name(transform.get('type')) for transform in pipeline]
-        if names and names[0].startswith('Load') and set(names) & set(SIZING):
-            return pipeline
-    first = [pipeline[0] for pipeline in pipelines if pipeline]
-    load = next(
-        (transform for transform in first if type_name(transform.get('type')).startswith('Load')),
-        None,
-    )
-    crops = [
-        transform for transform in pipelines[2] if type_name(transform.get('type')) == 'MultiCrop'
-    ]
-    if load is None or not crops:
-        raise ValueError(
-            f'--data: {cfg.filename} does not say how images are read and made one size: give it '
-            'a test_dataloader whose pipeline begins with LoadImage and has a CenterCrop'
-        )
-    size = crops[0]['groups'][0]['size']
-    edge = size if size <= SMALL else round(MARGIN * size)
-    return [
-        load,
-        dict(type='ResizeEdge', scale=edge, edge='short', backend='pillow',
-             interpolation='bicubic'),
-        dict(type='CenterCrop', crop_size=size),
-        dict(type='PackInputs'),
-    ]  # fmt: skip
-
-
 def check_out(out: str | Path) -> Path:
     """Make sure that results can be written, before an evaluation is run.
 
@@ -179,7 +143,7 @@ def check_out(out: str | Path) -> Path:
 
 
 def collect_results(metrics: dict[str, float], ks: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Put the measures of a test in order.
+    """Group the metrics of a test by network.
 
     Args:
         metrics (dict[str, float]): From ``Runner.test`` after :func:`set_evaluation`.
@@ -192,16 +156,16 @@ def collect_results(metrics: dict[str, float], ks: Sequence[int]) -> dict[str, d
     """
     results: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():
-        network, measure = key.rsplit('/', 1)
+        network, metric = key.rsplit('/', 1)
         found = results.setdefault(network, {})
-        if measure.startswith('knn_'):
-            name, _, k = measure.partition('_k')  # no _k: of the first k
+        if metric.startswith('knn_'):
+            name, _, k = metric.partition('_k')  # no _k: of the first k
             found.setdefault(name, {})[int(k or ks[0])] = value
-        elif measure.startswith(HELD_OUT_PREFIX):
+        elif metric.startswith(HELD_OUT_PREFIX):
             curve = found.setdefault('linear_held_out', {})
-            curve[float(measure.removeprefix(HELD_OUT_PREFIX))] = value
+            curve[float(metric.removeprefix(HELD_OUT_PREFIX))] = value
         else:
-            found[measure] = value
+            found[metric] = value
     return results
 
 

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmmokd.registry import MODELS
 from mmmokd.utils.config_tree import type_name
+from mmmokd.utils.errors import ConfigError
 
 SCOPES = ('mmdet', 'mmseg')
 SIZE = 512  # pixels: a multiple of every stride in use
@@ -54,7 +55,7 @@ def check_feature_maps(cfg: Config) -> None:
             through.
 
     Raises:
-        ValueError: If the backbone gives vectors instead of maps, the neck does not take its maps, or
+        ConfigError: If the backbone gives vectors instead of maps, the neck does not take its maps, or
             maps have other strides than the heads count on.
     """
     model, scope = cfg.get('model') or {}, cfg.get('default_scope')
@@ -108,7 +109,7 @@ def _as_maps(model: dict[str, Any], outputs: Any, scope: str) -> list[Tensor] | 
     if not flat or own:
         return None
     name = type_name(kind)
-    raise ValueError(
+    raise ConfigError(
         f'model.backbone, {name}, gives {_count(len(outputs), "output")} of shape {flat[0]}, not maps, '
         f'which {scope} takes: set its {GIVE_MAPS.get(name, OUT_TYPE)}'
     )
@@ -131,7 +132,7 @@ def _neck_outputs(model: dict[str, Any], maps: list[Tensor], scope: str) -> list
         others = takes is not None and (_plain(takes) not in (gives, gives[-1]) or same)
         if not others and not _asserted_by(module, error):
             return None
-        raise ValueError(
+        raise ConfigError(
             f'model.neck, {name}'
             + (f', takes maps with {_plain(takes)} channels' if takes is not None else '')
             + (' and of several strides, but' if same else ', but')
@@ -142,7 +143,7 @@ def _neck_outputs(model: dict[str, Any], maps: list[Tensor], scope: str) -> list
         return None
     strides = [_stride(output) for output in outputs]
     if same and len(set(strides[:2])) < len(strides[:2]) and (scope == 'mmdet' or name in PYRAMIDS):
-        raise ValueError(
+        raise ConfigError(
             f'model.neck, {name}, is made for maps of several strides, but model.backbone gives '
             f'{_describe(maps)}: {_hint(model, maps)}'
         )
@@ -171,7 +172,7 @@ def _check_strides(model: dict[str, Any], maps: list[Tensor]) -> None:
         if not all(math.log2(stride).is_integer() for stride in strides):
             continue  # SSD's and YOLACT's are those of images of a certain size
         if len(strides) > len(found) or strides != found[: len(strides)]:
-            raise ValueError(
+            raise ConfigError(
                 f'model.{key} counts on maps of the strides {strides}, but {_giver(model)} gives '
                 f'{_describe(maps)}: {_hint(model, maps)}'
             )
@@ -213,7 +214,7 @@ def _check_heads(model: dict[str, Any], maps: list[Tensor]) -> None:
         places = [i if i >= 0 else i + len(maps) for i in index]
         fits = all(0 <= place < len(maps) for place in places)
         if not fits or [maps[place].shape[1] for place in places] != list(channels):
-            raise ValueError(
+            raise ConfigError(
                 f'{type_name(head.get("type"))} takes the maps {_plain(index)} with '
                 f'{_plain(channels)} channels, but {_giver(model)} gives {_describe(maps)}: set '
                 'out_indices of the backbone, or in_index and in_channels of the head'

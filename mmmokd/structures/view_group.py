@@ -6,6 +6,8 @@ from dataclasses import MISSING, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
+from mmmokd.utils.errors import ConfigError
+
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 
 
@@ -32,7 +34,7 @@ class ViewGroup:
         solarize (float): Probability of solarization. Defaults to 0.0.
 
     Raises:
-        ValueError: If a value is out of range; names it.
+        ConfigError: If a value is out of range; names it.
 
     Example:
         >>> ViewGroup(size=(128, 256), scale=(0.25, 1.0)).size
@@ -56,7 +58,7 @@ class ViewGroup:
         for name, (is_right, expected) in _RULES.items():
             value = getattr(self, name)
             if not is_right(value):
-                raise ValueError(f'{name} must be {expected}, got {value!r}.')
+                raise ConfigError(f'{name} must be {expected}, got {value!r}.')
         size = self.size
         size = (size, size) if isinstance(size, Integral) else tuple(size)
         object.__setattr__(self, 'size', size)
@@ -74,11 +76,11 @@ class ViewGroup:
             list[ViewGroup]: The groups, in their order.
 
         Raises:
-            ValueError: If there is no group, or a group has an unknown, missing or wrong value; names
+            ConfigError: If there is no group, or a group has an unknown, missing or wrong value; names
                 its place.
         """
         if not isinstance(groups, Sequence) or len(groups) == 0:
-            raise ValueError(f'groups must be a list of at least one dict, got {groups!r}.')
+            raise ConfigError(f'groups must be a list of at least one dict, got {groups!r}.')
         return [
             group if isinstance(group, cls) else cls._from_config(f'groups[{index}]', group)
             for index, group in enumerate(groups)
@@ -87,18 +89,18 @@ class ViewGroup:
     @classmethod
     def _from_config(cls, place: str, group: Mapping[str, Any]) -> ViewGroup:
         if not isinstance(group, Mapping):
-            raise ValueError(f'{place} must be a dict, got {group!r}.')
+            raise ConfigError(f'{place} must be a dict, got {group!r}.')
         known = {field.name: field.default is MISSING for field in fields(cls)}
         unknown = sorted(set(group) - set(known), key=str)
         if unknown:
-            raise ValueError(f'{place} has the unknown keys {unknown}; known are {list(known)}.')
+            raise ConfigError(f'{place} has the unknown keys {unknown}; known are {list(known)}.')
         missing = [name for name, needed in known.items() if needed and name not in group]
         if missing:
-            raise ValueError(f'{place} lacks {missing}.')
+            raise ConfigError(f'{place} lacks {missing}.')
         try:
             return cls(**group)
         except ValueError as error:
-            raise ValueError(f'{place}: {error}') from error
+            raise ConfigError(f'{place}: {error}') from error
 
 
 def _is_number(value: Any) -> bool:

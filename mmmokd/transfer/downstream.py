@@ -8,20 +8,25 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmmokd.cli.config import load_config
 from mmmokd.models.feature_maps import check_feature_maps
 from mmmokd.registry import MODELS
-from mmmokd.transfer.export import choose_branch, key_report
-from mmmokd.weights import backbone_prefix, read_weights, select_weights
+from mmmokd.transfer.export import key_report
+from mmmokd.utils.errors import ConfigError
+from mmmokd.weights import (
+    backbone_prefix,
+    choose_branch,
+    choose_network,
+    read_weights,
+    select_weights,
+)
 from mmmokd.weights.loaded import pretrained_entries
 
 
 def plan_transfer(
     checkpoint: str | Path,
     branch: str | None,
-    config: str | Path,
-    network: str = 'teacher',
-    changes: dict[str, Any] | None = None,
+    cfg: Config,
+    network: str | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
     """Find where a branch's weights go in the model of a config, and try them there.
 
@@ -32,30 +37,29 @@ def plan_transfer(
     Args:
         checkpoint (str | Path): A checkpoint of MOKD.
         branch (str, optional): Name of the branch; None for the only one.
-        config (str | Path): A config of mmpretrain, mmdet or mmseg.
-        network (str): ``'teacher'`` or ``'student'``. Defaults to 'teacher'.
-        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
-            Defaults to None.
+        cfg (Config): A config of mmpretrain, mmdet or mmseg, with the options that it is run with.
+        network (str, optional): ``'teacher'`` or ``'student'``. Defaults to None: the teacher, or the
+            student of a branch without one.
 
     Returns:
         tuple[list[str], dict[str, Any]]: The report of keys, a line each, and the options, by
         dotted key, that make the config start from the branch.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint or config.
-        ValueError: If the branch does not exist, the config has no backbone, or a part of its model
+        MissingFileError: If there is no such checkpoint.
+        ConfigError: If the branch does not exist, the config has no backbone, or a part of its model
             does not fit, or the heads are made for other maps than the backbone gives.
     """
-    cfg = load_config(config, changes)
     file = read_weights(checkpoint)
-    prefix = backbone_prefix(choose_branch(file, branch), network)
+    branch = choose_branch(file, branch)
+    prefix = backbone_prefix(branch, choose_network(file, branch, network))
     weights = select_weights(file, prefix)
     scope = cfg.get('default_scope') or 'mmpretrain'
     report, options = [], {}
     for key, part in _pretrained_parts(cfg):
         with DefaultScope.overwrite_default_scope(scope):
             module = MODELS.build(dict(part, init_cfg=None))
-        report.append(f'{key} of {config}:')
+        report.append(f'{key} of {cfg.filename or "the config"}:')
         report += key_report(module, weights, f'{prefix}* of {checkpoint}')
         if 'init_cfg' in part:
             options[f'{key}.init_cfg._delete_'] = True
@@ -66,18 +70,15 @@ def plan_transfer(
     return report, options
 
 
-def random_start(config: str | Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+def random_initialization(cfg: Config) -> dict[str, Any]:
     """The options that make a config start from random weights.
 
     Args:
-        config (str | Path): A config of mmpretrain, mmdet or mmseg.
-        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
-            Defaults to None.
+        cfg (Config): A config of mmpretrain, mmdet or mmseg.
 
     Returns:
         dict[str, Any]: Options by dotted key.
     """
-    cfg = load_config(config, changes)
     return {f'{key}.init_cfg': None for key, _ in _pretrained_parts(cfg)}
 
 
@@ -85,7 +86,9 @@ def _pretrained_parts(cfg: Config) -> Iterator[tuple[str, dict]]:
     """The backbone, and other parts that start from pretrained weights, by dotted key."""
     model = cfg.get('model')
     if not isinstance(model, dict) or not isinstance(model.get('backbone'), dict):
-        raise ValueError(f'{cfg.filename} has no model.backbone to start from a branch')
+        raise ConfigError(
+            f'{cfg.filename or "the config"} has no model.backbone to start from a branch'
+        )
     yield 'model.backbone', model['backbone']
     stack = [('model', model)]
     while stack:

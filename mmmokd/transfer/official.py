@@ -4,15 +4,16 @@
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmmokd.cli.config import load_config
 from mmmokd.registry import MODELS
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import load_state_dict_strict, strip_module_prefix
 from mmmokd.weights.files import check_target, read_checkpoint, read_file, save_file
 from mmmokd.weights.official import from_official, to_official
 
-# Of a official file, besides weights, what our file keeps in its `meta`.
+# Of an official file, besides weights, what our file keeps in its `meta`.
 META = {'epoch': int, 'arch_cnn': str, 'arch_vit': str}
 
 
@@ -20,7 +21,7 @@ def convert_from_official(
     source: str | Path,
     target: str | Path,
     branches: tuple[str, str] = ('cnn', 'vit'),
-    config: str | Path | None = None,
+    config: Config | None = None,
     overwrite: bool = False,
 ) -> list[str]:
     """Make a checkpoint of ours from a file of the authors'.
@@ -35,26 +36,28 @@ def convert_from_official(
             of the architectures, where the source has them.
         branches (tuple[str, str]): Our names for the CNN's and the ViT's branch.
             Defaults to ('cnn', 'vit').
-        config (str | Path, optional): A config whose model the weights are to fit, each and every
-            one. Defaults to None, which does not look.
+        config (Config, optional): A config whose model must have a place for every weight, and no
+            further one. Defaults to None, not checked.
         overwrite (bool): Whether to replace a target that is there. Defaults to False.
 
     Returns:
         list[str]: What was done, in sentences.
 
     Raises:
-        FileNotFoundError: If there is no such source or config.
-        ValueError: If the source is no such file, does not fit the config, or the target cannot be
+        MissingFileError: If there is no such source.
+        CheckpointError: If the source is no such file, does not fit the config, or the target cannot be
             written.
     """
     check_target(target, overwrite)
     official = read_file(source, allowed=(argparse.Namespace,))
     if not isinstance(official, dict):
-        raise ValueError(f'{source} holds a {type(official).__name__}, no official MOKD checkpoint')
+        raise CheckpointError(
+            f'{source} holds a {type(official).__name__}, not an official MOKD checkpoint'
+        )
     try:
         state_dict = from_official(official, branches)
     except ValueError as error:
-        raise ValueError(f'{source}: {error}') from error
+        raise CheckpointError(f'{source}: {error}') from error
     notes = [f'{len(state_dict)} tensors in the branches {" and ".join(branches)}']
     if not any(key.endswith('.center') for key in state_dict):
         notes.append('no centers: the source has none (loss_cnn_fn and so on)')
@@ -87,8 +90,8 @@ def convert_to_official(
         list[str]: What was done, in sentences.
 
     Raises:
-        FileNotFoundError: If there is no such source.
-        ValueError: If the source is no such checkpoint, a branch is of an architecture that the
+        MissingFileError: If there is no such source.
+        CheckpointError: If the source is no such checkpoint, a branch is of an architecture that the
             official code does not have, or the target cannot be written.
     """
     check_target(target, overwrite)
@@ -97,7 +100,7 @@ def convert_to_official(
     try:
         official = to_official(state_dict, branches)
     except ValueError as error:
-        raise ValueError(f'{source}: {error}') from error
+        raise CheckpointError(f'{source}: {error}') from error
     count = sum(map(len, official.values()))
     notes = [f'{count} tensors in {", ".join(official)}']
     if count < len(state_dict):
@@ -106,18 +109,18 @@ def convert_to_official(
     return notes
 
 
-def _check_fits(state_dict: dict, source: str | Path, config: str | Path) -> str:
+def _check_fits(state_dict: dict, source: str | Path, cfg: Config) -> str:
     """Load the weights into the model of a config, all into all."""
-    cfg = load_config(config)
+    name = cfg.filename or 'the config'
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = MODELS.build(cfg.model)
     unexpected = load_state_dict_strict(model, state_dict, str(source))
     if unexpected:
-        raise ValueError(
-            f'{source} has {len(unexpected)} weights that the model of {config} has no place for, '
+        raise CheckpointError(
+            f'{source} has {len(unexpected)} weights that the model of {name} has no place for, '
             f'the first is {unexpected[0]}'
         )
-    return f'every weight fits {config}, and none is missing'
+    return f'every weight fits {name}, and none is missing'
 
 
 def _meta(found: object) -> dict[str, int | str]:

@@ -1,9 +1,10 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import errno
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,20 +20,21 @@ NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Write a file that is whole or, where it was not there, still not there.
+    """Write a file, or a new folder, that is whole or does not exist.
 
-    The new content is written beside the file and takes its place once it is on the disk. What was
-    there before stays as it is if the block raises, the disk is full, or the process is killed.
+    The new content is written beside the target and takes its place once it is on the disk. What
+    was there before stays as it is if the block raises, the disk is full, or the process is killed.
 
     Args:
-        path (str | Path): The file; its folder must be there. Of a link, what it points to is
-            replaced. A device or pipe is written to as it is.
+        path (str | Path): The file or folder; its parent folder must exist. If it is a link, what it
+            points to is replaced. A device or pipe is written to directly. A folder can take the
+            place of an empty folder only.
 
     Yields:
-        Path: Where to write the content; not there yet.
+        Path: Where to write the file, or to make the folder; does not exist yet.
 
     Raises:
-        CannotWriteError: If the block, or putting the file into its place, fails with an OSError.
+        CannotWriteError: If the block, or putting the target into its place, fails with an OSError.
 
     Example:
         >>> with atomic_write('results.json') as part:
@@ -49,14 +51,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         if part != target:
             _sync(part)
             os.replace(part, target)
-            with suppress(OSError):  # of the folder: the file's new name outlives a power cut, too
+            with suppress(
+                OSError
+            ):  # of the folder, so that the file's new name survives a power cut
                 _sync(target.parent)
     except OSError as error:
         raise CannotWriteError(explain_os_error(error, path)) from error
     finally:
         if part != target:
             with suppress(OSError):
-                part.unlink(missing_ok=True)
+                _remove(part)
 
 
 def explain_os_error(error: OSError, path: str | Path | None = None) -> str:
@@ -74,6 +78,13 @@ def explain_os_error(error: OSError, path: str | Path | None = None) -> str:
     return f'cannot write{f" {path}" if path else ""}: {error.strerror or error}'
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -89,7 +100,7 @@ def remove_parts(folder: str | Path, is_ours: Callable[[str], bool]) -> list[Pat
     """Remove what :func:`atomic_write` left in a folder as its process was killed.
 
     Args:
-        folder (str | Path): The folder; need not be there. No other process may be writing to it.
+        folder (str | Path): The folder; need not exist. No other process may be writing to it.
         is_ours (Callable): Whether a file of this name is to be looked at.
 
     Returns:
@@ -99,5 +110,5 @@ def remove_parts(folder: str | Path, is_ours: Callable[[str], bool]) -> list[Pat
     named = [(path, PART.fullmatch(path.name)) for path in folder.glob('.*.part')]
     parts = [path for path, match in named if match and is_ours(match['name'])]
     for path in parts:
-        path.unlink(missing_ok=True)
+        _remove(path)
     return parts

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What stands where in a config."""
+"""Walk through a config."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -61,16 +61,3 @@ def type_name(kind: Any) -> str:
     """
     text = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
     return text.rpartition('.')[2]
-
-
-class CommaText(list):
-    """A list that was written as ``a,b``; it may be a text with commas, as a folder's name.
-
-    Args:
-        values (Sequence): The list.
-        text (str): As written.
-    """
-
-    def __init__(self, values: Sequence, text: str) -> None:
-        super().__init__(values)
-        self.text = text

@@ -1,8 +1,33 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+"""Errors that a user can mend: a command ends with their message and without a traceback."""
 
 
-class RunStoppedError(RuntimeError):
-    """Ends a run whose code is right; its message says all that its reader needs."""
+class UserError(Exception):
+    """Something that its user gave is wrong; the message says all that is needed to mend it."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config, an option or an argument is wrong."""
+
+
+class DataError(UserError, ValueError):
+    """A data set is not as it has to be."""
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint cannot be read, or does not fit."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder does not exist."""
+
+
+class NotAFolderError(UserError, NotADirectoryError):
+    """A folder is needed where a file is."""
+
+
+class RunStoppedError(UserError, RuntimeError):
+    """Ends a run whose code is right."""
 
 
 class BadImageError(RunStoppedError):
@@ -15,3 +40,7 @@ class CollapseError(RunStoppedError):
 
 class CannotWriteError(RunStoppedError):
     """A file cannot be written: the disk is full or read-only, or the folder is of another user."""
+
+
+class NonFiniteLossError(RunStoppedError, FloatingPointError):
+    """A loss is infinite or not a number."""

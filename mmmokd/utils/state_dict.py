@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.runner import get_ori_model
 
 
@@ -56,7 +57,7 @@ def load_state_dict_strict(
         list[str]: Names in ``state_dict`` that the model does not have; they were not used.
 
     Raises:
-        ValueError: If a weight of the model is missing or has another shape.
+        CheckpointError: If a weight of the model is missing or has another shape.
     """
     model = get_ori_model(model)
     weights = strip_module_prefix(state_dict)
@@ -66,7 +67,7 @@ def load_state_dict_strict(
     except (RuntimeError, AssertionError) as error:  # the latter of mmpretrain's ViT
         lines = str(error).splitlines()
         problems = [line.strip() for line in lines[1:] or lines]
-        raise ValueError(
+        raise CheckpointError(
             f'{source} does not fit {type(model).__name__}: {name_some(problems, 2)}'
         ) from error
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
@@ -78,7 +79,7 @@ def load_state_dict_strict(
         )
         return unexpected
     if missing:
-        raise ValueError(
+        raise CheckpointError(
             f'{source} lacks {len(missing)} of the {len(model.state_dict())} weights of '
             f'{type(model).__name__}: {name_some(missing)}. It holds {len(weights)}'
             + (

@@ -6,15 +6,15 @@ from mmmokd.utils.atomic import atomic_write
 
 def plot_evaluation(
     path: str | Path,
-    measures: dict[str, dict[str, float]],
+    metrics: dict[str, dict[str, float]],
     sweeps: dict[str, dict[float, float]],
     chosen: dict[str, float],
 ) -> None:
-    """Draw what frozen features are worth: a bar for each network and measure, and the sweep.
+    """Draw what frozen features are worth: a bar for each network and metric, and the sweep.
 
     Args:
         path (str | Path): PNG file to write.
-        measures (dict[str, dict[str, float]]): Top-1 in per cent by measure and network.
+        metrics (dict[str, dict[str, float]]): Top-1 in per cent by metric and network.
         sweeps (dict[str, dict[float, float]]): Top-1 of the linear probe on the held-out share of
             the bank, in per cent, by network and learning rate; empty for no second plot.
         chosen (dict[str, float]): The learning rate chosen for each network of ``sweeps``.
@@ -22,12 +22,12 @@ def plot_evaluation(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    num_bars = sum(map(len, measures.values()))
+    num_bars = sum(map(len, metrics.values()))
     widths = [max(5.0, 0.35 * num_bars), *([5.0] if sweeps else [])]  # inches
     figure = Figure(figsize=(sum(widths), 4.2), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
-    _draw_bars(axes[0], measures)
+    _draw_bars(axes[0], metrics)
     if sweeps:
         _draw_sweeps(axes[1], sweeps, chosen)
     for axis in axes:
@@ -38,17 +38,17 @@ def plot_evaluation(
         figure.savefig(part, dpi=110, format='png')
 
 
-def _draw_bars(axis, measures: dict[str, dict[str, float]]) -> None:
-    networks = list(next(iter(measures.values())))
-    width = 0.8 / len(measures)
-    for i, (measure, values) in enumerate(measures.items()):
-        places = [n + (i - (len(measures) - 1) / 2) * width for n in range(len(networks))]
-        bars = axis.bar(places, [values[n] for n in networks], width * 0.92, label=measure)
+def _draw_bars(axis, metrics: dict[str, dict[str, float]]) -> None:
+    networks = list(next(iter(metrics.values())))
+    width = 0.8 / len(metrics)
+    for i, (metric, values) in enumerate(metrics.items()):
+        places = [n + (i - (len(metrics) - 1) / 2) * width for n in range(len(networks))]
+        bars = axis.bar(places, [values[n] for n in networks], width * 0.92, label=metric)
         axis.bar_label(bars, fmt='%.1f', fontsize=7)
     axis.set_xticks(range(len(networks)), networks)
-    top = max(value for values in measures.values() for value in values.values())
+    top = max(value for values in metrics.values() for value in values.values())
     axis.set(ylabel='top-1, %', title='Frozen features', ylim=(0, min(108, 1.25 * top + 1)))
-    axis.legend(fontsize=7, ncols=len(measures), loc='upper center')
+    axis.legend(fontsize=7, ncols=len(metrics), loc='upper center')
 
 
 def _draw_sweeps(axis, sweeps: dict[str, dict[float, float]], chosen: dict[str, float]) -> None:

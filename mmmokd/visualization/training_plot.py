@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.errors import MissingFileError
 
 
 class RunScalars(NamedTuple):
@@ -36,7 +37,7 @@ def read_scalars(work_dir: str | Path) -> RunScalars:
     """
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     if not files:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'no */vis_data/scalars.json in {work_dir}: no run wrote its log there'
         )
     train: dict[str, dict[float, float]] = {}
@@ -77,18 +78,18 @@ def _iters_per_epoch(last_of_epoch: dict[int, int]) -> float:
 def plot_training(
     path: str | Path,
     losses: dict[str, list[tuple[float, float]]],
-    measures: dict[str, dict[str, list[tuple[float, float]]]],
+    metrics: dict[str, dict[str, list[tuple[float, float]]]],
     baselines: dict[str, float],
     views: Sequence[Sequence[np.ndarray]],
 ) -> None:
-    """Draw a run: its loss terms, measures over time, and the views that it was shown.
+    """Draw a run: its loss terms, metrics over time, and the views that it was shown.
 
     Args:
         path (str | Path): Image file to write.
         losses (dict[str, list[tuple[float, float]]]): (epoch, value) pairs by loss term.
-        measures (dict[str, dict[str, list[tuple[float, float]]]]): (epoch, value) pairs by curve,
+        metrics (dict[str, dict[str, list[tuple[float, float]]]]): (epoch, value) pairs by curve,
             by what is measured, with the unit.
-        baselines (dict[str, float]): Values to draw as horizontal lines beside every measure.
+        baselines (dict[str, float]): Values to draw as horizontal lines beside every metric.
         views (Sequence[Sequence[np.ndarray]]): For each of some images its views, BGR, uint8.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -97,19 +98,19 @@ def plot_training(
     figure = Figure(figsize=(13, 7.5), layout='constrained')
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
-    axes = top.subplots(1, 1 + len(measures))
+    axes = top.subplots(1, 1 + len(metrics))
     left, rest = axes[0], axes[1:]
     for name, points in losses.items():
         left.plot(*zip(*points, strict=True), label=name)
     left.set(xlabel='epoch', ylabel='loss term', title='Loss terms')
     if losses:
         left.legend(fontsize=7)
-    for axis, (measure, curves) in zip(rest, measures.items(), strict=True):
+    for axis, (metric, curves) in zip(rest, metrics.items(), strict=True):
         for name, points in curves.items():
             axis.plot(*zip(*points, strict=True), marker='o', markersize=3, label=name)
         for name, value in baselines.items():
             axis.axhline(value, color='gray', linestyle=':', label=name)
-        axis.set(xlabel='epoch', title=measure)
+        axis.set(xlabel='epoch', title=metric)
         if curves or baselines:
             axis.legend(fontsize=7)
     for axis in axes:

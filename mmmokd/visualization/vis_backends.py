@@ -10,6 +10,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmmokd.registry import VISBACKENDS
+from mmmokd.utils.errors import ConfigError
 
 
 def _import_logger(package: str) -> ModuleType:
@@ -17,7 +18,7 @@ def _import_logger(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(
+        raise ConfigError(
             f'the config logs to {package}, which cannot be imported ({error}): '
             f'bash tools/setup_env.sh loggers, or pip install {package}'
         ) from error
@@ -29,7 +30,7 @@ class WandbVisBackend(mmengine_visualization.WandbVisBackend):
 
     Unlike mmengine's it draws curves over the iteration, where that counts its own calls, and it
     uploads no source code: that takes every Python file below the working folder, which in a
-    checkout are those of the virtual environment, too.
+    checkout include those of the virtual environment.
 
     Args:
         save_dir (str): Folder of the local files. The visualizer gives it.
@@ -64,7 +65,7 @@ class WandbVisBackend(mmengine_visualization.WandbVisBackend):
         try:
             super()._init_env()
         except wandb.Error as error:
-            raise ValueError(
+            raise ConfigError(
                 f'Weights & Biases did not start: {error} '
                 '(wandb login once, or WANDB_MODE=offline to keep the run on this machine)'
             ) from error
@@ -100,7 +101,7 @@ class MLflowVisBackend(mmengine_visualization.MLflowVisBackend):
         try:
             super()._init_env()
         except mlflow.MlflowException as error:
-            raise ValueError(
+            raise ConfigError(
                 f'MLflow does not work with tracking_uri {self._tracking_uri}: {error}'
             ) from error
 

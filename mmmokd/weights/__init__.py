@@ -1,30 +1,35 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from mmmokd.weights.mokd_checkpoint import (
+from . import initialization
+from .backbone_info import BackboneInfo, describe_weights, inspect_weights
+from .backbones import load_backbone
+from .files import check_target, read_checkpoint, read_file, save_file
+from .mokd_checkpoint import (
     WeightFile,
     backbone_prefix,
-    describe_backbone,
+    choose_branch,
+    choose_network,
     describe_contents,
     list_branches,
     read_weights,
     select_weights,
 )
-from mmmokd.weights.official import from_official, to_official
-
-from . import loaded
-from .backbones import load_backbone
-from .files import check_target, read_checkpoint, read_file, save_file
+from .official import from_official, to_official
 from .pretrained_init import PretrainedInit
 
-loaded.install()
+initialization.install()
 
 __all__ = [
+    'BackboneInfo',
     'PretrainedInit',
     'WeightFile',
     'backbone_prefix',
     'check_target',
-    'describe_backbone',
+    'choose_branch',
+    'choose_network',
     'describe_contents',
+    'describe_weights',
     'from_official',
+    'inspect_weights',
     'list_branches',
     'load_backbone',
     'read_checkpoint',

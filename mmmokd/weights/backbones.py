@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from mmmokd.utils.errors import CheckpointError
+from mmmokd.utils.pos_embed import resize_square_pos_embed
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
-from mmmokd.weights.mokd_checkpoint import describe_backbone
+from mmmokd.weights.backbone_info import describe_weights
 
-from .vit_names import VIT_NAMES, rename_vit, resize_pos_embed, vit_library
+from .vit_names import VIT_NAMES, rename_vit, vit_library
 
 # What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
 _OPTIONS = (
@@ -80,7 +82,7 @@ def load_backbone(
         list[str]: Names of weights that the module has no part for; they were not used.
 
     Raises:
-        ValueError: If they do not fit; the message describes both sides.
+        CheckpointError: If they do not fit; the message describes both sides.
     """
     module, weights = _unwrap(module, weights)
     own = module.state_dict()
@@ -93,16 +95,16 @@ def load_backbone(
         parts = {key.split('.')[0] for key in own}
         strange = [key for key in unexpected if key.split('.')[0] in parts]
         if strange:
-            raise ValueError(
+            raise CheckpointError(
                 f'{source} has {len(strange)} weights that {type(module).__name__} has no place '
                 f'for: {name_some(strange)}'
             )
     except ValueError as error:
         text = str(error).rstrip('.')
         text += ' ' if text.endswith('?') else '. '
-        raise ValueError(
-            f'{text}The weights are of {describe_backbone(weights)}, the model that they should go to '
-            f'is {describe_backbone(own)}{_hint(own, weights)}'
+        raise CheckpointError(
+            f'{text}The weights are of {describe_weights(weights)}, the model that they should go to '
+            f'is {describe_weights(own)}{_hint(own, weights)}'
         ) from error
     return unexpected
 
@@ -137,7 +139,7 @@ def _check_needed_parts(
     for key in weights:
         part = key.split('.')[0]
         if part in _NEEDED_PARTS and part not in parts:
-            raise ValueError(
+            raise CheckpointError(
                 f'{source} does not fit {name}: its model has {_NEEDED_PARTS[part]} ({key})'
             )
 
@@ -179,5 +181,5 @@ def adapt_weights(
         if class_token in adapted and class_token not in own:  # nor has it the position of one
             adapted[key] = found = found[:, 1:]
         if found.shape[1] != wanted.shape[1]:
-            adapted[key] = resize_pos_embed(found, wanted.shape[1], source)
+            adapted[key] = resize_square_pos_embed(found, wanted.shape[1], source)
     return adapted

@@ -2,6 +2,8 @@
 import ast
 from typing import Any
 
+from mmmokd.utils.errors import CheckpointError
+
 
 def read_config_text(text: str) -> dict[str, Any]:
     """Read the config that mmengine keeps, as Python text, in a checkpoint's ``meta``.
@@ -16,7 +18,7 @@ def read_config_text(text: str) -> dict[str, Any]:
         dict[str, Any]: The config's values by name.
 
     Raises:
-        ValueError: If the text is no such config.
+        CheckpointError: If the text is no such config.
     """
     try:
         return {
@@ -25,14 +27,14 @@ def read_config_text(text: str) -> dict[str, Any]:
             for target in _targets(statement)
         }
     except (SyntaxError, TypeError, RecursionError) as error:
-        raise ValueError(f'the config in the checkpoint cannot be read: {error}') from error
+        raise CheckpointError(f'the config in the checkpoint cannot be read: {error}') from error
 
 
 def _targets(statement: ast.stmt) -> list[ast.Name]:
     if not isinstance(statement, ast.Assign) or not all(
         isinstance(target, ast.Name) for target in statement.targets
     ):
-        raise ValueError(
+        raise CheckpointError(
             'the config in the checkpoint has more than values: line '
             f'{statement.lineno}, {ast.unparse(statement)[:60]!r}'
         )
@@ -42,7 +44,7 @@ def _targets(statement: ast.stmt) -> list[ast.Name]:
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call):
         if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
-            raise ValueError(
+            raise CheckpointError(
                 f'the config in the checkpoint calls {ast.unparse(node)[:60]!r} in line {node.lineno}'
             )
         return {keyword.arg: _value(keyword.value) for keyword in node.keywords}

@@ -1,7 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Reading and writing files of weights: no code of a file runs, no file stays half-written."""
 
-import difflib
 import os
 import pickle
 import re
@@ -17,7 +16,8 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.environment import ALLOW_CODE
-from mmmokd.utils.errors import CannotWriteError
+from mmmokd.utils.errors import CannotWriteError, CheckpointError, ConfigError, MissingFileError
+from mmmokd.utils.names import missing_file_message
 
 
 def _history_method(cls: type, name: str) -> Any:
@@ -33,32 +33,13 @@ def _safe_globals() -> list:
     return [*allowed, (_history_method, 'builtins.getattr')]
 
 
-def missing_file_message(path: Path, what: str, suffix: str, trees: Sequence[Path] = ()) -> str:
-    """Say that a file does not exist, and which ones with a similar name are.
-
-    Args:
-        path (Path): The path that was given.
-        what (str): What it should be, for example ``'config'``.
-        suffix (str): Suffix of such files, for example ``'.py'``.
-        trees (Sequence[Path]): Folders to search with all below them, besides the path's own folder,
-            which may be a large one and is searched one folder deep. Defaults to ().
-
-    Returns:
-        str: One line.
-    """
-    files = [file for pattern in ('*', '*/*') for file in path.parent.glob(pattern + suffix)]
-    files += [file for tree in trees for file in tree.rglob(f'*{suffix}')]
-    found = {file.name: file for file in sorted(files) if '_base_' not in file.parts}
-    similar = [str(found[name]) for name in difflib.get_close_matches(path.name, found, 3, 0.5)]
-    kind = 'is a folder, not a file' if path.is_dir() else 'does not exist'
-    return f'{what} {path} {kind}.' + (f' Did you mean {" or ".join(similar)}?' if similar else '')
-
-
-def read_file(path: str | Path, map_location: str = 'cpu', allowed: Sequence[type] = ()) -> Any:
+def read_file(
+    path: str | Path,
+    map_location: str = 'cpu',
+    allowed: Sequence[type] = (),
+    allow_code: bool | None = None,
+) -> Any:
     """Read what ``torch.save``, or safetensors, wrote, without running code that the file may hold.
-
-    The environment variable ``MMMOKD_ALLOW_CODE_FROM_CHECKPOINT=1``, which the tools set for
-    ``--allow-code-from-checkpoint``, lets the file be unpickled instead, code and all.
 
     Args:
         path (str | Path): A local file.
@@ -66,36 +47,44 @@ def read_file(path: str | Path, map_location: str = 'cpu', allowed: Sequence[typ
         allowed (Sequence[type]): Classes whose objects the file may hold besides tensors, numbers,
             texts, their collections and mmengine's log history; only such that do nothing when they
             are made. Defaults to none.
+        allow_code (bool, optional): Whether to unpickle the file instead, which RUNS ANY CODE that it
+            holds. Defaults to None: only if the environment variable
+            ``MMMOKD_ALLOW_CODE_FROM_CHECKPOINT`` is 1, which the tools set for
+            ``--allow-code-from-checkpoint``.
 
     Returns:
         Any: The file's contents. Tensors of a file in today's format are mapped, not read, until
         they are used.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a complete file of ``torch.save``, or holds other objects.
+        MissingFileError: If there is no such file.
+        CheckpointError: If it is not a complete file of ``torch.save``, or holds other objects.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(missing_file_message(path, 'checkpoint', path.suffix))
+        raise MissingFileError(missing_file_message(path, 'checkpoint', path.suffix))
     if path.suffix == '.safetensors':
         return _read_safetensors(path, map_location)
+    if allow_code is None:
+        allow_code = os.environ.get(ALLOW_CODE) == '1'
     try:
-        if os.environ.get(ALLOW_CODE) == '1':
+        if allow_code:
             return torch.load(path, map_location, weights_only=False)
         with torch.serialization.safe_globals([*_safe_globals(), *allowed]):
             return torch.load(path, map_location, weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         what = re.search(r'GLOBAL [\w.]+|getattr\(.*?\)', str(error))
-        raise ValueError(
-            f'checkpoint {path} is refused: it is no PyTorch file, or it holds Python objects '
-            f'({what[0] if what else "unknown"}), and reading those can run any code. If you trust '
-            'who made it, --allow-code-from-checkpoint reads it all the same'
+        raise CheckpointError(
+            f'checkpoint {path} is not a file of weights alone (found '
+            f'{what[0] if what else "no PyTorch format"}): loading it may run any code. If you trust '
+            'its source, pass --allow-code-from-checkpoint (in Python, allow_code=True)'
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f'checkpoint {path} is damaged or no checkpoint: {error}') from error
+        raise CheckpointError(
+            f'checkpoint {path} is damaged or not a checkpoint: {error}'
+        ) from error
     except OSError as error:
-        raise ValueError(f'checkpoint {path} cannot be read: {error.strerror}') from error
+        raise CheckpointError(f'checkpoint {path} cannot be read: {error.strerror}') from error
 
 
 def _read_safetensors(path: Path, map_location: str) -> dict[str, torch.Tensor]:
@@ -103,15 +92,20 @@ def _read_safetensors(path: Path, map_location: str) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ValueError(f'{path} needs safetensors: pip install safetensors') from error
+        raise ConfigError(f'{path} needs safetensors: pip install safetensors') from error
     try:
         return load_file(path, device=map_location)
     except SafetensorError as error:
-        raise ValueError(f'checkpoint {path} is damaged or no safetensors file: {error}') from error
+        raise CheckpointError(
+            f'checkpoint {path} is damaged or not a safetensors file: {error}'
+        ) from error
 
 
 def read_checkpoint(
-    path: str | Path, map_location: str = 'cpu', content: Any = None
+    path: str | Path,
+    map_location: str = 'cpu',
+    content: Any = None,
+    allow_code: bool | None = None,
 ) -> dict[str, Any]:
     """Read a checkpoint as :func:`read_file` does.
 
@@ -119,20 +113,23 @@ def read_checkpoint(
         path (str | Path): A local file as mmengine, or ``torch.save`` of weights, writes it.
         map_location (str): Device to put tensors on. Defaults to 'cpu'.
         content (Any): What the file holds, where it was read already. Defaults to None.
+        allow_code (bool, optional): See :func:`read_file`. Defaults to None.
 
     Returns:
         dict: The file's contents, with the weights in ``'state_dict'``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read safely, or has no weights.
+        MissingFileError: If there is no such file.
+        CheckpointError: If it cannot be read safely, or has no weights.
     """
-    checkpoint = read_file(path, map_location) if content is None else content
+    if content is None:
+        content = read_file(path, map_location, allow_code=allow_code)
+    checkpoint = content
     if isinstance(checkpoint, dict) and 'state_dict' not in checkpoint:
         checkpoint = {'state_dict': checkpoint}
     weights = checkpoint['state_dict'] if isinstance(checkpoint, dict) else None
     if not isinstance(weights, dict) or not any(map(torch.is_tensor, weights.values())):
-        raise ValueError(f'checkpoint {path} holds no weights')
+        raise CheckpointError(f'checkpoint {path} holds no weights')
     return checkpoint
 
 
@@ -141,38 +138,42 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
 
     Args:
         path (str | Path): The file.
-        overwrite (bool): Whether it may be there already. Defaults to False.
+        overwrite (bool): Whether it may exist. Defaults to False.
 
     Returns:
-        Path: The file, in a folder that is there: made, if it was not.
+        Path: The file, in a folder that exists: made, if it did not.
 
     Raises:
-        ValueError: If it is there and must not be, or if its folder cannot be written to.
+        ConfigError: If it exists and must not.
+        CannotWriteError: If its folder cannot be written to.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise ValueError(f'{path} is a folder: name the file to write')
+        raise ConfigError(f'{path} is a folder: name the file to write')
     if path.exists() and not overwrite:
-        raise ValueError(f'{path} is there already: name another file, or overwrite it by --force')
+        raise ConfigError(f'{path} already exists: choose another file, or pass --force')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             return path
     except OSError as error:
-        raise ValueError(f'cannot write to the folder {path.parent}: {error.strerror}') from error
+        raise CannotWriteError(
+            f'cannot write to the folder {path.parent}: {error.strerror}'
+        ) from error
 
 
 def save_file(content: Any, path: str | Path, overwrite: bool = False) -> None:
-    """``torch.save``, after which the file is whole or, where it was not, still not there.
+    """Write a file by ``torch.save`` that is whole or does not exist.
 
     Args:
         content (Any): What ``torch.save`` takes; for a path that ends in ``.safetensors`` a dict of
             tensors.
         path (str | Path): The file; its folder is made.
-        overwrite (bool): Whether to replace a file that is there. Defaults to False.
+        overwrite (bool): Whether to replace an existing file. Defaults to False.
 
     Raises:
-        ValueError: If the file is there and must not be, or cannot be written.
+        ConfigError: If the file exists and must not.
+        CannotWriteError: If it cannot be written.
     """
     path = check_target(path, overwrite)
     try:
@@ -181,15 +182,15 @@ def save_file(content: Any, path: str | Path, overwrite: bool = False) -> None:
                 _write_safetensors(content, part)
             else:
                 torch.save(content, part)
-    except CannotWriteError as error:
-        raise ValueError(str(error)) from error
+    except CannotWriteError:
+        raise
     except RuntimeError as error:  # what torch's writer makes of a full disk
-        raise ValueError(f'cannot write {path}: {error}') from error
+        raise CannotWriteError(f'cannot write {path}: {error}') from error
 
 
 def _write_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
         from safetensors.torch import save_file as write
     except ImportError as error:
-        raise ValueError('*.safetensors need safetensors: pip install safetensors') from error
+        raise ConfigError('*.safetensors need safetensors: pip install safetensors') from error
     write({name: value.contiguous() for name, value in tensors.items()}, path, {'format': 'pt'})

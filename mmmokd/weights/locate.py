@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import name_some
 
 from .vit_names import VIT_NAMES, join_chunks, rename_vit, vit_library
@@ -73,7 +74,7 @@ def find_backbone(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], sour
         Found: The weights below the name that has most of them; all, if none has any.
 
     Raises:
-        ValueError: If several names have as many and it is not known which to take.
+        CheckpointError: If several names have as many and it is not known which to take.
     """
     library = vit_library(own)
     wanted = set(own)
@@ -91,7 +92,7 @@ def find_backbone(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], sour
     if not chosen or '' in chosen:
         return Found(dict(weights), '', [])
     if len(chosen) > 1:
-        raise ValueError(
+        raise CheckpointError(
             f'{source} has the weights of several models: give one of the prefixes '
             f'{name_some([repr(prefix) for prefix in prefixes], 8)}'
         )

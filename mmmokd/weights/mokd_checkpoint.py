@@ -3,19 +3,19 @@
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.files import read_file
 from mmmokd.weights.locate import name_source
-from mmmokd.weights.official import NETWORKS as RELEASED_NETWORKS
+from mmmokd.weights.official import NETWORKS as OFFICIAL_NETWORKS
 from mmmokd.weights.official import from_official
-from mmmokd.weights.vit_names import rename_vit, vit_library
 
 AVERAGES = ('state_dict_ema', 'model_ema')  # timm's averaged weights, beside the others
 _BRANCH = re.compile(r'branches\.([^.]+)\.(student|teacher)\.')
@@ -38,7 +38,9 @@ class WeightFile(NamedTuple):
     project: str = ''
 
 
-def read_weights(path: str | Path, map_location: str = 'cpu') -> WeightFile:
+def read_weights(
+    path: str | Path, map_location: str = 'cpu', allow_code: bool | None = None
+) -> WeightFile:
     """Read a file of weights of this package, mmengine, the authors, or another project.
 
     Weights that lie in dicts of their own, as DINO's teacher and VISSL's trunk do, have names that
@@ -47,15 +49,17 @@ def read_weights(path: str | Path, map_location: str = 'cpu') -> WeightFile:
     Args:
         path (str | Path): A local file of ``torch.save`` or safetensors.
         map_location (str): Device to put tensors on. Defaults to 'cpu'.
+        allow_code (bool, optional): Whether code that the file holds may run; see
+            :func:`~mmmokd.weights.files.read_file`. Defaults to None.
 
     Returns:
-        WeightFile: Its weights. No code that the file may hold runs.
+        WeightFile: Its weights.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read safely, or has no weights.
+        MissingFileError: If there is no such file.
+        CheckpointError: If it cannot be read safely, or has no weights.
     """
-    content = read_file(path, map_location, allowed=(argparse.Namespace,))
+    content = read_file(path, map_location, (argparse.Namespace,), allow_code)
     return to_weight_file(path, content)
 
 
@@ -70,11 +74,11 @@ def to_weight_file(path: str | Path, content: Any) -> WeightFile:
         WeightFile: The weights.
 
     Raises:
-        ValueError: If it has no weights.
+        CheckpointError: If it has no weights.
     """
     if not isinstance(content, dict):
-        raise ValueError(f'checkpoint {path} holds no weights, but a {type(content).__name__}')
-    if set(RELEASED_NETWORKS) <= set(content):
+        raise CheckpointError(f'checkpoint {path} holds no weights, but a {type(content).__name__}')
+    if set(OFFICIAL_NETWORKS) <= set(content):
         return WeightFile(str(path), from_official(content), {})
     if isinstance(content.get('state_dict'), dict):
         flat = _flatten(content['state_dict'])
@@ -84,7 +88,7 @@ def to_weight_file(path: str | Path, content: Any) -> WeightFile:
         flat = _flatten(content)
     weights = {key: value for key, value in flat.items() if torch.is_tensor(value)}
     if not weights:
-        raise ValueError(f'checkpoint {path} holds no weights')
+        raise CheckpointError(f'checkpoint {path} holds no weights')
     meta = content.get('meta')
     project = name_source([*weights, *map(str, content)])
     return WeightFile(str(path), weights, meta if isinstance(meta, dict) else {}, project)
@@ -141,6 +145,67 @@ def list_branches(weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
     return found
 
 
+def choose_branch(file: WeightFile, branch: str | None = None) -> str:
+    """The branch that is asked for, or the only one.
+
+    Args:
+        file (WeightFile): A MOKD checkpoint.
+        branch (str, optional): Its name. Defaults to None, the only one.
+
+    Returns:
+        str: Its name.
+
+    Raises:
+        CheckpointError: If it does not exist, or there are several to choose from.
+    """
+    branches = list_branches(file.weights)
+    if not branches:
+        raise CheckpointError(f'{file.path} is not a MOKD checkpoint. {describe_contents(file)}')
+    if branch is None and len(branches) == 1:
+        return next(iter(branches))
+    if branch not in branches:
+        asked = 'which branch?' if branch is None else f'there is no branch {branch!r} in'
+        raise CheckpointError(f'{asked} {file.path} holds {", ".join(branches)}')
+    return branch
+
+
+def choose_network(file: WeightFile, branch: str, network: str | None = None) -> str:
+    """The network of a branch that is asked for, or the one to evaluate.
+
+    Args:
+        file (WeightFile): A MOKD checkpoint.
+        branch (str): Name of one of its branches.
+        network (str, optional): ``'teacher'`` or ``'student'``. Defaults to None: the teacher, or the
+            student of a branch without one (``ema=False``).
+
+    Returns:
+        str: ``'teacher'`` or ``'student'``.
+
+    Raises:
+        CheckpointError: If the branch does not have it.
+    """
+    networks = list_branches(file.weights)[branch]
+    if network is None:
+        return default_network(networks)
+    if network not in networks:
+        raise CheckpointError(
+            f'branch {branch!r} of {file.path} has no {network}, only a {" and a ".join(networks)}'
+        )
+    return network
+
+
+def default_network(networks: Sequence[str]) -> str:
+    """The network of a branch to evaluate or to transfer.
+
+    Args:
+        networks (Sequence[str]): Those that there are of the branch.
+
+    Returns:
+        str: ``'teacher'``, or ``'student'`` if there is no teacher.
+    """
+    return 'teacher' if 'teacher' in networks else networks[0]
+
+
 def backbone_prefix(branch: str, network: str = 'teacher') -> str:
     """What the names of a branch's backbone begin with.
 
@@ -165,7 +230,7 @@ def select_weights(file: WeightFile, prefix: str) -> dict[str, Tensor]:
         dict[str, Tensor]: Weights by the rest of their names.
 
     Raises:
-        ValueError: If there is none; tells which branches, or other weights, the file holds.
+        CheckpointError: If there is none; tells which branches, or other weights, the file holds.
     """
     prefix = prefix.rstrip('.') + '.'
     for begin in (prefix, clean_name(prefix)):
@@ -174,7 +239,7 @@ def select_weights(file: WeightFile, prefix: str) -> dict[str, Tensor]:
             return chosen
     if prefix == 'state_dict.':  # not the averages beside it, which would be taken without a prefix
         return {k: v for k, v in file.weights.items() if k.partition('.')[0] not in AVERAGES}
-    raise ValueError(f'{file.path} has no weights below {prefix!r}. {describe_contents(file)}')
+    raise CheckpointError(f'{file.path} has no weights below {prefix!r}. {describe_contents(file)}')
 
 
 def describe_contents(file: WeightFile) -> str:
@@ -193,34 +258,5 @@ def describe_contents(file: WeightFile) -> str:
     listed = ', '.join(f'{each} ({", ".join(nets)})' for each, nets in branches.items())
     return (
         f'It holds the branches {listed}: give, for example, the prefix '
-        f'{backbone_prefix(name, networks[-1])!r}'
+        f'{backbone_prefix(name, default_network(networks))!r}'
     )
-
-
-def describe_backbone(weights: Mapping[str, Tensor]) -> str:
-    """A backbone's shape, told from its weights.
-
-    Args:
-        weights (Mapping[str, Tensor]): Weights by name.
-
-    Returns:
-        str: For example ``'a ResNet of 3-4-6-3 bottleneck blocks, 64 wide'``.
-    """
-    library = vit_library(weights)
-    if library is not None:
-        ours = rename_vit(weights, library, 'mmpretrain')
-        patch = ours['patch_embed.projection.weight']
-        layers = {int(key.split('.')[1]) for key in ours if key.startswith('layers.')}
-        return (
-            f'a ViT of {len(layers)} layers, {len(patch)} wide, with patches of {patch.shape[-1]}'
-        )
-    stages: dict[str, set[str]] = {}
-    for key in weights:
-        if match := re.match(r'(layer\d)\.(\d+)\.', key):
-            stages.setdefault(match[1], set()).add(match[2])
-    first = weights.get('layer1.0.conv1.weight')
-    if stages and first is not None:
-        kind = 'bottleneck' if 'layer1.0.conv3.weight' in weights else 'basic'
-        blocks = '-'.join(str(len(numbers)) for _, numbers in sorted(stages.items()))
-        return f'a ResNet of {blocks} {kind} blocks, {len(first)} wide'
-    return f'a model of {len(weights)} weights ({name_some(list(weights), 2)})'

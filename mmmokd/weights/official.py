@@ -2,10 +2,12 @@
 """Checkpoints of the authors' official MOKD, to and from ours."""
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import name_some, strip_module_prefix
 from mmmokd.weights.vit_names import VIT_NAMES, name_pattern, rename
 
@@ -80,7 +82,7 @@ def from_official(
         dict[str, Tensor]: Ours. Centers are included where the checkpoint has them.
 
     Raises:
-        ValueError: If a network is missing, or a part of one.
+        CheckpointError: If a network is missing, or a part of one.
     """
     theirs = ('cnn', 'vit')
     _check_networks(checkpoint)
@@ -116,69 +118,78 @@ def to_official(
         loss modules.
 
     Raises:
-        ValueError: If a branch is not in the state dict, or has weights that the official code has
-            no place for, being of another architecture.
+        CheckpointError: If a branch is not in the state dict, or is not a network as the official
+            code has them: of another architecture, without a teacher (``ema=False``) or a student
+            (``frozen=True``), with further necks, or with loss terms that have weights.
     """
     theirs = ('cnn', 'vit')
     checkpoint: dict[str, dict[str, Tensor]] = {}
+    problems: list[str] = []
     for their, ours, peer in zip(theirs, branches, branches[::-1], strict=True):
+        own = _below(state_dict, f'branches.{ours}.')
+        if not own:
+            found = sorted({k.split('.')[1] for k in state_dict if k.startswith('branches.')})
+            raise CheckpointError(f'no branch {ours!r} in the checkpoint; it has {found}')
         for network in ('student', 'teacher'):
-            prefix = f'branches.{ours}.{network}.'
-            weights = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
-            if not weights:
-                found = sorted({k.split('.')[1] for k in state_dict if k.startswith('branches.')})
-                raise ValueError(f'no branch {ours!r} in the checkpoint; it has {found}')
+            weights = _below(own, f'{network}.')
             renamed = {rename(key, _TO_THEIRS): value for key, value in weights.items()}
             if _PATCH_EMBED in renamed:
                 renamed[_PATCH_EMBED] = renamed[_PATCH_EMBED][:, :, None, None]
-            _check_architecture(renamed, their, ours)
+            problems += _differences(renamed, their, ours, network)
             checkpoint[f'{network}_{their}'] = {f'module.{k}': v for k, v in renamed.items()}
+        heads = [key for key in _below(own, 'heads.') if not key.endswith('.center')]
+        if heads:
+            problems.append(
+                f'there is no place for the weights of {ours}.heads: {name_some(heads)}'
+            )
         for module, head in _CENTERS.items():
-            key = f'branches.{ours}.heads.{head.format(ours, peer)}.center'
-            if key in state_dict:
-                checkpoint[module.format(their)] = {'center': state_dict[key]}
+            key = f'heads.{head.format(ours, peer)}.center'
+            if key in own:
+                checkpoint[module.format(their)] = {'center': own[key]}
+    if problems:
+        raise CheckpointError(
+            f'branches {branches[0]!r} and {branches[1]!r} are not a ResNet and a ViT as the official '
+            f'code has them: {"; ".join(dict.fromkeys(problems))}. The order is CNN, then ViT'
+        )
     return checkpoint
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: v for key, v in weights.items() if key.startswith(prefix)}
 
 
 def _check_networks(checkpoint: dict) -> None:
     """Make sure that a checkpoint of the authors' is one, and has all of its networks."""
     missing = [name for name in NETWORKS if name not in checkpoint]
     if missing:
-        raise ValueError(
-            f'not a official MOKD checkpoint: {missing} are missing, there are '
+        raise CheckpointError(
+            f'not an official MOKD checkpoint: {missing} are missing, there are '
             f'{name_some(sorted(map(str, checkpoint)), 12)}'
         )
     keys = {}
     for name in NETWORKS:
         weights = checkpoint[name]
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
-            raise ValueError(f'{name} of the official checkpoint is no dict of weights')
+            raise CheckpointError(f'{name} of the official checkpoint is not a dict of weights')
         keys[name] = set(strip_module_prefix(weights))
         for part in _PARTS[name[-3:]]:
             if not any(key.startswith(part) for key in keys[name]):
-                raise ValueError(f'{name} of the official checkpoint lacks {part}*')
+                raise CheckpointError(f'{name} of the official checkpoint lacks {part}*')
     for kind in ('cnn', 'vit'):
         differ = sorted(keys[f'student_{kind}'] ^ keys[f'teacher_{kind}'])
         if differ:
-            raise ValueError(
+            raise CheckpointError(
                 f'student_{kind} and teacher_{kind} of the official checkpoint should have the same '
                 f'weights, but only one has {name_some(differ)}'
             )
 
 
-def _check_architecture(weights: dict[str, Tensor], kind: str, branch: str) -> None:
-    """Make sure that a branch, its weights renamed, is a network as the official code has them."""
+def _differences(weights: dict[str, Tensor], kind: str, branch: str, network: str) -> list[str]:
+    """What a network, its weights renamed, has or lacks that those of the official code do not."""
+    if not weights:
+        return [f'{branch} has no {network}']
     places = _PLACES[kind]
     strange = [key for key in weights if not any(place.fullmatch(key) for place in places)]
     lacking = [part for part in _PARTS[kind] if not any(key.startswith(part) for key in weights)]
-    if strange or lacking:
-        raise ValueError(
-            f'branch {branch!r} is no {"ResNet" if kind == "cnn" else "ViT"} as the official code '
-            'has it: '
-            + (
-                f'there is no place for {name_some(strange)}'
-                if strange
-                else f'it lacks {name_some(lacking)}'
-            )
-            + '. The order is CNN, then ViT'
-        )
+    found = [f'there is no place for {name_some(strange)} of {branch}'] if strange else []
+    return found + ([f'{branch} lacks {name_some(lacking)}'] if lacking else [])

@@ -6,6 +6,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
 
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 from mmmokd.weights.mokd_checkpoint import (
     WeightFile,
@@ -17,7 +18,7 @@ from mmmokd.weights.mokd_checkpoint import (
 )
 
 from .backbones import adapt_weights, backbone_kind, load_backbone
-from .loaded import remember_loaded
+from .initialization import remember_loaded
 from .locate import find_backbone
 
 PUBLISHED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
@@ -71,17 +72,17 @@ class PretrainedInit(_PretrainedInit):
             module (nn.Module): Any module.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file cannot be read safely, or the weights do not fit.
+            MissingFileError: If there is no such file.
+            CheckpointError: If the file cannot be read safely, or the weights do not fit.
         """
         name = type(module).__name__
         if not self.checkpoint:
-            raise ValueError(f"init_cfg of {name} is 'Pretrained', but names no checkpoint")
+            raise CheckpointError(f"init_cfg of {name} is 'Pretrained', but names no checkpoint")
         file = self._read()
         own = module.state_dict()
         branches = list_branches(file.weights)
         if self.prefix is None and branches and not own.keys() & file.weights.keys():
-            raise ValueError(
+            raise CheckpointError(
                 f'init_cfg of {name} gives no prefix for the MOKD checkpoint {self.checkpoint}. '
                 + describe_contents(file)
             )
@@ -112,7 +113,7 @@ class PretrainedInit(_PretrainedInit):
             return
         weights = adapt_weights(weights, own, source)
         if not any(k in own and own[k].shape == v.shape for k, v in weights.items()):
-            raise ValueError(
+            raise CheckpointError(
                 f'not one of the {len(weights)} weights of {source} fits one of the {len(own)} '
                 f'of {name}: for example {next(iter(weights), None)} and {next(iter(own), None)}'
             )

@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # {n} is a block's number, {leaf} 'weight' or 'bias'. timm's names are DINO's, and the authors'.
@@ -176,36 +174,3 @@ def rename_vit(weights: Mapping[str, Tensor], source: str, target: str) -> dict[
     }
     names[BLOCK_NAMES[source]] = BLOCK_NAMES[target]
     return {rename(key, names): value for key, value in weights.items()}
-
-
-def resize_pos_embed(pos_embed: Tensor, num_tokens: int, where: str) -> Tensor:
-    """Resize a square position embedding to another square.
-
-    Bicubic, in its own precision, as mmpretrain and timm do when they load one.
-
-    Args:
-        pos_embed (Tensor): Shape (1, E + N, C), E of 0 or 1 class tokens, N a square number.
-        num_tokens (int): The E + M that are wanted, M a square number.
-        where (str): What it is of, for the message.
-
-    Returns:
-        Tensor: Shape (1, E + M, C).
-
-    Raises:
-        ValueError: If one of them is no square with as many class tokens as the other.
-    """
-    for extra in (1, 0):
-        old, new = pos_embed.shape[1] - extra, num_tokens - extra
-        sides = [round(max(size, 0) ** 0.5) for size in (old, new)]
-        if [side**2 for side in sides] == [old, new] and min(sides) > 0:
-            break
-    else:
-        raise ValueError(
-            f'the position embedding of {where} has {pos_embed.shape[1]} tokens, which cannot be '
-            f'resized to {num_tokens}: both should be squares, with or without a class token'
-        )
-    if old == new:
-        return pos_embed
-    grid = pos_embed[:, extra:].unflatten(1, (sides[0], sides[0])).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(sides[1], sides[1]), mode='bicubic', align_corners=False)
-    return torch.cat((pos_embed[:, :extra], grid.flatten(2).transpose(1, 2)), dim=1)

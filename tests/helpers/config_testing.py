@@ -63,12 +63,12 @@ def make_data_roots(tmp_path_factory):
 
 def shrink_sizes(cfg):
     """Few prototypes, narrow projectors, two layers of a ViT's twelve, small and few views."""
+    narrow = dict(out_channels=32, hid_channels=64, bottleneck_channels=32)
+    cfg.model.setdefault('neck_defaults', {}).update(narrow)
     for branch in cfg.model.branches.values():
         arch = branch.backbone.get('arch')
         if branch.backbone.type == 'mmmokd.VisionTransformer' and isinstance(arch, str):
             branch.backbone.arch = dict(ViT.arch_zoo[arch], num_layers=2)
-        branch.projector.update(out_channels=32, hid_channels=64, bottleneck_channels=32)
-        branch.search_head.update(out_channels=32)
     for node in dicts(cfg._cfg_dict):
         if node.get('type') == 'mmmokd.MultiCrop':
             largest = max(group['size'] for group in node['groups'])

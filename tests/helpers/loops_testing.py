@@ -2,6 +2,7 @@
 """A model of two branches, labeled images of which one feature tells the class, and their runs."""
 
 import math
+from functools import partial
 
 import torch
 from mmengine.config import Config
@@ -16,6 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmmokd.evaluation import weighted_knn
+from mmmokd.structures import BackboneFeatures
 
 
 class Angles(Dataset):
@@ -61,6 +63,23 @@ class NamedAngles(ListedAngles):
         return [dict(info, img_path=f'/{info["number"]}.png') for info in super().load_data_list()]
 
 
+class FakeBranch(nn.Module):
+    """A branch of a student and a teacher whose pooled features are a function's."""
+
+    backbone = None
+
+    def __init__(self, function, network=None):
+        super().__init__()
+        self.function, self.name = function, network
+
+    def network(self, name):
+        return FakeBranch(self.function, name)
+
+    def extract(self, images):
+        pooled = self.function(images, self.name)
+        return BackboneFeatures(pooled, pooled[:, None], (1, 1))
+
+
 class TwoBranches(BaseModel):
     """Teacher a sees the angle from the first epoch on, b from the second; students never."""
 
@@ -69,17 +88,16 @@ class TwoBranches(BaseModel):
         super().__init__(data_preprocessor=SelfSupDataPreprocessor(mean=mean, std=mean))
         self.weight = nn.Parameter(torch.zeros(()))
         self.register_buffer('steps', torch.zeros(()))
+        see_late = partial(self.see, steps=4)
+        self.branches = nn.ModuleDict(dict(a=FakeBranch(self.see), b=FakeBranch(see_late)))
 
     def forward(self, inputs, data_samples=None, mode='loss'):
         self.steps += 1
         return dict(loss=(self.weight - 1).square() + 0 * inputs.sum())
 
-    def extract_feat(self, inputs, network='teacher'):
-        blind = torch.ones_like(inputs[:, 0, 0])
+    def see(self, inputs, network, steps=0):
         seen = inputs[:, 0, 0]
-        if network == 'student':
-            return dict(a=blind, b=blind)
-        return dict(a=seen, b=seen if self.steps >= 4 else blind)
+        return seen if network == 'teacher' and self.steps >= steps else torch.ones_like(seen)
 
 
 class Recorder(Hook):

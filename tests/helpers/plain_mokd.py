@@ -151,7 +151,8 @@ def losses(model, views, num_globals, centers, temps, cross_weights):
     """Loss terms by MOKD's names, and the teachers' logits by branch.
 
     ``centers[branch]`` has 'sm', 'st' and, for each peer, ('cm', peer), each of shape (K,).
-    ``temps[branch][term]`` is (T_s, T_t), ``cross_weights[branch]`` the cross terms' weight.
+    ``temps[branch][term]`` is (T_s, T_t), ``cross_weights[branch]`` the cross terms' weight, for all
+    other branches or by peer.
     """
     students = {n: [run_network(b.student, v) for v in views] for n, b in model.branches.items()}
     with torch.no_grad():
@@ -166,14 +167,15 @@ def losses(model, views, num_globals, centers, temps, cross_weights):
         target_m, target_t = [x['m'] for x in teachers[i]], [x['t'] for x in teachers[i]]
         found[f'{i}.loss_sm'] = view_loss(m, target_m, center['sm'], *temp['sm'])
         found[f'{i}.loss_st'] = view_loss(t, target_t, center['st'], *temp['st'])
-        for j in model.branches:
-            if j == i:
-                continue
+        weights = cross_weights[i]
+        if not isinstance(weights, dict):
+            weights = {j: weights for j in model.branches if j != i}
+        for j, weight in weights.items():
             target_m = [x['m'] for x in teachers[j]]
-            found[f'{i}.loss_cm.{j}'] = cross_weights[i] * view_loss(
+            found[f'{i}.loss_cm.{j}'] = weight * view_loss(
                 m, target_m, center['cm', j], *temp['cm']
             )
-            found[f'{i}.loss_ct.{j}'] = cross_weights[i] * search_loss(
+            found[f'{i}.loss_ct.{j}'] = weight * search_loss(
                 t[num_globals:],
                 [s['query'] for s in own[num_globals:]],
                 teachers[j][0]['tokens'],

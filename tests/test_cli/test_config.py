@@ -50,11 +50,15 @@ def assert_taken(cfg, options):
         ('env_cfg.cudnn_benchmrk', 'env_cfg', 'cudnn_benchmark'),
         ('env_cfg.mp_cfg.mp_start', 'env_cfg.mp_cfg', 'mp_start_method'),
         ('env_cfg.dist_cfg.bakend', 'env_cfg.dist_cfg', 'backend'),
+        # What does not exist is not left out.
+        ('model.branches.cnnn=None', 'model.branches', 'cnn'),
+        ('default_hooks.ema_teachr=None', 'default_hooks', 'ema_teacher'),
     ],
 )
 def test_mistyped_option_is_refused(option, place, meant):
     with pytest.raises(ValueError) as error_info:
-        load(FOLDER, f'{option}=8')
+        load(FOLDER, option if '=' in option else f'{option}=8')
+    option = option.partition('=')[0]
     message = str(error_info.value)
     assert message.startswith(f'--cfg-options {option}: ')
     assert f'{place} takes no ' in message and message.endswith(f' Did you mean {meant}?')
@@ -76,6 +80,7 @@ def test_mistyped_option_is_refused(option, place, meant):
         ['env_cfg.dist_cfg.timeout=30', 'randomness.diff_rank_seed=True'],
         # New entries by name.
         ['default_hooks.runtime_info=None', 'default_hooks.ema_teacher=None'],
+        ['model.branches.cnn=None', 'model.branches.vit.heads.st=None'],
         ['default_hooks.mine.type=EarlyStoppingHook', 'default_hooks.mine.monitor=loss'],
         # An argument of the type that another option chooses.
         [
@@ -168,44 +173,48 @@ def test_delete_replaces_a_dict():
         assert '_delete_' not in cfg.pretty_text
 
 
-def test_commas_stay_in_a_text(tmp_path):
+def test_commas_and_blanks_stay_in_a_text(tmp_path):
     folder = tmp_path / 'a, b [c'
-    folder.mkdir()
+    there = tmp_path / 'a b, c d'
+    there.mkdir()
     cfg = load(
         FOLDER,
-        f'train_dataloader.dataset.data_root={folder}',  # a text in the config
-        f'load_from={folder}',  # None in the config, but there
-        'train_dataloader.dataset.extensions=.jpg,.png',
-        'custom_imports.imports=mmmokd,mmmokd.models',
-    )
-    assert cfg.train_dataloader.dataset.data_root == cfg.load_from == str(folder)
-    assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
-    assert cfg.custom_imports.imports == ['mmmokd', 'mmmokd.models']
-    cfg = load(
-        FOLDER,
-        'train_dataloader.dataset.data_root=/gone,away',
-        'train_dataloader.dataset.extensions=[1,(2,a)]',
-    )
-    assert cfg.train_dataloader.dataset.data_root == '/gone,away'
-    assert cfg.train_dataloader.dataset.extensions == [1, (2, 'a')]
-
-
-def test_blanks_stay_in_a_text(tmp_path):
-    folder = tmp_path / '2024 01'
-    cfg = load(
-        FOLDER,
-        f'train_dataloader.dataset.data_root={folder}',
+        f'train_dataloader.dataset.data_root="{folder}"',
+        f'train_dataloader.dataset.data_prefix={there}',
         f"load_from='{folder} (old) x.pth'",
         'train_dataloader.dataset.extensions=.jpg, .png',
-        'val_evaluator=[a b, ( "c d", 1 ), e]',
+        'custom_imports.imports=mmmokd,mmmokd.models',
+        'val_evaluator=["a b", ( "c d", 1 ), "e"]',
+        'work_dir=runs/2024 01 [a',
         'randomness.seed= 7 ',
         'experiment_name=1 2',
     )
     assert cfg.train_dataloader.dataset.data_root == str(folder)
+    assert cfg.train_dataloader.dataset.data_prefix == str(there)
     assert cfg.load_from == f'{folder} (old) x.pth'
     assert cfg.train_dataloader.dataset.extensions == ['.jpg', '.png']
+    assert cfg.custom_imports.imports == ['mmmokd', 'mmmokd.models']
     assert cfg.val_evaluator == ['a b', ('c d', 1), 'e']
+    assert cfg.work_dir == 'runs/2024 01 [a'
     assert cfg.randomness.seed == 7 and cfg.experiment_name == '1 2'
+    cfg = load(FOLDER, 'train_dataloader.dataset.extensions=[1,(2,a)]')
+    assert cfg.train_dataloader.dataset.extensions == [1, (2, 'a')]
+
+
+@pytest.mark.parametrize('value', ['a b,c', '[a b, c]', 'a,b [c'])
+def test_text_or_list_is_not_guessed(value, capsys):
+    with pytest.raises(SystemExit):
+        load(FOLDER, f'train_dataloader.dataset.data_root={value}')
+    said = capsys.readouterr().err
+    assert f"{value}' may be a text or a list: quote the text, as in KEY='\"a, b\"'" in said
+
+
+def test_list_in_place_of_a_text():
+    hint = r"""should be a text, not \['a', 'b'\]. Of a text with commas, --cfg-options wants the quo"""
+    with pytest.raises(ValueError, match=hint):
+        load(FOLDER, 'train_dataloader.dataset.ann_file=a,b')
+    with pytest.raises(ValueError, match=hint):
+        load(FOLDER, 'load_from=a,b')
 
 
 @pytest.mark.parametrize('text', ['~nobodys-name,x', f'{"a" * 300},b'])

@@ -77,6 +77,23 @@ def test_rest_is_what_is_not_drawn(images):
     assert len(build(images, share=1.0, rest=True)) == 0
 
 
+def test_unlabeled_images_beside_the_share(images):
+    """Every image is there; the labels are those of the share alone, also in a replacement."""
+    drawn = set(numbers(build(images)))
+    for serialize in (True, False):
+        dataset = build(images, unlabeled=True, dataset=dict(serialize_data=serialize))
+        assert sorted(numbers(dataset)) == list(range(33))
+        samples = [dataset[i] for i in range(33)]
+        labels = {int(s['inputs'][0, 0, 0]): s['data_samples'].gt_label.item() for s in samples}
+        for number, label in labels.items():
+            true = (number >= 20) + (number >= 30)
+            assert label == (true if number in drawn else -1)
+        assert Counter(dataset.get_gt_labels().tolist()) == {-1: 26, 0: 4, 1: 2, 2: 1}
+    assert repr(dataset).endswith('33 images, the others unlabeled')
+    whole = build(images, share=1.0, unlabeled=True)
+    assert Counter(whole.get_gt_labels().tolist()) == {0: 20, 1: 10, 2: 3}
+
+
 def test_under_a_sampler(images):
     dataset = build(images, min_per_class=3)
     loader = DataLoader(
@@ -119,6 +136,7 @@ def test_list_file(images):
     [
         (dict(share=0), ValueError, r'above 0 and at most 1 \(0.01 for 1 %\), but got 0'),
         (dict(share=10), ValueError, 'but got 10'),
+        (dict(rest=True, unlabeled=True), ValueError, r'\(unlabeled=True\), but both are set'),
         (dict(min_per_class=5), ValueError, 'min_per_class=5 .* class 2 of CustomDataset has 3'),
         (dict(dataset=dict(with_label=False)), ValueError, '33 of 33 images of CustomDataset'),
     ],

@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
+from loops_testing import FakeBranch
 from mmengine.dataset import DefaultSampler, InfiniteSampler, default_collate
 from mmengine.model import BaseModel
 from mmpretrain.models import ImageClassifier, SelfSupDataPreprocessor
@@ -35,18 +36,25 @@ class TwoBranches(BaseModel):
         super().__init__(data_preprocessor=SelfSupDataPreprocessor())
         self.frozen = nn.BatchNorm1d(3)
         self.active = nn.BatchNorm1d(3)
+        self.branches = nn.ModuleDict(dict(a=FakeBranch(self.two), b=FakeBranch(self.ten)))
         self.train()
         self.frozen.eval()
         self.seen_modes = set()
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
-        return self.extract_feat(inputs)
+        return {}
 
-    def extract_feat(self, inputs, network='teacher'):
+    def value(self, inputs, network):
         assert not torch.is_grad_enabled()
         self.seen_modes.add(any(module.training for module in self.modules()))
-        value = inputs.mean(dim=(1, 2, 3))[:, None] + (1000 if network == 'student' else 0)
-        return dict(a=torch.cat((value, -value), dim=1), b=10 * value)
+        return inputs.mean(dim=(1, 2, 3))[:, None] + (1000 if network == 'student' else 0)
+
+    def two(self, inputs, network):
+        value = self.value(inputs, network)
+        return torch.cat((value, -value), dim=1)
+
+    def ten(self, inputs, network):
+        return 10 * self.value(inputs, network)
 
 
 def make_loader(dataset, sampler=None, batch_size=2, **kwargs):
@@ -84,8 +92,9 @@ def test_all_images_in_order_and_modes_restored():
 
 def test_modes_are_restored_after_an_error():
     model = TwoBranches()
+    del model.branches
     model.extract_feat = lambda inputs: torch.zeros(1, 2, 3)
-    with pytest.raises(ValueError, match=r"'backbone' must be .* B=2 images, but are \(1, 2, 3\)"):
+    with pytest.raises(ValueError, match=r'features must be .* B=2 images, but are \(1, 2, 3\)'):
         extract_features(model, make_loader(NumberedImages(4)))
     assert model.active.training and not model.frozen.training
 

@@ -14,7 +14,7 @@ from test_features import NumberedImages, make_loader
 from torch.utils.data import Dataset
 
 from mmmokd.evaluation import extract_features, linear_probe
-from mmmokd.models import MOKD
+from mmmokd.models.branches import BranchNetwork
 from mmmokd.registry import DATASETS, MODELS
 
 
@@ -65,13 +65,13 @@ def test_features_that_change_their_shape():
     """An assignment of one shape to the other would broadcast, and say nothing."""
     model = build_mokd(('vit',))
     passes = iter((2, 1))
-    extract = model.extract_feat
+    teacher = model.branches['vit'].teacher
+    extract = teacher.extract
 
-    def unlike(inputs, network='teacher'):
-        extract(inputs, network)
-        return dict(vit=torch.ones(len(inputs), next(passes)))
+    def unlike(images):
+        return extract(images)._replace(pooled=torch.ones(len(images), next(passes)))
 
-    model.extract_feat = unlike
+    teacher.extract = unlike
     model.data_preprocessor = MODELS.build(dict(type='mmpretrain.SelfSupDataPreprocessor'))
     with pytest.raises(ValueError, match=r"'vit.teacher' are of shape \(1, 2\) .* and \(1, 1\)"):
         extract_features(model, make_loader(Noise(4)), last_blocks=2)
@@ -129,13 +129,14 @@ def config(tmp_path, **kwargs):
 def test_linear_probe_beside_knn_while_training(tmp_path, monkeypatch):
     """Best checkpoint and early stop by the probe; the last measure is taken again by hand."""
     calls = []
-    extract = MOKD.extract_feat
+    extract = BranchNetwork.extract
 
-    def counted(self, inputs, network='teacher'):
-        calls.append(len(inputs))
-        return extract(self, inputs, network)
+    def counted(self, images):
+        if not self.training:
+            calls.append(len(images))
+        return extract(self, images)
 
-    monkeypatch.setattr(MOKD, 'extract_feat', counted)
+    monkeypatch.setattr(BranchNetwork, 'extract', counted)
     best = 'vit.teacher/linear_top1'
     cfg = config(tmp_path)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', save_best=best, interval=1)
@@ -144,7 +145,7 @@ def test_linear_probe_beside_knn_while_training(tmp_path, monkeypatch):
     )
     runner = train(cfg)
     assert runner.epoch == 2  # nothing gains 101 per cent, so the second validation is the last
-    assert sum(calls) == 2 * (33 + 60)  # one pass serves both measures
+    assert sum(calls) == 2 * 2 * (33 + 60)  # two branches; one pass serves both measures
     history = [x.item() for x in runner.message_hub.get_scalar(f'val/{best}').data[0]]
     epoch = history.index(max(history)) + 1
     (kept,) = Path(cfg.work_dir).glob('best_vit.teacher_linear_top1_*.pth')

@@ -82,28 +82,26 @@ NOT_COLLATED = dict(loader(Angles(40, seed=1)), collate_fn=dict(type='pseudo_col
 
 
 @pytest.mark.parametrize(
-    ('change', 'error', 'message'),
+    ('change', 'message'),
     [
-        (dict(bank=Angles(4, seed=2)), ValueError, 'k=5 .* the bank has 4'),
-        (dict(queries=Angles(4, seed=2, labeled=False)), ValueError, '0.jpg of Angles has no gt'),
-        (dict(bank=Angles(9, seed=2, labeled=False)), ValueError, '0.jpg of Angles has no gt'),
+        (dict(bank=Angles(4, seed=2)), 'k=5 .* the bank has 4'),
+        (dict(queries=Angles(4, seed=2, labeled=False)), '0.jpg of Angles has no gt'),
+        (dict(bank=Angles(9, seed=2, labeled=False)), '0.jpg of Angles has no gt'),
         (
             dict(metric=[dict(type='Accuracy')]),
-            TypeError,
             'such as mmmokd.KNNMetric, but got Accuracy',
         ),
-        (dict(loop=dict(networks=())), ValueError, 'at least one network'),
-        (dict(loop=dict(bank_dataloader=None)), ValueError, 'LabeledShare takes a dataset of mm'),
-        (dict(loop=dict(bank_dataloader=None, bank_share=1)), ValueError, 'bank_share must be'),
-        (dict(loop=dict(bank_dataloader=dict(batch_size=2))), ValueError, 'needs a dataset'),
-        (dict(val_dataloader=NOT_COLLATED), ValueError, 'gave a list: .*default_collate'),
-        (dict(loop=dict(bank_dataloader=NOT_COLLATED)), ValueError, 'gave a list: .*default_co'),
-        (dict(loop=dict(maps=True)), ValueError, 'maps of MOKD; TwoBranches gives none'),
+        (dict(loop=dict(networks=())), 'at least one network'),
+        (dict(loop=dict(bank_dataloader=None)), 'LabeledShare takes a dataset of mm'),
+        (dict(loop=dict(bank_dataloader=None, bank_share=1)), 'bank_share must be'),
+        (dict(loop=dict(bank_dataloader=dict(batch_size=2))), 'needs a dataset'),
+        (dict(val_dataloader=NOT_COLLATED), 'gave a list: .*default_collate'),
+        (dict(loop=dict(bank_dataloader=NOT_COLLATED)), 'gave a list: .*default_co'),
     ],
 )
-def test_errors_come_before_training(tmp_path, change, error, message):
+def test_errors_come_before_training(tmp_path, change, message):
     runner, recorder = build_runner(tmp_path, **change)
-    with pytest.raises(error, match=message):
+    with pytest.raises(ValueError, match=message):
         runner.train()
     assert recorder.calls == [] and runner.iter == 0
 

@@ -144,7 +144,9 @@ def test_a_measure_that_knows_nothing_of_it_is_refused():
         def evaluate_features(self, bank, bank_labels, queries, query_labels):
             return {}
 
-    with pytest.raises(ValueError, match='1 of 2 queries are images .* which Plain does not leave'):
+    with pytest.raises(
+        ValueError, match='1 of 2 queries are also images .* which Plain does not leave'
+    ):
         Plain().check_overlap(Overlap(torch.tensor([0, -1]), torch.tensor([0, -1])))
     KNNMetric(k=1).check_overlap(Overlap(torch.tensor([0, -1]), torch.tensor([0, -1])))
 

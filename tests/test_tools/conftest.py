@@ -109,14 +109,13 @@ train_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
     dataset=dict(data_root={data_root!r}, pipeline=[load, crop, pack]))
-projector = dict(out_channels=16, hid_channels=32, bottleneck_channels=16)
-search_head = dict(out_channels=16, embed_dims=24)
 model = dict(
+    global_size=64,
+    neck_defaults=dict(
+        out_channels=16, embed_dims=24, hid_channels=32, bottleneck_channels=16),
     branches=dict(
         cnn=dict(
-            backbone=dict(stem_channels=8, base_channels=8),
-            projector=dict(projector, in_channels=64),
-            search_head=dict(search_head, in_channels=64, grid_size=2)),
+            backbone=dict(stem_channels=8, base_channels=8)),
         vit=dict(
             backbone=dict(
                 arch=dict(
@@ -126,9 +125,7 @@ model = dict(
                     num_heads=2,
                     feedforward_channels=48),
                 img_size=64,
-                drop_path_rate=0.5),
-            projector=dict(projector, in_channels=24),
-            search_head=dict(search_head, in_channels=24, grid_size=4))))
+                drop_path_rate=0.5))))
 default_hooks = dict(
     logger=dict(interval=1),
     checkpoint=dict(interval=1, max_keep_ckpts=-1),

@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
-from transfer_runs import compare_table, read_start, run_start
+from transfer_runs import compare_table, read_initialization, run_once
 from weights_testing import write_classifier
+
+from mmmokd.cli.config import load_config
 
 TOOL = (sys.executable, 'tools/benchmarks/benchmark_transfer.py')
 
@@ -16,7 +18,7 @@ def r18_config(tmp_path, tiny_config):
     return write_classifier(tmp_path, tiny_config)
 
 
-def test_compares_starts(run, r18_config, mokd, tmp_path):
+def test_compares_initializations(run, r18_config, mokd, tmp_path):
     path, model = mokd
     out = tmp_path / 'out'
     done = run(*TOOL, r18_config, f'mokd={path}:cnn', '--seeds', 3, '--out', out)
@@ -24,22 +26,22 @@ def test_compares_starts(run, r18_config, mokd, tmp_path):
     assert 'matched    120 of 120 weights (100 %)' in done.stdout
     metrics = json.loads((out / 'mokd_seed3' / 'metrics.json').read_text())
     assert json.loads((out / 'results.json').read_text()) == {'mokd': [metrics]}
-    assert '| start (1 seed) |' in (out / 'results.md').read_text()
+    assert '| initialization (1 seed) |' in (out / 'results.md').read_text()
     file = out / 'mokd_seed3' / 'epoch_1.pth'
     found = torch.load(file, weights_only=False)['state_dict']['backbone.conv1.weight']
     assert torch.equal(found, model.branches['cnn'].teacher.backbone.conv1.weight)  # lr is 0
 
     file.unlink()  # were it run again, it would be there again
-    start = read_start(f'mokd={path}:cnn', r18_config)
-    assert run_start(start, r18_config, out / 'mokd_seed3', 3, []) == metrics
+    start = read_initialization(f'mokd={path}:cnn', load_config(r18_config))
+    assert run_once(start, r18_config, out / 'mokd_seed3', 3, []) == metrics
     assert not file.exists()
     # The same folder does not answer for another branch, config or option.
     for other, options, said in (
-        (start._replace(part='cnn:student'), [], 'another part'),
+        (start._replace(prefix='another'), [], 'another prefix'),
         (start._replace(checkpoint=None), ['a=1'], 'another weights and options'),
     ):
         with pytest.raises(ValueError, match=f'mokd_seed3 holds a run of {said}: remove the fold'):
-            run_start(other, r18_config, out / 'mokd_seed3', 3, options)
+            run_once(other, r18_config, out / 'mokd_seed3', 3, options)
 
 
 def test_table():
@@ -50,7 +52,7 @@ def test_table():
     }
     lines = compare_table(results).splitlines()
     assert [cell.strip() for cell in lines[0].strip('|').split('|')] == [
-        'start (3 seeds)', 'top1', 'miou',
+        'initialization (3 seeds)', 'top1', 'miou',
     ]  # fmt: skip
     assert f'86.000 ± {statistics.stdev(accuracies):.3f}' in lines[3]
     assert '0.200 ± 0.000' in lines[3]
@@ -64,16 +66,18 @@ def test_table():
 
 
 @pytest.mark.parametrize('text', ['mokd', '=random', 'mokd=a.pth', 'a/b=random', 'mokd='])
-def test_no_start(text, r18_config):
-    with pytest.raises(ValueError, match='is no start: NAME=CHECKPOINT:BRANCH'):
-        read_start(text, r18_config)
+def test_another_text(text, r18_config):
+    cfg = load_config(r18_config)
+    with pytest.raises(ValueError, match='is not an initialization: NAME=CHECKPOINT:BRANCH'):
+        read_initialization(text, cfg)
 
 
-def test_random_start(r18_config):
-    assert read_start('a=random', r18_config).options == {'model.backbone.init_cfg': None}
+def test_random_initialization(r18_config):
+    found = read_initialization('a=random', load_config(r18_config))
+    assert found.options == {'model.backbone.init_cfg': None}
 
 
-def test_start_of_the_student(mokd, r18_config):
-    start = read_start(f'a={mokd[0]}:cnn:student', r18_config)
+def test_weights_of_the_student(mokd, r18_config):
+    start = read_initialization(f'a={mokd[0]}:cnn:student', load_config(r18_config))
     assert start.options['model.backbone.init_cfg.prefix'] == 'branches.cnn.student.backbone.'
     assert start.options['model.backbone.init_cfg.checkpoint'] == str(mokd[0])

@@ -138,9 +138,12 @@ def test_other_names_and_further_branches(convert, tmp_path):
     assert_same(checkpoint['state_dict'], pair)
 
     for names, message in (
-        (('tiny', 'r18'), "branch 'tiny' is no ResNet as the official code has it: there is no"),
-        (('third', 'tiny'), "branch 'third' is no ResNet"),
-        (('r18', 'third'), "branch 'third' is no ViT"),
+        (
+            ('tiny', 'r18'),
+            "branches 'tiny' and 'r18' are not a ResNet and a ViT as the official code",
+        ),
+        (('third', 'tiny'), 'there is no place for backbone.'),
+        (('r18', 'third'), 'third lacks backbone.cls_token'),
         (('cnn', 'tiny'), "no branch 'cnn' in the checkpoint; it has ['r18', 'third', 'tiny']"),
     ):
         status, printed = convert(TO_OFFICIAL, ours, tmp_path / 'no.pth', '--branches', *names)
@@ -179,13 +182,13 @@ def damaged(official, how) -> dict | list:
     [
         (
             'network',
-            "not a official MOKD checkpoint: ['teacher_vit'] are missing, there are arch_cnn",
+            "not an official MOKD checkpoint: ['teacher_vit'] are missing, there are arch_cnn",
         ),
         ('kind', "'student_vit', 'teacher_vit'] are missing, there are state_dict"),
         ('tensor', 'should have the same weights, but only one has backbone.bn1.weight'),
         ('head', 'student_cnn of the official checkpoint lacks transhead.patch_embed.*'),
-        ('list', 'holds a list, no official MOKD checkpoint'),
-        (3, 'student_cnn of the official checkpoint is no dict of weights'),
+        ('list', 'holds a list, not an official MOKD checkpoint'),
+        (3, 'student_cnn of the official checkpoint is not a dict of weights'),
     ],
 )
 def test_another_kind_of_checkpoint(convert, official, tmp_path, how, message):
@@ -225,10 +228,10 @@ def test_files_that_cannot_be_read(convert, official, tmp_path, tool):
     for source, message in (
         (tmp_path / 'goood.pth', f'does not exist. Did you mean {good}'),
         (tmp_path, 'is a folder, not a file'),
-        (cut, 'is damaged or no checkpoint'),
-        (text, 'is refused: it is no PyTorch file'),
-        (empty, 'is damaged or no checkpoint'),
-        (trap, 'holds Python objects (GLOBAL posix.mkdir)'),
+        (cut, 'is damaged or not a checkpoint'),
+        (text, 'found no PyTorch format'),
+        (empty, 'is damaged or not a checkpoint'),
+        (trap, '(found GLOBAL posix.mkdir)'),
     ):
         status, printed = convert(tool, source, target)
         assert status == 2 and f'error: checkpoint {source} ' in printed and message in printed
@@ -240,7 +243,7 @@ def test_targets_that_cannot_be_written(convert, mokd, tmp_path, monkeypatch):
     source = save(tmp_path / 'ours.pth', mokd.state_dict())
     taken = save(tmp_path / 'taken.pth', 'of somebody')
     for target, message in (
-        (taken, f'{taken} is there already: name another file, or overwrite it by --force'),
+        (taken, f'{taken} already exists: choose another file, or pass --force'),
         (tmp_path, f'{tmp_path} is a folder: name the file to write'),
         (taken / 'a.pth', f'cannot write to the folder {taken}'),
     ):

@@ -51,6 +51,7 @@ ELSEWHERE = (
     'bash tools/run_tests.sh',  # what runs this test
     'bash tools/setup_env.sh',  # what made its environment
     'pip install',  # likewise
+    'sphinx-build',  # test_docs.py
     'bash tools/transfer.sh CHECKPOINT BRANCH CONFIG [GPUS]',  # a synopsis
     'for part in 1percent 10percent',
     'for branch in cnn vit',  # test_benchmark_transfer.py
@@ -58,7 +59,7 @@ ELSEWHERE = (
 )
 REPLACED = (
     (r'mmmokd::(?=mokd/)', 'configs/'),  # those of the package are large: test_config_paths.py
-    (r'/my/(images|images)\b', 'ROOM/images'),
+    (r'/my/images\b', 'ROOM/images'),
     (r'/more\b', 'ROOM/test'),
     (r's3://bucket/images', 'file://ROOM/images'),
     (r'/my/(labell?ed|train)\b', 'ROOM/labeled'),
@@ -85,6 +86,10 @@ REPLACED = (
         r'NNODES=2 NODE_RANK=0 MASTER_ADDR=[\d.]+ (.*) [28]\b',
         r'for rank in 0 1; do PORT=FREE NNODES=2 NODE_RANK=$rank \1 1 & done; wait -n; wait -n',
     ),
+)
+PYTHON_REPLACED = (
+    ('data/images', 'ROOM/images'),
+    ('work_dirs/my_run/epoch_100.pth', 'ROOM/pretrained.pth'),
 )
 PROGRAMS = {
     'python': f'exec "{sys.executable}" "$@"',
@@ -114,12 +119,14 @@ def fill_in(command: str) -> str:
     return command
 
 
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs' / 'en').rglob('*.md'))]
+PAGES += sorted((ROOT / 'configs').rglob('README.md'))
+
+
 def read_blocks() -> list:
     """Of every block of the pages: variables set so far, and the commands that are new."""
-    pages = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
-    pages += sorted((ROOT / 'configs').rglob('README.md'))
     seen, blocks = set(), []
-    for page in pages:
+    for page in PAGES:
         variables = []
         for block in re.findall(
             r'```(?:shell|bash|console)\n(.*?)```', page.read_text(), re.DOTALL
@@ -138,29 +145,36 @@ def read_blocks() -> list:
     return blocks
 
 
+def read_scripts() -> list:
+    """The Python blocks that import something; test_docs.py has those that are pieces of configs."""
+    return [
+        pytest.param(block, id=page.relative_to(ROOT).as_posix())
+        for page in PAGES
+        for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
+        if re.search(r'^(from|import) ', block, re.MULTILINE)
+    ]
+
+
 def shrink(path: Path) -> Config:
     """A shipped config, made to train on a few small images in a second."""
     cfg = Config.fromfile(ROOT / path)
     embed_dims = ViT.arch_zoo[cfg.model.branches.vit.backbone.arch]['embed_dims'] // 8
-    for name, branch in cfg.model.branches.items():
+    cfg.model.update(
+        global_size=64,
+        neck_defaults=dict(
+            out_channels=16, embed_dims=embed_dims, hid_channels=32, bottleneck_channels=16
+        ),
+    )
+    for branch in cfg.model.branches.values():
         backbone = branch.backbone
         if backbone.type == 'ResNet':
             backbone.update(base_channels=8, stem_channels=8)
-            width = 64 if backbone.depth < 50 else 256
         else:
             arch = ViT.arch_zoo[backbone.arch]
-            width = embed_dims
             backbone.arch = dict(
-                arch, embed_dims=width, feedforward_channels=arch['feedforward_channels'] // 8
+                arch, embed_dims=embed_dims, feedforward_channels=arch['feedforward_channels'] // 8
             )
             backbone.img_size = 64
-        branch.projector.update(
-            in_channels=width, out_channels=16, hid_channels=32, bottleneck_channels=16
-        )
-        stride = 32 if name == 'cnn' else 16
-        branch.search_head.update(
-            in_channels=width, out_channels=16, embed_dims=embed_dims, grid_size=64 // stride
-        )
     for node in dicts(cfg._cfg_dict):
         if node.get('type') == 'mmmokd.MultiCrop':
             for number, group in enumerate(node['groups']):
@@ -283,3 +297,11 @@ def test_block(scripts, room, cpu_env):
         )
         assert done.returncode == 0, f'{script}\n{done.stdout}'
         assert 'Traceback' not in done.stdout, f'{script}\n{done.stdout}'
+
+
+@pytest.mark.parametrize('script', read_scripts())
+def test_python_block(script, room, monkeypatch):
+    monkeypatch.chdir(room)
+    for text, replacement in PYTHON_REPLACED:
+        script = script.replace(text, replacement.replace('ROOM', str(room)))
+    exec(compile(script, 'page', 'exec'), {})

@@ -74,14 +74,7 @@ def test_imagenet_that_is_not_there(tmp_path, train_error, kind, message):
     folder = tmp_path / 'imagenet'
     (folder / 'train').mkdir(parents=True) if kind == 'empty' else None
     config = 'mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k.py'
-    small = [
-        *NARROW,
-        *(
-            f'model.branches.{name}.{part}.out_channels=8'
-            for name in ('cnn', 'vit')
-            for part in ('projector', 'search_head')
-        ),
-    ]
+    small = [*NARROW, 'model.neck_defaults.out_channels=8']
     options = [f'train_dataloader.dataset.data_root={folder}', 'auto_scale_lr.enable=False']
     text = train_error(CONFIG.with_name(config), *options, *small)
     message = message.format(folder=folder)
@@ -99,7 +92,7 @@ def test_too_many_unreadable_images(tmp_path, train_error, mokd_config, num_work
         (folder / f'{name}.png').write_text('no image')
     text = train_error(
         mokd_config,
-        f'train_dataloader.dataset.data_root={folder}',
+        f'train_dataloader.dataset.data_root="{folder}"',
         f'train_dataloader.num_workers={num_workers}',
     )
     assert text.startswith('2 of 5 images (40.00%) cannot be read, more than the 1.00%')

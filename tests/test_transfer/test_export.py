@@ -4,6 +4,7 @@
 import importlib
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ from mmengine.runner.checkpoint import _load_checkpoint_with_prefix, load_checkp
 from torch import nn
 from weights_testing import IMAGE_SIZE, build, randomize, run_double, save_mokd
 
-from mmmokd.transfer.backbone_info import make_source
+from mmmokd.cli.config import load_config
+from mmmokd.transfer.branch_info import complete_info
 from mmmokd.transfer.export import export_branch, key_report
-from mmmokd.transfer.libraries.names import EXPORT_TAKES
-from mmmokd.transfer.libraries.registry import TARGETS, build_target
-from mmmokd.transfer.same_features import pooled
+from mmmokd.transfer.libraries import build_library
+from mmmokd.transfer.libraries.base import pooled
 from mmmokd.weights import read_weights
 
 IMAGES = torch.rand(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
@@ -155,7 +156,7 @@ def test_detectron2(mokd, tmp_path):
     content = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     weight = mokd[1].branches['cnn'].teacher.backbone.conv1.weight
     assert np.array_equal(content['model']['stem.conv1.weight'], weight.detach().numpy())
-    with pytest.raises(ValueError, match='is there already'):
+    with pytest.raises(ValueError, match='already exists'):
         export_branch(mokd[0], tmp_path / 'out.pkl', 'detectron2', 'cnn')
 
 
@@ -169,7 +170,7 @@ def test_transformers(mokd, tmp_path):
     )
     assert scope['model'].config.image_size == 96
     assert scope['processor'].image_mean == [value / 255 for value in (123.0, 116.0, 103.0)]
-    with pytest.raises(ValueError, match='is there already: name another folder'):
+    with pytest.raises(ValueError, match='already exists: choose another folder'):
         export_branch(mokd[0], out, 'transformers', 'cnn')
     (out / 'README.md').touch()
     export_branch(mokd[0], out, 'transformers', 'cnn', overwrite=True)
@@ -178,17 +179,15 @@ def test_transformers(mokd, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ['out']
 
 
-def test_help_names_every_library():
-    assert set(EXPORT_TAKES) == set(TARGETS)
-
-
 @torch.no_grad()
 def test_torchvisions_vit(tmp_path):
     vit = build(dict(type='mmmokd.VisionTransformer', arch='deit-base', img_size=IMAGE_SIZE))
     randomize(vit)
     weights = vit.state_dict()
-    target = build_target('torchvision', make_source(weights, None))
-    assert target.usage.startswith('model = torchvision.models.vit_b_16(image_size=64)\n')
+    target = build_library('torchvision', complete_info(weights))
+    assert target.usage(Path('x.pth')).startswith(
+        'model = torchvision.models.vit_b_16(image_size=64)\n'
+    )
     report = key_report(target.model, weights, 'here')
     assert report[1] == 'matched    150 of 150 weights (100 %)'
     vit.eval()
@@ -229,14 +228,20 @@ def test_config_of_the_target(mokd, tmp_path):
         "default_scope = 'mmpretrain'\n"
         "model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))"
     )
-    lines = export_branch(mokd[0], tmp_path / 'a.pth', 'mmpretrain', 'cnn', target_config=config)
+    lines = export_branch(
+        mokd[0], tmp_path / 'a.pth', 'mmpretrain', 'cnn', target_config=load_config(config)
+    )
     assert f'model.backbone.init_cfg.checkpoint={tmp_path / "a.pth"}' in lines[-2]
     config.write_text(config.read_text().replace('depth=18', 'depth=50'))
     with pytest.raises(ValueError, match='of a ResNet of 2-2-2-2 basic .* of 3-4-6-3 bottleneck'):
-        export_branch(mokd[0], tmp_path / 'b.pth', 'mmpretrain', 'cnn', target_config=config)
+        export_branch(
+            mokd[0], tmp_path / 'b.pth', 'mmpretrain', 'cnn', target_config=load_config(config)
+        )
     assert not (tmp_path / 'b.pth').exists()
     with pytest.raises(ValueError, match='is a config of mmpretrain, not of mmdet'):
-        export_branch(mokd[0], tmp_path / 'b.pth', 'mmdet', 'cnn', target_config=config)
+        export_branch(
+            mokd[0], tmp_path / 'b.pth', 'mmdet', 'cnn', target_config=load_config(config)
+        )
 
 
 def test_safetensors(mokd, tmp_path):
@@ -278,10 +283,10 @@ def test_what_cannot_be_exported(mokd, tmp_path, arguments, message):
 
 def test_other_files_are_refused(tmp_path, mokd):
     torch.save({'weight': torch.zeros(1)}, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match=r'is no MOKD checkpoint. It holds 1 weights: weight'):
+    with pytest.raises(ValueError, match=r'is not a MOKD checkpoint. It holds 1 weights: weight'):
         export_branch(tmp_path / 'other.pth', tmp_path / 'out.pth', 'timm')
     (tmp_path / 'there.pth').touch()
-    with pytest.raises(ValueError, match='is there already'):
+    with pytest.raises(ValueError, match='already exists'):
         export_branch(mokd[0], tmp_path / 'there.pth', 'timm', 'cnn')
     model = save_mokd(tmp_path / 'a.pth')
     weights = model.state_dict()
@@ -289,11 +294,18 @@ def test_other_files_are_refused(tmp_path, mokd):
     torch.save(weights, tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=re.escape('lacks 1 of the 120 weights of ResNet: conv1')):
         export_branch(
-            tmp_path / 'a.pth', tmp_path / 'out.pth', 'timm', 'cnn', config=_config(tmp_path)
+            tmp_path / 'a.pth',
+            tmp_path / 'out.pth',
+            'timm',
+            'cnn',
+            config=load_config(_config(tmp_path)),
         )
 
 
 def _config(folder):
     path = folder / 'mokd.py'
-    path.write_text("model = dict(branches=dict(cnn=dict(backbone=dict(type='ResNet', depth=18))))")
+    backbone = "dict(type='ResNet', depth=18)"
+    path.write_text(
+        f"model = dict(type='mmmokd.MOKD', branches=dict(cnn=dict(backbone={backbone})))"
+    )
     return path

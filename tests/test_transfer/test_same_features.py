@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from weights_testing import build, randomize
 
-from mmmokd.transfer.backbone_info import make_source
-from mmmokd.transfer.libraries.registry import build_target
-from mmmokd.transfer.same_features import check_same_features, pooled
+from mmmokd.transfer.branch_info import complete_info
+from mmmokd.transfer.libraries import build_library
+from mmmokd.transfer.libraries.base import pooled
+from mmmokd.transfer.same_features import check_same_features
 
 CNN = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
 
@@ -15,16 +16,15 @@ def filled(cfg=CNN):
     backbone = build(dict(cfg))
     randomize(backbone)
     weights = backbone.state_dict()
-    source = make_source(weights, cfg)
-    target = build_target('detectron2', source)
-    target.model.load_state_dict(weights)
-    return source, weights, target
+    library = build_library('detectron2', complete_info(weights, cfg))
+    library.model.load_state_dict(weights)
+    return weights, library
 
 
 def test_the_same_is_let_through():
-    source, weights, target = filled()
-    check_same_features(source, weights, target)
-    state = target.model.state_dict()  # left as they were
+    weights, library = filled()
+    check_same_features(library, weights)
+    state = library.model.state_dict()  # left as they were
     assert all(torch.equal(state[key], value) for key, value in weights.items())
     assert all(state[key].dtype == value.dtype for key, value in weights.items())
 
@@ -55,10 +55,10 @@ def cut(model):
     ],
 )
 def test_another_computation_is_refused(change, message):
-    source, weights, target = filled()
-    change(target.model)
+    weights, library = filled()
+    change(library.model)
     with pytest.raises(ValueError, match='takes the weights of .*' + message):
-        check_same_features(source, weights, target)
+        check_same_features(library, weights)
 
 
 def test_pooled():

@@ -73,6 +73,24 @@ def test_folder_of_that_name_stays(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_new_folder_is_whole_or_not_there(tmp_path):
+    def write_folder(number):
+        with atomic_write(tmp_path / 'folder') as part:
+            part.mkdir()
+            for i in range(number):
+                (part / f'{i}').touch()
+            if not number:
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        write_folder(0)
+    assert os.listdir(tmp_path) == []
+    write_folder(3)
+    with pytest.raises(CannotWriteError, match='Directory not empty'):
+        write_folder(2)
+    assert os.listdir(tmp_path) == ['folder'] and len(os.listdir(tmp_path / 'folder')) == 3
+
+
 def test_link_stays_a_link(tmp_path):
     file, link = tmp_path / 'file', tmp_path / 'link'
     link.symlink_to(file)

@@ -144,7 +144,7 @@ def test_plot_shows_the_views_in_their_colors_and_sizes(tmp_path, interrupted_ru
     plot_training(
         path,
         losses=scalars.train,
-        measures={'k-NN top-1, %': scalars.val, 'k-NN top-1 of the map, %': scalars.val},
+        metrics={'k-NN top-1, %': scalars.val, 'k-NN top-1 of the map, %': scalars.val},
         baselines={'raw pixels': 0.9},
         views=views,
     )
@@ -158,5 +158,5 @@ def test_plot_shows_the_views_in_their_colors_and_sizes(tmp_path, interrupted_ru
 
 def test_plot_without_curves(tmp_path):
     views = [[np.zeros((8, 8, 3), np.uint8)]]
-    plot_training(tmp_path / 'a.png', {}, {'measure': {}}, {}, views)
+    plot_training(tmp_path / 'a.png', {}, {'metric': {}}, {}, views)
     assert (tmp_path / 'a.png').stat().st_size > 1000

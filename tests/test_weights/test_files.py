@@ -7,8 +7,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import nn
 
+from mmmokd.utils.environment import ALLOW_CODE
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.weights import read_checkpoint, read_file, save_file
-from mmmokd.weights.files import ALLOW_CODE
 
 
 @pytest.fixture
@@ -59,7 +60,9 @@ def test_never_runs_code_of_a_file(tmp_path, new_format):
     for named, trap in traps.items():
         content = {'state_dict': {'weight': torch.zeros(1)}, 'trap': trap}
         torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=new_format)
-        with pytest.raises(ValueError, match=rf'a\.pth is refused.*\({named}'):
+        with pytest.raises(
+            ValueError, match=rf'a\.pth is not a file of weights alone \(found {named}'
+        ):
             read_checkpoint(tmp_path / 'a.pth')
     assert not sprung.exists()
 
@@ -71,7 +74,7 @@ def test_says_what_is_wrong_with_a_file(tmp_path, model):
     (tmp_path / 'cut.pth').write_bytes(good.read_bytes()[:-100])
     (tmp_path / 'empty.pth').touch()
     (tmp_path / 'text.pth').write_text('no checkpoint')
-    for name, problem in (('cut', 'damaged'), ('empty', 'damaged'), ('text', 'no PyTorch file')):
+    for name, problem in (('cut', 'damaged'), ('empty', 'damaged'), ('text', 'no PyTorch format')):
         with pytest.raises(ValueError, match=rf'{name}\.pth is .*{problem}'):
             read_checkpoint(tmp_path / f'{name}.pth')
     for content in ({'state_dict': {}}, {'a': 1}, [torch.zeros(1)]):
@@ -86,10 +89,17 @@ def test_runs_code_of_a_file_where_it_was_asked_for(tmp_path, monkeypatch):
         'trap': Trap(os.mkdir, str(tmp_path / 'sprung')),
     }
     torch.save(content, tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='--allow-code-from-checkpoint reads it all the same'):
+    with pytest.raises(ValueError, match='trust its source, pass --allow-code-from-checkpoint'):
         read_checkpoint(tmp_path / 'a.pth')
     monkeypatch.setenv(ALLOW_CODE, '1')
     assert read_checkpoint(tmp_path / 'a.pth')['state_dict']['weight'] == 1
+    assert (tmp_path / 'sprung').is_dir()
+    # A caller in Python decides for each call.
+    with pytest.raises(CheckpointError, match=r'in Python, allow_code=True'):
+        read_checkpoint(tmp_path / 'a.pth', allow_code=False)
+    monkeypatch.delenv(ALLOW_CODE)
+    (tmp_path / 'sprung').rmdir()
+    assert read_checkpoint(tmp_path / 'a.pth', allow_code=True)['state_dict']['weight'] == 1
     assert (tmp_path / 'sprung').is_dir()
 
 

@@ -13,7 +13,8 @@ from torch import nn
 from weights_testing import CNN, IMAGE_SIZE, build, mokd_cfg, randomize
 
 from mmmokd.engine.resume.find import load_checkpoint_strict
-from mmmokd.weights.loaded import loaded_names, reads_checkpoint_itself
+from mmmokd.weights.initialization import reads_checkpoint_itself
+from mmmokd.weights.loaded import loaded_names
 
 RESNET = dict(type='ResNet', depth=18)
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)

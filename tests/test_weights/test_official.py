@@ -72,3 +72,38 @@ def test_a_weight_without_place_goes_with_its_part(kind, their, our):
     assert f'branches.{kind}.teacher.{our}' in ours
     with pytest.raises(ValueError, match=f'there is no place for {their}'):
         to_official(ours)
+
+
+def without(state_dict, prefix):
+    return {key: value for key, value in state_dict.items() if not key.startswith(prefix)}
+
+
+def test_what_the_official_format_has_no_place_for_is_one_message():
+    """A frozen branch, one without a teacher, further necks, predictors, a missing search head."""
+    ours = from_official(official())
+    zero = torch.zeros(1)
+    for changed, message in (
+        (without(ours, 'branches.cnn.student.'), 'cnn has no student. The'),
+        (without(ours, 'branches.vit.teacher.'), 'vit has no teacher. The'),
+        (
+            without(ours, 'branches.vit.student.search_head.'),
+            'vit lacks transhead.pos_embed, transh',
+        ),
+        ({**ours, 'branches.vit.student.moco.0.weight': zero}, 'no place for moco.0.weight of vit'),
+        (
+            {**ours, 'branches.cnn.heads.sm.head.predictor.0.bias': zero},
+            'no place for the weights of cnn.heads: sm.head.predictor.0.bias. The',
+        ),
+        (
+            without({**ours, 'branches.cnn.student.moco.0.bias': zero}, 'branches.vit.teacher.'),
+            'no place for moco.0.bias of cnn; vit has no teacher. The',
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"branches 'cnn' and 'vit' are not .* {message}"):
+            to_official(changed)
+    centered = {
+        **ours,
+        'branches.cnn.heads.cm.vit.center': zero,
+        'branches.vit.heads.own.center': zero,
+    }
+    assert to_official(centered)['loss_cnn_ct_fn'] == dict(center=zero)

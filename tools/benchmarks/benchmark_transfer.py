@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Train a downstream config from several starts, over several seeds, and compare.
+"""Train a downstream config from several initializations, over several seeds, and compare.
 
     python tools/benchmarks/benchmark_transfer.py CONFIG \\
         random=random mokd=work_dirs/pair/epoch_100.pth:cnn alone=work_dirs/cnn/epoch_100.pth:cnn \\
@@ -17,15 +17,20 @@ from pathlib import Path
 
 from mmmokd.cli.run_tool import add_cfg_options, add_checkpoint_risk, run_tool
 from mmmokd.cli.stop_signals import this_command, where
+from mmmokd.utils.errors import ConfigError
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Train a downstream config from several starts, over several seeds, and compare'
+        description='Train a downstream config from several initializations, over several seeds, and '
+        'compare'
     )
     parser.add_argument('config', help='config of mmpretrain, mmdet or mmseg')
     parser.add_argument(
-        'starts', nargs='+', metavar='NAME=CHECKPOINT:BRANCH', help='or NAME=random'
+        'initializations',
+        nargs='+',
+        metavar='NAME=CHECKPOINT:BRANCH',
+        help='weights to start from; also NAME=CHECKPOINT:BRANCH:student or NAME=random',
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2], help='default: 0 1 2')
     parser.add_argument(
@@ -40,25 +45,29 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from transfer_runs import compare_table, read_start, run_start
+    from transfer_runs import compare_table, read_initialization, run_once
 
+    from mmmokd.cli.config import load_config
     from mmmokd.engine.runners.run_folder import check_folder
     from mmmokd.utils.atomic import atomic_write
 
     out = (args.out or Path('work_dirs') / 'transfer' / Path(args.config).stem).resolve()
     check_folder(out)
-    starts = [read_start(text, args.config, args.cfg_options) for text in args.starts]
-    results: dict[str, list[dict[str, float]]] = {start.name: [] for start in starts}
-    if len(results) < len(starts):
-        raise ValueError(f'two starts have one name: {[start.name for start in starts]}')
-    for start in starts:
-        print(f'== {start.name}', *start.report, sep='\n', flush=True)
+    cfg = load_config(args.config, args.cfg_options)
+    initializations = [read_initialization(text, cfg) for text in args.initializations]
+    results: dict[str, list[dict[str, float]]] = {each.name: [] for each in initializations}
+    if len(results) < len(initializations):
+        raise ConfigError(
+            f'two initializations have the same name: {[each.name for each in initializations]}'
+        )
+    for each in initializations:
+        print(f'== {each.name}', *each.report, sep='\n', flush=True)
     for seed in args.seeds:
-        for start in starts:
-            work_dir = out / f'{start.name}_seed{seed}'
-            measures = run_start(start, args.config, work_dir, seed, args.cfg_options_text)
-            results[start.name].append(measures)
-            print(f'{start.name}, seed {seed}: {measures}', flush=True)
+        for each in initializations:
+            work_dir = out / f'{each.name}_seed{seed}'
+            measures = run_once(each, args.config, work_dir, seed, args.cfg_options_text)
+            results[each.name].append(measures)
+            print(f'{each.name}, seed {seed}: {measures}', flush=True)
     table = compare_table(results, args.measures)
     with atomic_write(out / 'results.json') as part:
         part.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')

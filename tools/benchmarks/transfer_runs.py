@@ -1,82 +1,88 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""The same downstream training from several starts: what pretraining is worth."""
+"""The same downstream training from several initializations: what pretraining is worth."""
 
 import hashlib
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmengine.config import Config
+
 from mmmokd.cli.config import load_config
+from mmmokd.cli.run_script import run_script
 from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.engine.runners.run_folder import check_folder
-from mmmokd.transfer.downstream import plan_transfer, random_start
+from mmmokd.transfer.downstream import plan_transfer, random_initialization
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.table import markdown_table
 
 RANDOM = 'random'
-RECORD = 'start.json'  # in a run's folder: what its result depends on
+RECORD = 'initialization.json'  # in a run's folder: what its result depends on
 
 
-class Start(NamedTuple):
-    """What a training starts from.
+class Initialization(NamedTuple):
+    """The weights that a training starts from.
 
     Attributes:
         name (str): Its name in the table.
         options (dict[str, Any]): Values for ``--cfg-options``.
         report (list[str]): Which weights go where.
-        checkpoint (str, optional): Whose weights; None for random ones.
-        part (str): Which of them, ``'BRANCH:NETWORK'``.
+        checkpoint (str, optional): The file of the weights. Defaults to None, random weights.
+        prefix (str): What their names in it begin with. Defaults to ''.
     """
 
     name: str
     options: dict[str, Any]
     report: list[str]
     checkpoint: str | None = None
-    part: str = RANDOM
+    prefix: str = ''
 
 
-def read_start(text: str, config: str | Path, changes: dict[str, Any] | None = None) -> Start:
+def read_initialization(text: str, cfg: Config) -> Initialization:
     """Read ``NAME=CHECKPOINT:BRANCH``, ``NAME=CHECKPOINT:BRANCH:student`` or ``NAME=random``.
 
     Args:
-        text (str): The start.
-        config (str | Path): The downstream config, whose model must take the weights.
-        changes (dict[str, Any], optional): Other options that the config is run with, by dotted key.
-            Defaults to None.
+        text (str): The initialization.
+        cfg (Config): The downstream config, with the options that it is run with; its model must
+            take the weights.
 
     Returns:
-        Start: Its name and the options that bring it about.
+        Initialization: Its name and the options that bring it about.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint or config.
-        ValueError: If the text is of no such form, or the weights do not fit.
+        MissingFileError: If there is no such checkpoint.
+        ConfigError: If the text is not of one of these forms, or the weights do not fit.
     """
     name, _, what = text.partition('=')
     parts = what.rsplit(':', 2)
-    network = parts.pop() if parts[-1] in ('student', 'teacher') else 'teacher'
+    network = parts.pop() if parts[-1] in ('student', 'teacher') else None
     if not name or not what or '/' in name or (what != RANDOM and len(parts) < 2):
-        raise ValueError(
-            f'{text!r} is no start: NAME=CHECKPOINT:BRANCH, NAME=CHECKPOINT:BRANCH:student or '
-            f'NAME={RANDOM} is expected'
+        raise ConfigError(
+            f'{text!r} is not an initialization: NAME=CHECKPOINT:BRANCH, '
+            f'NAME=CHECKPOINT:BRANCH:student or NAME={RANDOM} is expected'
         )
     if what == RANDOM:
-        return Start(name, random_start(config, changes), ['random weights'])
+        return Initialization(name, random_initialization(cfg), ['random weights'])
     checkpoint, branch = ':'.join(parts[:-1]), parts[-1]
-    report, options = plan_transfer(checkpoint, branch, config, network, changes)
-    return Start(name, options, report, checkpoint, f'{branch}:{network}')
+    report, options = plan_transfer(checkpoint, branch, cfg, network)
+    prefix = options['model.backbone.init_cfg.prefix']
+    return Initialization(name, options, report, checkpoint, prefix)
 
 
-def run_start(
-    start: Start, config: str | Path, work_dir: Path, seed: int, options: Sequence[str]
+def run_once(
+    initialization: Initialization,
+    config: str | Path,
+    work_dir: Path,
+    seed: int,
+    options: Sequence[str],
 ) -> dict[str, float]:
     """Train and test once, as a user would by the tools; a run that is done is not run again.
 
     Args:
-        start (Start): What to start from.
+        initialization (Initialization): What to start from.
         config (str | Path): The downstream config.
         work_dir (Path): Folder to write to.
         seed (int): Seed of the run.
@@ -86,36 +92,37 @@ def run_start(
         dict[str, float]: The test's measures.
 
     Raises:
-        ValueError: If a tool fails; tells the end of its output. Also if the folder holds a run that
-            began otherwise.
+        RunStoppedError: If a tool fails; repeats the end of its output.
+        ConfigError: If the folder holds a run that began otherwise.
     """
     check_folder(work_dir)
-    _claim(work_dir, _describe(start, config, seed, options))
+    _claim(work_dir, _describe(initialization, config, seed, options))
     metrics = work_dir / 'metrics.json'
     if not metrics.is_file():
         tools = Path(__file__).resolve().parents[1]
-        pairs = [f'{key}={value}' for key, value in start.options.items()]
+        pairs = [f'{key}={value}' for key, value in initialization.options.items()]
         common = ['--work-dir', work_dir]
         train = [tools / 'train.py', config, *common, '--resume', 'auto', '--no-validate']
         train.append('--cfg-options')
-        _run([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
+        run_script([*train, *options, *pairs, f'randomness.seed={seed}'], work_dir / 'train.txt')
         trained = (work_dir / POINTER).read_text().strip()
         dumped = work_dir / Path(config).name
-        part = metrics.with_suffix('.part.json')
-        _run([tools / 'test.py', dumped, trained, *common, '--out', part], work_dir / 'test.txt')
-        part.rename(metrics)
+        test = [tools / 'test.py', dumped, trained, *common, '--out', metrics]
+        run_script(test, work_dir / 'test.txt')
     return json.loads(metrics.read_text(encoding='utf-8'))
 
 
 def _describe(
-    start: Start, config: str | Path, seed: int, options: Sequence[str]
+    initialization: Initialization, config: str | Path, seed: int, options: Sequence[str]
 ) -> dict[str, Any]:
     """What a run's result depends on."""
     weights = None
-    if start.checkpoint is not None:
-        weights = hashlib.sha256(Path(start.checkpoint).expanduser().read_bytes()).hexdigest()
+    if initialization.checkpoint is not None:
+        file = Path(initialization.checkpoint).expanduser()
+        weights = hashlib.sha256(file.read_bytes()).hexdigest()
     text = hashlib.sha256(load_config(config).pretty_text.encode()).hexdigest()
-    return dict(part=start.part, weights=weights, config=text, seed=seed, options=[*options])
+    prefix = initialization.prefix
+    return dict(prefix=prefix, weights=weights, config=text, seed=seed, options=[*options])
 
 
 def _claim(work_dir: Path, run: dict[str, Any]) -> None:
@@ -125,7 +132,7 @@ def _claim(work_dir: Path, run: dict[str, Any]) -> None:
         found = json.loads(record.read_text(encoding='utf-8'))
         changed = [key for key in run if found.get(key) != run[key]]
         if changed:
-            raise ValueError(
+            raise ConfigError(
                 f'{work_dir} holds a run of another {" and ".join(changed)}: remove the folder, or '
                 'name another one by --out'
             )
@@ -133,32 +140,18 @@ def _claim(work_dir: Path, run: dict[str, Any]) -> None:
         part.write_text(json.dumps(run, indent=2) + '\n', encoding='utf-8')
 
 
-def _run(command: Sequence[Any], output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open('w', encoding='utf-8') as file:
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], stdout=file, stderr=subprocess.STDOUT
-        )
-    if done.returncode:
-        end = '\n'.join(output.read_text(encoding='utf-8').splitlines()[-15:])
-        raise ValueError(
-            f'{Path(command[0]).name} ended with status {done.returncode}:\n{end}\n'
-            f'(all of it: {output})'
-        )
-
-
 def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence[str] = ()) -> str:
-    """A row for each start: mean, and standard deviation over the seeds, of each measure.
+    """A row for each initialization: mean, and standard deviation over the seeds, of each measure.
 
     Args:
-        results (dict[str, list[dict[str, float]]]): Measures of every seed by start.
+        results (dict[str, list[dict[str, float]]]): Measures of every seed, by initialization.
         measures (Sequence[str]): Which to show. Defaults to (), all.
 
     Returns:
         str: The table in Markdown.
 
     Raises:
-        ValueError: If a measure does not exist.
+        ConfigError: If a measure does not exist.
     """
     found = {
         key: None
@@ -169,7 +162,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
     }
     unknown = [key for key in measures if key not in found]
     if unknown or not found:
-        raise ValueError(
+        raise ConfigError(
             f'the tests gave no {", ".join(unknown) or "measure"}, but {", ".join(found) or "none"}'
         )
     measures = list(measures) or list(found)
@@ -178,7 +171,7 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
         for name, runs in results.items()
     ]
     seeds = len(next(iter(results.values())))
-    return markdown_table([f'start ({seeds} seed{"s" * (seeds > 1)})', *measures], rows)
+    return markdown_table([f'initialization ({seeds} seed{"s" * (seeds > 1)})', *measures], rows)
 
 
 def _summary(values: Sequence[float | None]) -> str:

@@ -13,14 +13,13 @@ __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
 
 import argparse
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmmokd.cli.run_tool import run_tool
+from mmmokd.utils.atomic import atomic_write
 
 IGNORED = 255
 MAX_CLASSES = IGNORED
@@ -55,14 +54,12 @@ def convert(maps: Path, out: Path, categories: dict[int, str]) -> int:
     table = np.full(2**16, IGNORED, np.uint8)
     table[list(categories)] = np.arange(len(categories))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        part = Path(folder) / out.name
+    with atomic_write(out) as part:
         for file in files:
             target = part / file.relative_to(maps)
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(table[read_map(file)]).save(target)
         (part / 'classes.txt').write_text('\n'.join(categories.values()) + '\n', encoding='utf-8')
-        os.replace(part, out)
     return len(files)
 
 

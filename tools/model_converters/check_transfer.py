@@ -26,8 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--network',
         choices=['teacher', 'student'],
-        default='teacher',
-        help='network of the branch (default: %(default)s)',
+        help='network of the branch (default: the teacher, or the student of one without)',
     )
     add_cfg_options(parser)
     add_checkpoint_risk(parser)
@@ -36,11 +35,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.cli.config import load_config
     from mmmokd.transfer.downstream import plan_transfer
 
-    report, options = plan_transfer(
-        args.checkpoint, args.branch, args.config, args.network, args.cfg_options
-    )
+    cfg = load_config(args.config, args.cfg_options)
+    report, options = plan_transfer(args.checkpoint, args.branch, cfg, args.network)
     print('\n'.join(report), file=sys.stderr)
     print('\n'.join(f'{key}={value}' for key, value in options.items()))
 

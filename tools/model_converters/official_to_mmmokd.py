@@ -35,10 +35,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmmokd.cli.config import load_config
     from mmmokd.transfer.official import convert_from_official
 
+    config = load_config(args.config) if args.config else None
     notes = convert_from_official(
-        args.src, args.dst, tuple(args.branches), args.config, overwrite=args.force
+        args.src, args.dst, tuple(args.branches), config, overwrite=args.force
     )
     print('\n'.join([*notes, f'wrote {args.dst}']))
 

@@ -1,162 +1,156 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What tells one run of the quick start from another: none is answered with another's results."""
+"""The quick start's folder, and the three trainings in it. Light to import."""
 
-import fcntl
-import hashlib
+import argparse
 import json
-import os
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import shutil
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmengine.config import Config
-
-import mmmokd
+from mmmokd.cli.run_script import run_script
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.errors import ConfigError
 
-RECORD = 'quickstart.json'  # in a folder that the quick start makes: what it is made of
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'configs' / 'mokd' / 'quickstart'
+OUT = ROOT / 'work_dirs' / 'quickstart'
+RECORD = 'quickstart.json'  # what was asked for
+REPORT = ('results.md', 'results.json', 'quickstart.png')
+RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': 'cnn-vit'}
+# Of mmengine's log: how far it is, and warnings of images and of collapsed branches.
+PROGRESS = re.compile(r'- (INFO - (?:Epoch|resum).*|WARNING - (?:Branch|.*image).*)')
 
 
-def hash_text(text: str) -> str:
-    """SHA-256 of a text.
+class Task(NamedTuple):
+    """What the three trainings have in common.
+
+    Attributes:
+        kind (str): End of their configs' names.
+        labeled (bool): Whether there are classes for k-NN.
+        options (dict[str, Any]): Overrides of the configs, by dotted key.
+    """
+
+    kind: str
+    labeled: bool
+    options: dict[str, Any]
+
+    def load(self, names: str) -> 'Config':
+        """The config of a training, named as in ``RUNS``."""
+        from mmmokd.cli.config import load_config
+
+        return load_config(CONFIGS / f'mokd_{names}_{self.kind}.py', self.options)
+
+
+def default_out(images: Path | None, seed: int) -> Path:
+    """Where a quick start writes by default.
 
     Args:
-        text (str): The text.
+        images (Path, optional): Folder of images, None for those of the repository.
+        seed (int): Of the runs.
 
     Returns:
-        str: In hexadecimal digits.
+        Path: A folder whose name needs no quotes in commands.
     """
-    return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
+    name = 'fashion_mnist' if images is None else re.sub(r'[^\w.-]+', '-', images.name) or 'images'
+    return OUT / f'{name}_seed{seed}'
 
 
-def hash_files(folder: Path, pattern: str) -> str:
-    """SHA-256 of the files below a folder: their names and contents, not the folder's place.
+def open_record(out: Path, args: argparse.Namespace, count: int | None) -> dict[str, Any]:
+    """Decide whether a folder is begun, resumed, or not touched.
 
     Args:
-        folder (Path): The folder.
-        pattern (str): Of the files' names, for example ``'*.png'``.
+        out (Path): The folder; must exist, and be locked.
+        args (argparse.Namespace): ``images``, ``seed`` and ``epochs``, None where not given, and
+            ``resume`` and ``overwrite``.
+        count (int, optional): Number of files in ``images``.
 
     Returns:
-        str: In hexadecimal digits.
-    """
-    files = sorted(file for file in folder.rglob(pattern) if file.is_file())
-    lines = [
-        f'{file.relative_to(folder).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}'
-        for file in files
-    ]
-    return hash_text('\n'.join(lines))
-
-
-def hash_code() -> str:
-    """SHA-256 of this package: what other code gave is another result.
-
-    Returns:
-        str: In hexadecimal digits.
-    """
-    return hash_files(Path(mmmokd.__file__).parent, '*.py')
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """What a folder is made of.
-
-    Args:
-        folder (Path): The folder; need not exist.
-
-    Returns:
-        dict | None: As :func:`write_record` wrote it; None if nothing did.
-    """
-    file = folder / RECORD
-    return json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Note what a folder is made of, wholly or not at all.
-
-    Args:
-        folder (Path): The folder; made if it does not exist.
-        record (dict): Anything that JSON holds.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / RECORD) as part:
-        part.write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
-
-
-@contextmanager
-def lock(out: Path) -> Iterator[TextIO]:
-    """Keep a second quick start out of a folder.
-
-    Args:
-        out (Path): The folder; made if it does not exist.
-
-    Yields:
-        TextIO: The open lock. A process that inherits it holds it, too, until it ends.
+        dict: What the quick start in the folder is of: ``images``, ``count``, ``seed``, ``epochs``.
 
     Raises:
-        ValueError: If another process holds it.
+        ConfigError: If the folder holds something else than is asked for.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / '.lock').open('a') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f'another quick start, or a training that it began, writes to {out}: wait for it '
-                'to end, or name another folder by --out'
-            ) from None
-        yield file
+    given = dict(images=args.images and str(args.images), count=count)
+    given.update(seed=args.seed, epochs=args.epochs)
+    asked = dict(given, seed=args.seed or 0)
+    file = out / RECORD
+    found = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
+    others = [path for path in out.iterdir() if not path.name.startswith('.')]
+    if found is None and (args.resume or others):
+        raise ConfigError(f'{out} holds no quick start: name another folder by --out')
+    if found is not None and not args.overwrite:
+        wanted = {k: v for k, v in given.items() if v is not None} if args.resume else asked
+        differing = [f'{k} {found[k]}, not {v}' for k, v in wanted.items() if found[k] != v]
+        if differing:
+            raise ConfigError(
+                f'{out} holds a quick start of other settings ({"; ".join(differing)}): continue it '
+                'with its own with --resume, replace it with --overwrite, or name another folder '
+                'by --out'
+            )
+        return found
+    for name in ('images', *RUNS.values()):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in REPORT:
+        (out / name).unlink(missing_ok=True)
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(asked, indent=2) + '\n', encoding='utf-8')
+    return asked
 
 
-def claim_run(folder: Path, record: dict[str, Any]) -> None:
-    """Make sure that a folder holds one run and nothing of another.
-
-    What is there of another run is kept beside it, as ``NAME.old1`` and so on, and one line says
-    so. What is there of the same run stays, to be resumed.
+def train(work_dir: Path, task: Task) -> None:
+    """Run tools/train.py as a user would, from its newest checkpoint, unless that is its last.
 
     Args:
-        folder (Path): The run's folder; need not exist.
-        record (dict): What makes it this run: config, settings, images, code.
+        work_dir (Path): Folder to write to, named as in ``RUNS``.
+        task (Task): What to train on.
+
+    Raises:
+        RunStoppedError: If the training fails.
     """
-    found = read_record(folder)
-    if found == record:
-        return
-    if folder.exists() and (found is not None or any(folder.iterdir())):
-        number = 1
-        while (kept := folder.with_name(f'{folder.name}.old{number}')).exists():
-            number += 1
-        folder.rename(kept)
-        if found is None:
-            why = 'other files'
-        else:
-            keys = [key for key in {**found, **record} if found.get(key) != record.get(key)]
-            why = f'another run ({", ".join(keys)} differ{"s" * (len(keys) == 1)})'
-        print(
-            f'{folder} holds {why}: kept as {kept.name}; this run starts from scratch', flush=True
-        )
-    write_record(folder, record)
+    cfg = task.load(work_dir.name)
+    last = work_dir / f'epoch_{cfg.train_cfg.max_epochs}.pth'
+    if last.is_file():
+        if not task.labeled or is_validated(work_dir, cfg.train_cfg.max_epochs):
+            print('finished by an earlier call')
+            return
+        last.unlink()  # a run resumed from it would have nothing left to do
+    work_dir.mkdir(exist_ok=True)
+    # The whole config, not --cfg-options, which would split a folder's name at its commas.
+    config = work_dir / Path(cfg.filename).name
+    with atomic_write(config) as part:
+        part.write_text(cfg.pretty_text, encoding='utf-8')
+    command = [ROOT / 'tools' / 'train.py', config, '--work-dir', work_dir, '--resume', 'auto']
+    command += [] if task.labeled else ['--no-validate']
+    run_script(command, work_dir / 'output.txt', show=PROGRESS)
 
 
-def drop_unusable_checkpoints(folder: Path, cfg: Config, validate: bool) -> None:
-    """Remove the checkpoints that a run should not continue from, so that it takes the one before.
-
-    A run that was cut off may have left part of a file; or a whole one whose validation is missing,
-    which a resumed run would not make up for: the last accuracy would be that of an earlier epoch.
+def is_validated(work_dir: Path, epoch: int) -> bool:
+    """Whether a run was not stopped between the checkpoint of an epoch and its validation.
 
     Args:
-        folder (Path): The run's folder.
-        cfg (Config): Its config, for the epochs that are validated.
-        validate (bool): Whether it validates.
-    """
-    from mmmokd.visualization import read_scalars  # here: the command reads its arguments first
+        work_dir (Path): The run's folder.
+        epoch (int): Number of the epoch.
 
-    checkpoints = {int(file.stem[6:]): file for file in folder.glob('epoch_*.pth')}
-    logged = any(folder.glob('*/vis_data/scalars.json'))
-    curves = read_scalars(folder).val.values() if logged else ()
-    validated = {epoch for points in curves for epoch, _ in points}
-    last, interval = cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval
-    for epoch, file in checkpoints.items():
-        due = validate and (epoch % interval == 0 or epoch == last)
-        if (due and epoch not in validated) or not zipfile.is_zipfile(file):
-            os.remove(file)
-            print(f'{file} was cut off before its end or its validation: left out', flush=True)
+    Returns:
+        bool: True if the log has its accuracies.
+    """
+    from mmmokd.visualization import read_scalars
+
+    return any(points[-1][0] == epoch for points in read_scalars(work_dir).val.values())
+
+
+def show_report(out: Path) -> str:
+    """The table of a finished quick start, and where its files are.
+
+    Args:
+        out (Path): The folder.
+
+    Returns:
+        str: Some lines.
+    """
+    table = (out / REPORT[0]).read_text(encoding='utf-8')
+    return f'\n{table}\ntable: {out / REPORT[0]}\nimage: {out / REPORT[2]}'

@@ -21,17 +21,10 @@ train_pipeline = [
 val_pipeline = [load, dict(type='PackInputs')]
 data_preprocessor = dict(mean=[125.307, 122.961, 113.8575], std=[51.5865, 50.847, 51.255])
 
-
-def dataloader(split, pipeline):
-    return dict(
-        batch_size=batch_size,
-        num_workers=num_workers,
-        dataset=dict(type='CIFAR10', data_root=data_root, split=split, pipeline=pipeline),
-    )
-
-
-train_dataloader = dataloader('train', train_pipeline)
-val_dataloader = test_dataloader = dataloader('test', val_pipeline)
-val_cfg = test_cfg = dict(bank_dataloader=dataloader('train', val_pipeline))
-# Used above only; deleted, so that to override them from outside is an error.
-del data_root, batch_size, num_workers, load, train_pipeline, val_pipeline
+dataset = dict(type='CIFAR10', data_root=data_root)
+loader = dict(batch_size=batch_size, num_workers=num_workers)
+train_dataloader = dict(loader, dataset=dict(dataset, split='train', pipeline=train_pipeline))
+val_dataloader = dict(loader, dataset=dict(dataset, split='test', pipeline=val_pipeline))
+test_dataloader = val_dataloader
+bank_dataloader = dict(loader, dataset=dict(dataset, split='train', pipeline=val_pipeline))
+val_cfg = test_cfg = dict(bank_dataloader=bank_dataloader)

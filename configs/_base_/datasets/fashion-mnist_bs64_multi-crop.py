@@ -23,35 +23,26 @@ data_preprocessor = dict(
     type='SelfSupDataPreprocessor', mean=[72.94] * 3, std=[90.02] * 3, to_rgb=True
 )
 
-
-def dataloader(split, pipeline, batch_size, num_workers=0, shuffle=False, **kwargs):
-    return dict(
-        batch_size=batch_size,
-        num_workers=num_workers,
-        dataset=dict(
-            type='FashionMNIST',
-            data_root=data_root,
-            split=split,
-            test_mode=split == 'test',  # it is this by which mmpretrain chooses the files
-            pipeline=pipeline,
-        ),
-        sampler=dict(type='DefaultSampler', shuffle=shuffle),
-        collate_fn=dict(type='default_collate'),
-        **kwargs,
-    )
-
-
-train_dataloader = dataloader(
-    *('train', train_pipeline, 64, 1),
-    shuffle=True,
+dataset = dict(type='FashionMNIST', data_root=data_root)
+train_set = dict(dataset, split='train', test_mode=False)
+test_set = dict(dataset, split='test', test_mode=True)  # by which mmpretrain chooses the files
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    dataset=dict(train_set, pipeline=train_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
     drop_last=True,
 )
-val_dataloader = test_dataloader = dataloader('test', val_pipeline, 250)
-val_cfg = dict(
-    type='mmmokd.FeatureValLoop',
-    bank_dataloader=dataloader('train', val_pipeline, 250),
+val_dataloader = dict(
+    batch_size=250,
+    num_workers=0,
+    dataset=dict(test_set, pipeline=val_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
 )
+test_dataloader = val_dataloader
+bank_dataloader = dict(val_dataloader, dataset=dict(train_set, pipeline=val_pipeline))
+val_cfg = dict(type='mmmokd.FeatureValLoop', bank_dataloader=bank_dataloader)
 test_cfg = dict(val_cfg, type='mmmokd.FeatureTestLoop')
 val_evaluator = test_evaluator = dict(type='mmmokd.KNNMetric', k=20)
-# Used above only; deleted, so that to override them from outside is an error.
-del data_root, load, view, train_pipeline, val_pipeline

@@ -26,20 +26,20 @@ data_preprocessor = dict(
     to_rgb=True,
 )
 
-
-def dataloader(split, pipeline, shuffle):
-    return dict(
-        batch_size=batch_size,
-        num_workers=num_workers,
-        dataset=dict(type='ImageNet', data_root=data_root, split=split, pipeline=pipeline),
-        sampler=dict(type='DefaultSampler', shuffle=shuffle),
-        collate_fn=dict(type='default_collate'),
-    )
-
-
-train_dataloader = dataloader('train', train_pipeline, shuffle=True)
-val_dataloader = test_dataloader = dataloader('val', test_pipeline, shuffle=False)
+train_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    dataset=dict(type='ImageNet', data_root=data_root, split='train', pipeline=train_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+)
+val_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    dataset=dict(type='ImageNet', data_root=data_root, split='val', pipeline=test_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+)
+test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(type='Accuracy', topk=(1, 5))
 val_cfg = test_cfg = dict()
-# Used above only; deleted, so that to override them from outside is an error.
-del data_root, batch_size, num_workers, load, pack, train_pipeline, test_pipeline

@@ -33,4 +33,3 @@ train_dataloader = dict(
         ]
     )
 )
-del load, crop, flip, pack, mean, std  # used above only: to override them is an error

@@ -28,31 +28,30 @@ data_preprocessor = dict(
     to_rgb=True,
 )
 
-
-def dataloader(split, pipeline, batch_size, shuffle=False, **kwargs):
-    return dict(
-        batch_size=batch_size,
-        num_workers=num_workers,
-        dataset=dict(type='ImageNet', data_root=data_root, split=split, pipeline=pipeline),
-        sampler=dict(type='DefaultSampler', shuffle=shuffle),
-        collate_fn=dict(type='default_collate'),
-        **kwargs,
-    )
-
-
-train_dataloader = dataloader(
-    *('train', train_pipeline, batch_size),
-    shuffle=True,
+dataset = dict(type='ImageNet', data_root=data_root)
+train_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    dataset=dict(dataset, split='train', pipeline=train_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
     drop_last=True,
 )
-# k-NN top-1 of each branch's teacher; networks=('teacher', 'student') for the students', too.
-val_dataloader = test_dataloader = dataloader('val', val_pipeline, 8 * batch_size)
+# k-NN top-1 of each branch's teacher; networks=('teacher', 'student') for the students' as well.
+val_dataloader = dict(
+    batch_size=8 * batch_size,
+    num_workers=num_workers,
+    dataset=dict(dataset, split='val', pipeline=val_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+)
+test_dataloader = val_dataloader
 val_cfg = dict(
     type='mmmokd.FeatureValLoop',
-    bank_dataloader=dataloader('train', val_pipeline, 8 * batch_size),
+    bank_dataloader=dict(
+        val_dataloader, dataset=dict(dataset, split='train', pipeline=val_pipeline)
+    ),
     networks=('teacher',),
 )
 test_cfg = dict(val_cfg, type='mmmokd.FeatureTestLoop')
 val_evaluator = test_evaluator = dict(type='mmmokd.KNNMetric', k=20)
-# Used above only; deleted, so that to override them from outside is an error.
-del data_root, batch_size, num_workers, train_pipeline, val_pipeline

@@ -1,60 +1,40 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # A CNN and a ViT that train on a CPU, for images of 28 x 28 pixels; both have maps of 4 x 4.
-num_prototypes = 256
-channels = 64  # of the CNN's last map, the ViT's tokens and the search heads
 # What a recipe unlearns in its first epochs a run of minutes does not: that the features of a new
 # network all point about the same way. Norms in the projector and sharp targets for m make up for
 # it. For t sharp targets left a few prototypes in use: it has the recipe's last temperature at once.
-norm_cfg = dict(type='BN1d')
 sharper, sharp, soft = (dict(warmup_teacher_temp=t, teacher_temp=t) for t in (0.01, 0.02, 0.07))
+projector = dict(hid_channels=256, bottleneck_channels=64, norm_cfg=dict(type='BN1d'))
+search_head = dict(num_layers=1, num_heads=2)
 
-
-def branch(backbone, projection, **kwargs):
-    head = dict(in_channels=channels, out_channels=num_prototypes)
-    return dict(
-        backbone=backbone,
-        projector=dict(
-            type='mmmokd.DINOProjector',
-            **head,
-            hid_channels=256,
-            bottleneck_channels=64,
-            norm_cfg=norm_cfg,
+model = dict(
+    type='mmmokd.MOKD',
+    global_size=28,
+    neck_defaults=dict(out_channels=256, embed_dims=64),
+    branches=dict(
+        cnn=dict(
+            backbone=dict(
+                type='ResNet_CIFAR', depth=18, stem_channels=16, base_channels=16, num_stages=3,
+                strides=(2, 2, 2), dilations=(1, 1, 1), out_indices=(2,), zero_init_residual=False,
+            ),
+            projector=projector,
+            search_head=dict(search_head, projection=True),
+            cross_weight=0.1,
+            heads=dict(sm=sharper, cm=sharp, st=soft, ct=soft),
         ),
-        search_head=dict(
-            type='mmmokd.TransformerSearchHead',
-            **head,
-            embed_dims=channels,
-            projection=projection,
-            num_layers=1,
-            num_heads=2,
-            grid_size=4,
+        vit=dict(
+            backbone=dict(
+                # A stem of convolutions, and the mean of the tokens for a pooled feature: patches of
+                # pixels and a class token need more images than a run of minutes has.
+                type='mmmokd.VisionTransformer', img_size=28, patch_size=8,
+                patch_cfg=dict(conv_type='mmmokd.ConvStem'),
+                arch=dict(embed_dims=64, num_layers=3, num_heads=2, feedforward_channels=256),
+                with_cls_token=False, out_type='featmap',
+            ),
+            projector=projector,
+            search_head=search_head,
+            cross_weight=1.0,  # the weaker one of the two
+            heads=dict(sm=sharp, cm=sharp, st=soft, ct=soft),
         ),
-        **kwargs,
-    )
-
-
-cnn = branch(
-    dict(
-        type='ResNet_CIFAR', depth=18, stem_channels=16, base_channels=16, num_stages=3,
-        strides=(2, 2, 2), dilations=(1, 1, 1), out_indices=(2,), zero_init_residual=False,
     ),
-    projection=True,
-    cross_weight=0.1,
-    heads=dict(sm=sharper, cm=sharp, st=soft, ct=soft),
 )  # fmt: skip
-vit = branch(
-    dict(
-        # A stem of convolutions, and the mean of the tokens for a pooled feature: patches of
-        # pixels and a class token need more images than a run of minutes has.
-        type='mmmokd.VisionTransformer', img_size=28, patch_size=8,
-        patch_cfg=dict(conv_type='mmmokd.ConvStem'),
-        arch=dict(embed_dims=channels, num_layers=3, num_heads=2, feedforward_channels=256),
-        with_cls_token=False, out_type='featmap',
-    ),
-    projection=False,
-    cross_weight=1.0,  # the weaker one of the two
-    heads=dict(sm=sharp, cm=sharp, st=soft, ct=soft),
-)  # fmt: skip
-model = dict(type='mmmokd.MOKD', branches=dict(cnn=cnn, vit=vit))
-# Used above only; deleted, so that to override them from outside is an error.
-del num_prototypes, channels, norm_cfg, sharper, sharp, soft, cnn, vit

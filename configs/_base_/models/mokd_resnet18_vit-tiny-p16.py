@@ -1,22 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 _base_ = './mokd_resnet50_vit-small-p16.py'
 
-num_prototypes = 4096  # for data sets that are not of ImageNet's size
-cnn = dict(in_channels=512, out_channels=num_prototypes)
-vit = dict(in_channels=192, out_channels=num_prototypes)
 model = dict(
-    branches=dict(
-        cnn=dict(
-            backbone=dict(depth=18),
-            projector=cnn,
-            search_head=dict(**cnn, embed_dims=vit['in_channels']),
-        ),
-        vit=dict(
-            backbone=dict(arch='deit-tiny'),
-            projector=vit,
-            search_head=dict(**vit, embed_dims=vit['in_channels']),
-        ),
-    )
+    neck_defaults=dict(out_channels=4096, embed_dims=192),  # for data sets smaller than ImageNet
+    branches=dict(cnn=dict(backbone=dict(depth=18)), vit=dict(backbone=dict(arch='deit-tiny'))),
 )
-# Used above only; deleted, so that to override them from outside is an error.
-del num_prototypes, cnn, vit

@@ -24,29 +24,21 @@ optim_wrapper = dict(
     ),
 )
 
-
-def cosine(param_name, final, **kwargs):
-    return dict(
-        type='mmmokd.WarmupCosineParamScheduler',
-        param_name=param_name,
-        final=final,
-        by_epoch=True,
-        convert_to_iter_based=True,  # in every iteration; spans the run, whatever its length
-        **kwargs,
-    )
-
-
-def transformer(part):
-    """Schedules of a ViT and of a CNN's search head."""
-    return [
-        cosine('lr', final=1e-5, warmup=warmup_epochs, part=part),
-        cosine('weight_decay', final=0.4, part=part),
-    ]
-
-
-param_scheduler = dict(
-    cnn=[cosine('lr', final=0.0048, warmup=warmup_epochs), *transformer('search_head')],
-    vit=transformer('main'),
+cosine = dict(
+    type='mmmokd.WarmupCosineParamScheduler',
+    by_epoch=True,
+    convert_to_iter_based=True,  # in every iteration; spans the run, whatever its length
 )
-# Used above only; deleted, so that to override them from outside is an error.
-del max_epochs, warmup_epochs
+lr = dict(cosine, param_name='lr', warmup=warmup_epochs)
+weight_decay = dict(cosine, param_name='weight_decay')
+param_scheduler = dict(
+    cnn=[
+        dict(lr, final=0.0048),
+        dict(lr, final=1e-5, part='search_head'),
+        dict(weight_decay, final=0.4, part='search_head'),
+    ],
+    vit=[
+        dict(lr, final=1e-5, part='main'),
+        dict(weight_decay, final=0.4, part='main'),
+    ],
+)

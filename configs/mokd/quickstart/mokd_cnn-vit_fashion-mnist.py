@@ -4,11 +4,10 @@
 _base_ = [
     '../../_base_/models/mokd_resnet18-w16_vit-nano-s8.py',
     '../../_base_/datasets/fashion-mnist_bs64_multi-crop.py',
-    '../../_base_/default_runtime.py',
+    '../../_base_/mokd_runtime.py',
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=5, val_interval=1)
-warmup_epochs = 1
 # Raw pixels, which the features are held against, say what is where; so do maps.
 val_cfg = dict(maps=True)
 test_cfg = val_cfg
@@ -23,19 +22,14 @@ optim_wrapper = dict(
     ),
 )
 
-
-def schedule(final):
-    return dict(
-        type='mmmokd.WarmupCosineParamScheduler',
-        param_name='lr',
-        final=final,
-        warmup=warmup_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    )
-
-
-param_scheduler = dict(cnn=[schedule(1e-3)], vit=[schedule(1e-6)])
+lr = dict(
+    type='mmmokd.WarmupCosineParamScheduler',
+    param_name='lr',
+    warmup=1,
+    by_epoch=True,
+    convert_to_iter_based=True,
+)
+param_scheduler = dict(cnn=[dict(lr, final=1e-3)], vit=[dict(lr, final=1e-6)])
 default_hooks = dict(
     logger=dict(interval=39),
     initial_val=dict(type='mmmokd.InitialValHook'),
@@ -43,4 +37,3 @@ default_hooks = dict(
     prototype_freeze=dict(freeze_epochs=0),
     collapse_monitor=dict(interval=39),
 )
-del warmup_epochs

@@ -18,28 +18,18 @@ val_pipeline = [
     pack,
 ]
 
-
-def images(data_root, pipeline, **kwargs):
-    return dict(
-        _delete_=True,
-        type='mmmokd.ImageFolder',
-        data_root=data_root,
-        pipeline=pipeline,
-        **kwargs,
-    )
-
-
-labeled = dict(with_label=True, test_mode=True)
-train_dataloader = dict(dataset=images('images/train', [load, crop, pack]))
-val_dataloader = dict(dataset=images('images/test', val_pipeline, **labeled))
-test_dataloader = val_dataloader
-val_cfg = dict(
-    bank_dataloader=dict(dataset=images('images/train', val_pipeline, **labeled)),
+dataset = dict(_delete_=True, type='mmmokd.ImageFolder')
+labeled = dict(dataset, pipeline=val_pipeline, with_label=True, test_mode=True)
+train_dataloader = dict(
+    dataset=dict(dataset, data_root='images/train', pipeline=[load, crop, pack])
 )
+val_dataloader = test_dataloader = dict(dataset=dict(labeled, data_root='images/test'))
+val_cfg = dict(bank_dataloader=dict(dataset=dict(labeled, data_root='images/train')))
 test_cfg = val_cfg
 data_preprocessor = dict(mean=mean, std=std)
 
 model = dict(
+    global_size=view_size,
     branches=dict(
         cnn=dict(
             # A stem of stride 4, so that the map has 4 x 4 places, as with Fashion-MNIST.
@@ -52,4 +42,3 @@ model = dict(
         vit=dict(backbone=dict(img_size=view_size, patch_size=patch_size)),
     )
 )  # fmt: skip
-del view_size, small_view_size, patch_size, mean, std, load, crop, pack, val_pipeline, labeled

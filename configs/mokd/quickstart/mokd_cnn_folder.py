@@ -8,4 +8,3 @@ del branches['vit'], wrappers['vit']
 model = dict(branches=dict(_delete_=True, **branches))
 optim_wrapper = dict(branches=dict(_delete_=True, **wrappers))
 param_scheduler = dict(_delete_=True, cnn=_base_.param_scheduler.cnn)
-del branches, wrappers

@@ -8,4 +8,3 @@ del branches['cnn'], wrappers['cnn']
 model = dict(branches=dict(_delete_=True, **branches))
 optim_wrapper = dict(branches=dict(_delete_=True, **wrappers))
 param_scheduler = dict(_delete_=True, vit=_base_.param_scheduler.vit)
-del branches, wrappers

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmmokd.registry import TRANSFORMS
 from mmmokd.utils import BadImageError
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.names import printable
 
 from .files import decoding, open_image, read_file
@@ -111,7 +112,7 @@ class LoadImage(BaseTransform):
             178,956,970, Pillow's own.
 
     Raises:
-        ValueError: If ``channel_order`` is neither, ``value_range`` is no range, ``bands`` are no
+        ConfigError: If ``channel_order`` is neither, ``value_range`` is no range, ``bands`` are no
             numbers of one or three bands, or ``max_pixels`` is no whole number above 0.
     """
 
@@ -126,20 +127,20 @@ class LoadImage(BaseTransform):
         to_rgb: bool = False,
     ) -> None:
         if channel_order not in ('bgr', 'rgb'):
-            raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
+            raise ConfigError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
         if value_range is not None and not _is_value_range(value_range):
-            raise ValueError(
+            raise ConfigError(
                 'value_range must be two numbers, of black and of white, such as (0, 4095), got '
                 f'{value_range!r}.'
             )
         bands = (bands,) if isinstance(bands, int) else bands
         if bands is not None and not _are_bands(bands):
-            raise ValueError(
+            raise ConfigError(
                 'bands must be the numbers, from 0, of three bands that are red, green and blue, '
                 f'such as (0, 1, 2), or of one, got {bands!r}.'
             )
         if max_pixels is not None and not (isinstance(max_pixels, int) and max_pixels >= 1):
-            raise ValueError(
+            raise ConfigError(
                 f'max_pixels must be a whole number above 0, or None, got {max_pixels!r}.'
             )
         self.backend_args = backend_args
@@ -171,12 +172,12 @@ class LoadImage(BaseTransform):
                 Defaults to 0.01.
 
         Raises:
-            ValueError: If ``num_samples`` < 1 or ``max_bad_share`` is outside 0 to 1.
+            ConfigError: If ``num_samples`` < 1 or ``max_bad_share`` is outside 0 to 1.
         """
         if num_samples < 1:
-            raise ValueError(f'num_samples must be >= 1, got {num_samples}.')
+            raise ConfigError(f'num_samples must be >= 1, got {num_samples}.')
         if not 0 <= max_bad_share <= 1:
-            raise ValueError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
+            raise ConfigError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
         self.max_bad_share = max_bad_share
         if self.bad_flags is None or len(self.bad_flags) != num_samples:
             self.bad_flags = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()
@@ -211,7 +212,7 @@ class LoadImage(BaseTransform):
 
         Raises:
             BadImageError: If it is unreadable and ``skip_bad`` is False, or too many are.
-            ValueError: If 'img' is given and is not an image.
+            ConfigError: If 'img' is given and is not an image.
         """
         found, wanted = 'rgb', 'rgb' if self.to_rgb else 'bgr'
         if results.get('img') is not None:
@@ -340,7 +341,7 @@ class LoadImage(BaseTransform):
         channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else None
         fits = channels in (1, 3) or (channels and self.bands is not None)
         if not fits or 0 in shape or np.dtype(dtype).kind not in 'uif':
-            raise ValueError(
+            raise ConfigError(
                 "results['img'] must be an image: an array of shape (H, W), (H, W, 1) or "
                 f'(H, W, 3), but got {type(img).__name__} of shape {tuple(shape)}, type {dtype}.'
             )

@@ -10,6 +10,7 @@ from torchvision import transforms as tv
 
 from mmmokd.registry import TRANSFORMS
 from mmmokd.structures.view_group import ViewGroup
+from mmmokd.utils.errors import DataError
 
 from ..worker_generator import WorkerGenerator
 
@@ -100,7 +101,7 @@ class MultiCrop(BaseTransform):
             :class:`~mmmokd.structures.ViewGroup` takes. Defaults to None, the paper's 2 + 8.
 
     Raises:
-        ValueError: If there is no group, or a group has an unknown, missing or wrong value.
+        DataError: If there is no group, or a group has an unknown, missing or wrong value.
 
     Example:
         >>> crop = MultiCrop(groups=[dict(num=2, size=32, scale=(0.5, 1.0)),
@@ -139,7 +140,7 @@ class MultiCrop(BaseTransform):
             dict: The same dict with the list of views in 'img'.
 
         Raises:
-            ValueError: If 'img' is not an 8-bit image with one or three channels.
+            DataError: If 'img' is not an 8-bit image with one or three channels.
         """
         order = results.get('channel_order', 'bgr')
         img = self._to_pil(results['img'], order)
@@ -162,7 +163,7 @@ class MultiCrop(BaseTransform):
             if shape[2:] == (3,):
                 rgb = img if order == 'rgb' else cv2.cvtColor(img, cv2.COLOR_BGR2RGB)
                 return Image.fromarray(rgb)
-        raise ValueError(
+        raise DataError(
             "MultiCrop needs results['img'] as a uint8 array of shape (H, W, 3), or (H, W), gray, "
             f'but got shape {shape}, type {dtype}.'
         )

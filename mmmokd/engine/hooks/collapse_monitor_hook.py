@@ -11,6 +11,7 @@ from mmmokd.analysis import effective_rank, feature_std, mutual_information, pro
 from mmmokd.registry import HOOKS
 from mmmokd.structures import NetworkOutput
 from mmmokd.utils import CollapseError
+from mmmokd.utils.errors import ConfigError
 
 from ..branches import get_branches
 
@@ -62,7 +63,7 @@ class CollapseMonitorHook(Hook):
             a branch that can.
 
     Raises:
-        ValueError: If ``interval`` or ``patience`` is below 1 or, when training begins, if no branch
+        ConfigError: If ``interval`` or ``patience`` is below 1 or, when training begins, if no branch
             has ``head``.
     """
 
@@ -81,7 +82,7 @@ class CollapseMonitorHook(Hook):
         head: str | None = None,
     ) -> None:
         if interval < 1 or patience < 1:
-            raise ValueError(
+            raise ConfigError(
                 'interval and patience of CollapseMonitorHook must be at least 1, but got '
                 f'{interval} and {patience}'
             )
@@ -101,15 +102,15 @@ class CollapseMonitorHook(Hook):
         """Find the branches and, in each, the head to ask.
 
         Raises:
-            TypeError: If the model has no branches to watch.
-            ValueError: If no branch has the head of that name, or it gives no targets of the
+            ConfigError: If the model has no branches to watch.
+            ConfigError: If no branch has the head of that name, or it gives no targets of the
                 branch's own teacher.
         """
         branches = get_branches(runner.model, type(self).__name__)
         heads = {name: self._find_head(name, branch) for name, branch in branches.items()}
         self._watched = {name: (branches[name], head) for name, head in heads.items() if head}
         if self.head is not None and not self._watched:
-            raise ValueError(f'CollapseMonitorHook.head: no branch has a loss head {self.head!r}')
+            raise ConfigError(f'CollapseMonitorHook.head: no branch has a loss head {self.head!r}')
         if skipped := [name for name, head in heads.items() if head is None]:
             runner.logger.info(
                 'CollapseMonitorHook does not watch what has no teacher of its own, or no head that '
@@ -127,7 +128,7 @@ class CollapseMonitorHook(Hook):
         named = [head for term, _, head in branch.terms() if self.head in (None, term)]
         found = [head for head in named if head.teacher == 'own' and hasattr(head, 'targets')]
         if self.head is not None and named and not found:
-            raise ValueError(
+            raise ConfigError(
                 f'CollapseMonitorHook.head: the head {self.head!r} of branch {name} gives no targets '
                 "of the branch's own teacher: name another, or None for the first that does"
             )

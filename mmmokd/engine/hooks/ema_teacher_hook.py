@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from mmmokd.registry import HOOKS
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.schedules import cosine_schedule
 from mmmokd.utils.state_dict import name_some
 
@@ -29,7 +30,7 @@ class EMATeacherHook(Hook):
         end_momentum (float): Its value at the end of the run. Defaults to 1.0.
 
     Raises:
-        ValueError: If a momentum is not in [0.5, 1].
+        ConfigError: If a momentum is not in [0.5, 1].
     """
 
     priority = 'NORMAL'
@@ -37,7 +38,7 @@ class EMATeacherHook(Hook):
     def __init__(self, base_momentum: float = 0.996, end_momentum: float = 1.0) -> None:
         for name, value in dict(base_momentum=base_momentum, end_momentum=end_momentum).items():
             if not 0.5 <= value <= 1:
-                raise ValueError(
+                raise ConfigError(
                     f'{name} is the share of the old teacher, at least 0.5 and at most 1 (0.996 in '
                     f"the paper), but got {value}; mmpretrain's CosineEMA counts the new share, "
                     '1 - momentum'
@@ -49,8 +50,8 @@ class EMATeacherHook(Hook):
         """Pair the parameters once; they stay the same objects for the whole run.
 
         Raises:
-            TypeError: If the model has no branches.
-            ValueError: If a teacher has a parameter that its student has not.
+            ConfigError: If the model has no branches.
+            ConfigError: If a teacher has a parameter that its student has not.
         """
         self._teachers: list[nn.Parameter] = []
         self._students: list[nn.Parameter] = []
@@ -60,7 +61,7 @@ class EMATeacherHook(Hook):
             students = dict(branch.student.named_parameters())
             teachers = dict(branch.teacher.named_parameters())
             if missing := [key for key in teachers if key not in students]:
-                raise ValueError(
+                raise ConfigError(
                     f'branch {name}: the teacher has parameters that its student has not: '
                     f'{name_some(missing)}'
                 )

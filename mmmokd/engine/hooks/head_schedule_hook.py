@@ -3,6 +3,7 @@ from mmengine.hooks import Hook
 
 from mmmokd.registry import HOOKS
 from mmmokd.utils import current_epoch, get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 from ..branches import get_branches
 
@@ -22,21 +23,21 @@ class HeadScheduleHook(Hook):
             run.
 
     Raises:
-        ValueError: If ``base_epochs`` is below 1.
+        ConfigError: If ``base_epochs`` is below 1.
     """
 
     priority = 'NORMAL'
 
     def __init__(self, base_epochs: int | None = None) -> None:
         if base_epochs is not None and base_epochs < 1:
-            raise ValueError(f'base_epochs must be at least 1, but got {base_epochs}')
+            raise ConfigError(f'base_epochs must be at least 1, but got {base_epochs}')
         self.base_epochs = base_epochs
 
     def before_train(self, runner) -> None:
         """Find the heads once; they stay the same objects for the whole run.
 
         Raises:
-            TypeError: If the model has no branches.
+            ConfigError: If the model has no branches.
         """
         self._epoch = None
         self._pace = 1.0

@@ -8,9 +8,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmmokd.datasets import MultiCrop, iter_datasets, iter_transforms
-from mmmokd.models.branches import Branch, BranchNetwork, ViewPass, check_views, find_lonely_norms
+from mmmokd.models.branches import (
+    Branch,
+    BranchNetwork,
+    ViewPass,
+    check_gradients,
+    check_views,
+    find_lonely_norms,
+)
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -23,10 +31,11 @@ class InputCheckHook(Hook):
     names the branch, the backbone, the size and what to set. So does a batch of one image where a
     batch norm would be left with one value per channel; the last batch of an epoch is counted.
     Before a test its images' size is tried likewise. Weights, statistics and random numbers are
-    untouched. A pipeline that makes its views by other means is not checked.
+    untouched. Where several processes train, so does a backbone of which a part gets no gradient.
+    A pipeline that makes its views by other means is not checked.
 
     Raises:
-        ValueError: If a branch cannot take the views, or the smallest batch.
+        ConfigError: If a branch cannot take the views, or the smallest batch.
     """
 
     # After the hook that checks the data, before all that is long or moves weights.
@@ -39,7 +48,8 @@ class InputCheckHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If a branch cannot take the views, or the smallest batch.
+            ConfigError: If a branch cannot take the views, or the smallest batch, or several processes
+                would wait for a gradient that does not come.
         """
         model, branches = get_ori_model(runner.model), _branches(runner.model)
         if not branches:
@@ -52,6 +62,8 @@ class InputCheckHook(Hook):
             seen = views[:1] if branch.frozen else views  # a teacher alone sees no local views
             network = branch.network('student')
             grids = check_views(name, network, [group.size for group in seen] + later)
+            if views and not branch.frozen and _waits_for_gradients(runner.model):
+                check_gradients(name, branch.student, views[0].size)
             if views and grids[views[0].size] == (1, 1) and _reads_maps(network):
                 runner.logger.log(
                     logging.WARNING,
@@ -68,11 +80,17 @@ class InputCheckHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If a branch cannot take them.
+            ConfigError: If a branch cannot take them.
         """
         sizes = crop_sizes(runner.test_dataloader.dataset)
         for name, branch in _branches(runner.model).items():
             check_views(name, branch.network('teacher'), sizes)
+
+
+def _waits_for_gradients(model: nn.Module) -> bool:
+    """Whether processes wait for a gradient of every parameter, as DistributedDataParallel's do."""
+    finds = getattr(model, 'find_unused_parameters', True) or getattr(model, 'static_graph', False)
+    return not finds
 
 
 def _branches(model: nn.Module) -> dict[str, Branch]:
@@ -184,7 +202,7 @@ def _check_smallest_batch(
             if which != 'every batch'
             else 'Set train_dataloader.batch_size to 2 or more'
         )
-        raise ValueError(
+        raise ConfigError(
             f'branch {name}: {which} has one image ({num_images} images, batch size '
             f'{loader.batch_size}, {world_size} process{"es" * (world_size > 1)}), of whose views '
             f'of {height}x{width} the batch norm {norm}{more} gets one value per channel, which has '

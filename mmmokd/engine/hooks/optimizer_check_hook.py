@@ -15,7 +15,7 @@ class OptimizerCheckHook(Hook):
     The tools of this package add the hook to every run.
 
     Raises:
-        ValueError: See :func:`~mmmokd.engine.optimizers.check_trained_parameters`.
+        ConfigError: See :func:`~mmmokd.engine.optimizers.check_trained_parameters`.
     """
 
     priority = 'VERY_HIGH'

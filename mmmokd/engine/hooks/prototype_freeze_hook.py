@@ -3,6 +3,7 @@ from mmengine.hooks import Hook
 
 from mmmokd.registry import HOOKS
 from mmmokd.utils import current_epoch
+from mmmokd.utils.errors import ConfigError
 
 from ..branches import get_branches
 from ..optimizers.wrappers import iter_wrappers
@@ -24,12 +25,12 @@ class PrototypeFreezeHook(Hook):
             ``freeze_epochs``. Defaults to None.
 
     Raises:
-        ValueError: If a count is negative.
+        ConfigError: If a count is negative.
     """
 
     def __init__(self, freeze_epochs: int = 1, freeze_iters: int | None = None) -> None:
         if freeze_epochs < 0 or (freeze_iters or 0) < 0:
-            raise ValueError(
+            raise ConfigError(
                 f'freeze_epochs and freeze_iters must be >= 0, but got {freeze_epochs} and '
                 f'{freeze_iters}'
             )

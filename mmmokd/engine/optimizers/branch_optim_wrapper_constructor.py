@@ -11,6 +11,7 @@ from torch import nn
 
 from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 from ..branches import get_branches
 from .branch_optim_wrapper_dict import BranchOptimWrapperDict
@@ -48,7 +49,7 @@ class BranchOptimWrapperConstructor:
             because mmengine passes it. Defaults to None.
 
     Raises:
-        ValueError: If a key, a branch or a part is not known; when called, if a branch that learns
+        ConfigError: If a key, a branch or a part is not known; when called, if a branch that learns
             has no settings, no branch learns, or a parameter that requires a gradient would be in
             no optimizer or in two.
 
@@ -64,10 +65,12 @@ class BranchOptimWrapperConstructor:
         ...         vit=dict(optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.04))))
     """
 
+    per_branch = True  # `optim_wrapper.optimizer` is the default of `optim_wrapper.branches`
+
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         cfg = copy.deepcopy(dict(optim_wrapper_cfg))
         if paramwise_cfg:
-            raise ValueError(
+            raise ConfigError(
                 'BranchOptimWrapperConstructor takes no paramwise_cfg: give a part of a branch its '
                 'lr and weight_decay by optim_wrapper.branches.NAME.parts'
             )
@@ -76,7 +79,7 @@ class BranchOptimWrapperConstructor:
         for name, branch in self.branches.items():
             lacks = 'optimizer' not in branch and not self.default
             if lacks or set(branch) - _PER_BRANCH:
-                raise ValueError(
+                raise ConfigError(
                     f'optim_wrapper.branches.{name} needs `optimizer` and may have `parts`, but has '
                     f'{sorted(branch)}; what is common to all branches stands beside `branches`'
                 )
@@ -111,12 +114,12 @@ class BranchOptimWrapperConstructor:
             BranchOptimWrapperDict: One optimizer wrapper for each branch that learns.
 
         Raises:
-            ValueError: See the class.
+            ConfigError: See the class.
         """
         inner = get_ori_model(model)
         learning = {n: b for n, b in get_branches(inner, type(self).__name__).items() if learns(b)}
         if not learning:
-            raise ValueError(
+            raise ConfigError(
                 f'no branch of {list(inner.branches)} has a parameter that requires a gradient: '
                 'there is nothing to train'
             )
@@ -141,13 +144,13 @@ class BranchOptimWrapperConstructor:
             )
         used = {name: branch for name, branch in self.branches.items() if name not in idle}
         if unknown := sorted({*used} - {*learning}):
-            raise ValueError(
+            raise ConfigError(
                 f'optim_wrapper.branches has {" and ".join(unknown)}, but the model has the branches '
                 f'{sorted(model.branches)}'
             )
         settings = with_default_optimizer(used, self.default, learning)
         if missing := sorted({*learning} - {*settings}):
-            raise ValueError(
+            raise ConfigError(
                 f'the branches {sorted(learning)} learn, but optim_wrapper.branches has only '
                 f'{sorted(settings)}: {" and ".join(missing)} would have no optimizer'
             )
@@ -190,7 +193,7 @@ def with_default_optimizer(
         dict[str, dict]: Settings by branch, each with ``optimizer``.
 
     Raises:
-        ValueError: If every branch sets a key of the default itself: it would have no effect.
+        ConfigError: If every branch sets a key of the default itself: it would have no effect.
     """
     settings = {name: dict(branch) for name, branch in branches.items()}
     if not default:
@@ -200,7 +203,7 @@ def with_default_optimizer(
     own = [{*(branch.get('optimizer') or {})} for branch in settings.values()]
     for key in default:
         if own and all(key in keys for keys in own):
-            raise ValueError(
+            raise ConfigError(
                 f'optim_wrapper.optimizer.{key} has no effect: every branch has its own. Set '
                 + ' and '.join(
                     f'optim_wrapper.branches.{name}.optimizer.{key}' for name in settings
@@ -214,7 +217,7 @@ def with_default_optimizer(
 def _check_clip_grad(clip_grad: Mapping) -> None:
     """Refuse settings of clipping that would not clip, or not as they say."""
     if clip_grad.get('per_parameter') and 'max_norm' not in clip_grad:
-        raise ValueError(
+        raise ConfigError(
             'optim_wrapper.clip_grad: per_parameter=True needs max_norm, the largest norm of a '
             f'parameter, but got {dict(clip_grad)}'
         )
@@ -249,7 +252,7 @@ def branch_param_groups(
         ``lr``. What requires no gradient is in none, empty groups are left out.
 
     Raises:
-        ValueError: If a part or one of its keys is not known.
+        ConfigError: If a part or one of its keys is not known.
     """
     trained = [
         (name.removeprefix('student.'), param)
@@ -261,7 +264,7 @@ def branch_param_groups(
     for part, cfg in parts.items():
         unknown = set(cfg) - {'lr', 'weight_decay', 'decay_all'}
         if part not in children or unknown:
-            raise ValueError(
+            raise ConfigError(
                 f'unknown {f"keys {sorted(unknown)} in " if part in children else ""}part {part!r}: '
                 f'parts are {sorted(children)}, with lr, weight_decay, decay_all'
             )

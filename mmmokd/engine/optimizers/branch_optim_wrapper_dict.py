@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
+from mmmokd.utils.errors import ConfigError
+
 from .wrappers import accumulative_counts, step_count
 
 
@@ -20,7 +22,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
         **optim_wrappers (OptimWrapper): Wrapper of each branch.
 
     Raises:
-        ValueError: If there is none, or they differ in type, autocast dtype or accumulation.
+        ConfigError: If there is none, or they differ in type, autocast dtype or accumulation.
     """
 
     def __init__(self, **optim_wrappers: OptimWrapper) -> None:
@@ -29,7 +31,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
             (type(w), getattr(w, 'cast_dtype', None), accumulative_counts(w)) for w in self.values()
         }
         if len(common) != 1:
-            raise ValueError(
+            raise ConfigError(
                 'the optimizer wrappers of all branches need the same type, autocast dtype and '
                 f'accumulative_counts, but got {sorted(map(str, common))}'
             )
@@ -92,7 +94,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
             zero_kwargs (dict, optional): For ``zero_grad``. Defaults to None.
 
         Raises:
-            ValueError: If branches' losses are needed and missing, or are of other branches.
+            ConfigError: If branches' losses are needed and missing, or are of other branches.
         """
         self._scale(loss).backward()
         for wrapper in self.values():
@@ -109,7 +111,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
             branch_losses = dict.fromkeys(self.keys(), loss)
         if branch_losses is None or set(branch_losses) != set(self.keys()):
             found = 'none' if branch_losses is None else f'those of {sorted(branch_losses)}'
-            raise ValueError(
+            raise ConfigError(
                 f'mixed precision scales the losses of {sorted(self.keys())} one by one and needs '
                 f'them as `loss.branch_losses`, but got {found}'
             )

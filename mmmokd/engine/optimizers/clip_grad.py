@@ -5,7 +5,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def clip_grad_norm_per_parameter_(params: list[Tensor], max_norm: float) -> Tensor:
-    """Clip every parameter's gradient by its own norm: g <- g min(1, max_norm / (|g| + 1e-6)).
+    """Clip every parameter's gradient by its own norm: g <- g min(1, max_norm / (``|g|`` + 1e-6)).
 
     DINO and the official MOKD clip so, unlike ``torch.nn.utils.clip_grad_norm_``, whose norm is
     that of all gradients together.

@@ -6,6 +6,7 @@ from collections import Counter
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.state_dict import name_some
 
 from .wrappers import iter_wrappers
@@ -22,7 +23,7 @@ def check_trained_parameters(model: nn.Module, optim_wrapper: OptimWrapper) -> N
         optim_wrapper (OptimWrapper): Its optimizer, or a dict of them.
 
     Raises:
-        ValueError: If a parameter that requires a gradient is in no group of an optimizer, or in
+        ConfigError: If a parameter that requires a gradient is in no group of an optimizer, or in
             several; names them.
     """
     times = Counter(
@@ -35,13 +36,13 @@ def check_trained_parameters(model: nn.Module, optim_wrapper: OptimWrapper) -> N
     orphans = [name for name, count in trained.items() if count == 0]
     shared = [name for name, count in trained.items() if count > 1]
     if orphans:
-        raise ValueError(
+        raise ConfigError(
             f'{_parameters(orphans)} a gradient and would never change, being in no optimizer: '
             f'{name_some(orphans)}. Let the optim_wrapper take them, or freeze them '
             '(requires_grad=False)'
         )
     if shared:
-        raise ValueError(
+        raise ConfigError(
             f'{_parameters(shared)} a gradient and would be changed more than once a step, being in '
             f'several parameter groups: {name_some(shared)}'
         )

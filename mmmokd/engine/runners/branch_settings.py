@@ -6,6 +6,7 @@ from collections.abc import Collection
 from mmengine.config import Config
 
 from mmmokd.utils.config_tree import type_name
+from mmmokd.utils.errors import ConfigError
 
 CONSTRUCTOR = 'BranchOptimWrapperConstructor'
 
@@ -23,7 +24,7 @@ def drop_idle_settings(cfg: Config) -> list[str]:
         list[str]: What was taken out and why, in sentences for the log.
 
     Raises:
-        ValueError: If an optimizer or a schedule is of a branch that the model does not know, or a
+        ConfigError: If an optimizer or a schedule is of a branch that the model does not know, or a
             branch that learns has no entry in a ``param_scheduler`` by branch.
     """
     branches = (cfg.get('model') or {}).get('branches')
@@ -41,7 +42,7 @@ def drop_idle_settings(cfg: Config) -> list[str]:
         notices += _drop(schedules, 'param_scheduler', branches, idle)
         missing = [name for name in branches if name not in idle and name not in schedules]
         if missing:
-            raise ValueError(
+            raise ConfigError(
                 f'param_scheduler has no schedules of branch {" and ".join(missing)}, only of '
                 f'{sorted(schedules)}: add param_scheduler.{missing[0]}, a list, which is empty for '
                 'a constant learning rate'
@@ -57,7 +58,7 @@ def _drop(
         return []
     unknown = sorted(set(settings) - set(branches))
     if unknown:
-        raise ValueError(
+        raise ConfigError(
             f'{where} is of the branches {sorted(settings)}, but the model has {sorted(branches)}, '
             f'and no {" and no ".join(unknown)}'
         )

@@ -18,12 +18,14 @@ from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init
 from mmmokd.engine.hooks.checkpoint_hook import save_whole_checkpoints
 from mmmokd.engine.hooks.optimizer_check_hook import OptimizerCheckHook
 from mmmokd.engine.runners.branch_settings import drop_idle_settings
+from mmmokd.engine.runners.data_errors import explain_broken_data
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.engine.runners.shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
 from mmmokd.models.feature_maps import check_feature_maps
 from mmmokd.utils.config_tree import iter_dicts, type_name
 from mmmokd.utils.cpu import describe_threads, set_threads
 from mmmokd.utils.data_workers import end_workers_with_parent
+from mmmokd.utils.errors import ConfigError
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm', 'NaiveSyncBN')
@@ -56,7 +58,7 @@ def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
         list[str]: What was changed that changes the result, in sentences for the log.
 
     Raises:
-        ValueError: If several processes are asked for that this machine cannot give.
+        ConfigError: If several processes are asked for that this machine cannot give.
     """
     device = device or get_device()
     distributed = cfg.get('launcher', 'none') != 'none'
@@ -70,7 +72,7 @@ def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
     notices = _drop_amp(cfg)
     if distributed:
         if cfg.launcher != 'pytorch':
-            raise ValueError(
+            raise ConfigError(
                 f'--launcher {cfg.launcher} needs GPUs and there is none; several processes on the '
                 'CPU are started with tools/dist_train.sh (--launcher pytorch)'
             )
@@ -82,7 +84,7 @@ def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
 def _check_local_rank(num_gpus: int) -> None:
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     if local_rank >= num_gpus:
-        raise ValueError(
+        raise ConfigError(
             f'process {local_rank} (counted from 0) of this machine has no GPU: it has {num_gpus}. '
             'Start as many processes as there are GPUs'
         )
@@ -137,11 +139,11 @@ def init_cpu_process_group(cfg: Config) -> None:
         cfg (Config): Read for the ``timeout`` (seconds) in ``env_cfg.dist_cfg``.
 
     Raises:
-        ValueError: If this process was not started by torchrun.
+        ConfigError: If this process was not started by torchrun.
     """
     missing = [name for name in TORCHRUN_VARIABLES if name not in os.environ]
     if missing:
-        raise ValueError(
+        raise ConfigError(
             f'--launcher pytorch, but {", ".join(missing)} not set: start with '
             'tools/dist_train.sh or torchrun, or leave --launcher out for one process'
         )
@@ -236,7 +238,7 @@ def build_runner(cfg: Config) -> Runner:
         Runner: Ready to ``train()`` or ``test()``. Call :func:`close_process_group` afterwards.
 
     Raises:
-        ValueError: If the processes that the launcher stands for do not exist, the work dir cannot
+        ConfigError: If the processes that the launcher stands for do not exist, the work dir cannot
             be written to, or optimizers or schedules are of other branches than the model's.
     """
     drop_absent_hooks(cfg)
@@ -248,6 +250,7 @@ def build_runner(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     save_whole_checkpoints(runner)
     runner.register_hook(OptimizerCheckHook())
+    explain_broken_data(runner)
     end_workers_with_parent(runner)
     for notice in idle:
         runner.logger.info(notice)

@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """One run to a folder, one process at a time that writes to it."""
 
+import errno
 import json
 import os
 import re
@@ -16,14 +17,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from mmengine.config import Config
 
-from mmmokd.cli.stop_signals import is_first_process
 from mmmokd.engine.hooks.checkpoint_hook import POINTER
 from mmmokd.utils.atomic import atomic_write, remove_parts
 from mmmokd.utils.config_tree import iter_dicts
+from mmmokd.utils.environment import is_first_process
+from mmmokd.utils.errors import CannotWriteError, ConfigError
 
 LOCK, HOLDER = '.run.lock', '.run.json'
 ROOM = 2**18  # bytes: of the logs and the config that a run writes as it begins
 LOCK_TIMEOUT = 3.0  # seconds: the data workers of a killed run take a moment to end, too
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a write, which does not name its file
 TIMESTAMP = re.compile(r'\d{8}_\d{6}')
 
 
@@ -31,8 +34,7 @@ TIMESTAMP = re.compile(r'\d{8}_\d{6}')
 def claim_run_folder(cfg: Config, overwrite: bool = False) -> Iterator[None]:
     """Keep a run's folder for this run, as long as the block runs.
 
-    Of several processes the first does so for all. The lock is the operating system's: it ends with
-    the process, however that ends. Where the file system has no locks, a warning says so.
+    Of several processes the first does so for all.
 
     Args:
         cfg (Config): A full config, with ``work_dir``, ``launcher``, ``resume`` and ``load_from``
@@ -41,8 +43,9 @@ def claim_run_folder(cfg: Config, overwrite: bool = False) -> Iterator[None]:
             config, and nothing else. Defaults to False.
 
     Raises:
-        ValueError: If the folder cannot be written to, another run writes to it, or it holds
+        ConfigError: If the folder cannot be written to, another run writes to it, or it holds
             checkpoints of another run than the one that is resumed.
+        CannotWriteError: If the disk is full as the block runs.
     """
     folders = checkpoint_folders(cfg)
     if not is_first_process(cfg.get('launcher', 'none')):
@@ -52,14 +55,16 @@ def claim_run_folder(cfg: Config, overwrite: bool = False) -> Iterator[None]:
     try:
         for folder in folders:
             check_folder(folder)
-        with _lock(Path(cfg.work_dir)):
+        with lock_folder(Path(cfg.work_dir)):
             name = checkpoint_pattern(cfg)
             for folder in folders:
                 remove_parts(folder, lambda file: bool(name.fullmatch(file)) or file == POINTER)
             _make_room(cfg, folders, name, overwrite)
             yield
-    except BaseException:
+    except BaseException as error:
         _remove_unused(new)
+        if isinstance(error, OSError) and error.errno in FULL and not error.filename:
+            raise CannotWriteError(f'cannot write to {cfg.work_dir}: {error.strerror}') from error
         raise
 
 
@@ -78,17 +83,17 @@ def check_folder(folder: str | Path) -> None:
         folder (str | Path): The folder.
 
     Raises:
-        ValueError: If it cannot be made or written to.
+        ConfigError: If it cannot be made or written to.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f'cannot write to {folder}: it is a file, not a folder')
+        raise ConfigError(f'cannot write to {folder}: it is a file, not a folder')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(ROOM))
     except OSError as error:
-        raise ValueError(f'cannot write to the folder {folder}: {error.strerror}') from error
+        raise ConfigError(f'cannot write to the folder {folder}: {error.strerror}') from error
 
 
 def _checkpoint_hook(cfg: Config) -> dict:
@@ -130,15 +135,28 @@ def checkpoint_pattern(cfg: Config) -> re.Pattern:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, option: str = '--work-dir OTHER') -> Iterator[None]:
+    """Keep other runs out of a folder as long as the block runs.
+
+    The lock is the operating system's: it ends with the process, however that ends. Where the file
+    system has no locks, a warning says so.
+
+    Args:
+        folder (Path): The folder; must exist.
+        option (str): How a user names another folder, for the message. Defaults to
+            ``'--work-dir OTHER'``.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
     lock = FileLock(folder / LOCK, timeout=LOCK_TIMEOUT)
     holder = folder / HOLDER
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(
+        raise ConfigError(
             f'another run writes to {folder}{_describe_holder(holder)}: wait for it to end, or name '
-            'another folder by --work-dir OTHER'
+            f'another folder by {option}'
         ) from None
     except (OSError, NotImplementedError) as error:
         print(
@@ -182,7 +200,7 @@ def _make_room(cfg: Config, folders: list[Path], name: re.Pattern, overwrite: bo
             part.write_text(str(resumed.resolve()), encoding='utf-8')
     elif old:
         more = f' and {len(old) - 1} more' if len(old) > 1 else ''
-        raise ValueError(
+        raise ConfigError(
             f'{old[-1].parent} holds checkpoints of an earlier run ({old[-1].name}{more}): resume '
             'it with --resume, write to another folder with --work-dir OTHER, or remove it and start '
             'from scratch with --overwrite'
@@ -199,7 +217,7 @@ def _remove_run(cfg: Config, folders: list[Path], checkpoints: list[Path]) -> No
     }
     for path in checkpoints:
         if os.path.realpath(path) in needed:
-            raise ValueError(
+            raise ConfigError(
                 f'--overwrite would remove {path}, which the config reads: name another folder by '
                 '--work-dir OTHER'
             )

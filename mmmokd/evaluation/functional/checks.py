@@ -1,13 +1,15 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from torch import Tensor
 
+from mmmokd.utils.errors import DataError
+
 CHUNK_SIZE = 4096  # rows
 
 
 def check_features(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, num_classes: int | None = None
 ) -> int:
-    """Check a labeled bank and queries, as all measures of features take them.
+    """Check a labeled bank and queries, as all metrics of features take them.
 
     Args:
         bank (Tensor): Labeled features, shape (N, C).
@@ -32,11 +34,11 @@ def check_features(
             f'{tuple(bank_labels.shape)}'
         )
     if not len(bank):
-        raise ValueError('the bank has no features')
+        raise DataError('the bank has no features')
     lowest, highest = int(bank_labels.min()), int(bank_labels.max())
     num_classes = highest + 1 if num_classes is None else num_classes
     if lowest < 0 or highest >= num_classes:
-        raise ValueError(
+        raise DataError(
             f"the bank's labels must be from 0 to {num_classes - 1} ({num_classes} classes), but "
             f'go from {lowest} to {highest}'
         )
@@ -56,4 +58,4 @@ def check_finite(features: Tensor, name: str) -> None:
     chunks = features.split(CHUNK_SIZE)  # a mask of all of a large bank would be large
     bad = sum((~chunk.isfinite().all(dim=1)).sum().item() for chunk in chunks)
     if bad:
-        raise ValueError(f'{bad} of {len(features)} {name} features are not finite')
+        raise DataError(f'{bad} of {len(features)} {name} features are not finite')

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmmokd.utils.errors import ConfigError, DataError
+
 from .checks import check_features, check_finite
 
 
@@ -66,7 +68,7 @@ def weighted_knn(
     own = _count_own(*identities) if identities is not None else 0
     check_num_neighbors(ks, len(bank), own)
     if not temperature > 0:
-        raise ValueError(f'the temperature of k-NN must be positive, but got {temperature}')
+        raise ConfigError(f'the temperature of k-NN must be positive, but got {temperature}')
     num_classes = check_features(bank, bank_labels, queries, num_classes)
     device = torch.device(device) if device is not None else queries.device
     with torch.autocast(device.type, enabled=False):
@@ -99,14 +101,14 @@ def check_num_neighbors(ks: Sequence[int], num_bank: int, num_own: int = 0) -> N
         ValueError: If there is no k, one is below 1, or one is above what is left of ``num_bank``.
     """
     if not ks or min(ks) < 1:
-        raise ValueError(f'k-NN needs numbers of neighbors k of at least 1, but got k={list(ks)}')
+        raise ConfigError(f'k-NN needs numbers of neighbors k of at least 1, but got k={list(ks)}')
     if max(ks) > num_bank:
-        raise ValueError(
+        raise DataError(
             f'k-NN with k={max(ks)} neighbors needs a bank of at least {max(ks)} labeled images, '
             f'but the bank has {num_bank}'
         )
     if max(ks) > num_bank - num_own:
-        raise ValueError(
+        raise DataError(
             f'k-NN with k={max(ks)} neighbors needs a bank of at least {max(ks) + num_own} images, '
             f'for {num_own} of them can be the query itself, but the bank has {num_bank}'
         )

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmmokd.utils.errors import ConfigError, DataError
 from mmmokd.utils.stratify import stratified_share
 
 from .checks import check_features, check_finite
@@ -118,11 +119,11 @@ def check_probe_settings(lrs: Sequence[float], epochs: int, batch_size: int) -> 
         ValueError: If there is no rate, or a setting is not positive and finite.
     """
     if not lrs or not all(0 < lr < math.inf for lr in lrs):
-        raise ValueError(
+        raise ConfigError(
             f'a linear probe needs learning rates that are positive numbers, but got {list(lrs)}'
         )
     if epochs < 1 or batch_size < 1:
-        raise ValueError(
+        raise ConfigError(
             f'a linear probe needs at least one epoch and one feature a step, but got '
             f'epochs={epochs} and batch_size={batch_size}'
         )
@@ -266,7 +267,7 @@ def _hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
     # One image of each class at the least, and not the only one.
     indices = stratified_share(labels.cpu().numpy(), share, seed, min_per_class=1, min_left=1)
     if not len(indices):
-        raise ValueError(
+        raise DataError(
             f'to choose between learning rates, some images of the bank are held out, but none of '
             f'its {len(labels)} images has another of its class: give one learning rate'
         )

@@ -9,6 +9,8 @@ from mmengine.dist import broadcast_object_list, is_distributed, is_main_process
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from mmmokd.utils.errors import DataError, RunStoppedError
+
 from ..overlap import Overlap
 
 PATIENCE = timedelta(days=2)
@@ -36,17 +38,17 @@ class FeatureSet(NamedTuple):
 
 
 class FeatureMetric(BaseMetric):
-    """A measure of frozen features: k-NN, a linear probe and the like.
+    """A metric of frozen features: k-NN, a linear probe and the like.
 
-    A subclass says in :meth:`evaluate_features` what it measures of one network, and how it treats
-    images that are both in the bank and queries in :meth:`evaluate_set`.
+    A subclass computes its values of one network in :meth:`evaluate_features`, and treats images
+    that are both in the bank and queries in :meth:`evaluate_set`.
     :class:`FeatureValLoop` and :class:`FeatureTestLoop` drive it through mmengine's ``Evaluator``:
-    several measures stand in ``val_evaluator`` as a list. Measures are logged, and offered to
-    ``CheckpointHook.save_best`` and ``EarlyStoppingHook.monitor``, as ``'{network}/{measure}'``,
+    ``val_evaluator`` may list several metrics. Their values are logged, and available to
+    ``CheckpointHook.save_best`` and ``EarlyStoppingHook.monitor``, as ``'{network}/{metric}'``,
     ``'cnn.teacher/knn_top1'`` for instance.
 
-    A measure that is to see the class tokens of several last blocks of a ViT, and not its pooled
-    feature alone, says so by the class attribute ``last_blocks``.
+    A metric that reads the class tokens of several last blocks of a ViT, and not its pooled feature
+    alone, sets the class attribute ``last_blocks``.
 
     Rank 0 has the features and computes; the others get the result, or the error.
 
@@ -75,7 +77,7 @@ class FeatureMetric(BaseMetric):
             query_labels (Tensor): Class ids, shape (Q, ), int64.
 
         Returns:
-            dict[str, float]: Measures by name. mmengine takes greater as better if ``'top'`` or
+            dict[str, float]: Metrics by name. mmengine takes greater as better if ``'top'`` or
             ``'acc'`` is in the name.
         """
 
@@ -87,7 +89,7 @@ class FeatureMetric(BaseMetric):
             num_queries (int): Number of queries.
 
         Raises:
-            ValueError: If the measure cannot be taken on so many images.
+            ValueError: If the metric cannot be computed on so many images.
         """
 
     def check_overlap(self, overlap: Overlap) -> None:
@@ -97,13 +99,13 @@ class FeatureMetric(BaseMetric):
             overlap (Overlap): Which ones there are, at least one.
 
         Raises:
-            ValueError: If the measure means nothing on them; here, that they are in both, for a
-                measure that does not know how to leave them out.
+            ValueError: If the metric is meaningless on them; by default if there are any, for a metric
+                that does not leave them out.
         """
         if type(self).evaluate_set is FeatureMetric.evaluate_set:
-            raise ValueError(
-                f'{overlap.num_queries} of {len(overlap.queries)} queries are images of the bank, '
-                f'too, which {type(self).__name__} does not leave out: give it other images'
+            raise DataError(
+                f'{overlap.num_queries} of {len(overlap.queries)} queries are also images of '
+                f'the bank, which {type(self).__name__} does not leave out: give it other images'
             )
 
     def evaluate_set(self, features: FeatureSet) -> dict[str, float]:
@@ -113,7 +115,7 @@ class FeatureMetric(BaseMetric):
             features (FeatureSet): Blocks chosen; see :meth:`evaluate_features`.
 
         Returns:
-            dict[str, float]: Measures by name.
+            dict[str, float]: Metrics by name.
         """
         return self.evaluate_features(
             features.bank, features.bank_labels, features.queries, features.query_labels
@@ -135,12 +137,12 @@ class FeatureMetric(BaseMetric):
             results (list[FeatureSet]): One for each network.
 
         Returns:
-            dict[str, float]: Measures by ``'{network}/{measure}'``.
+            dict[str, float]: Metrics by ``'{network}/{metric}'``.
 
         Raises:
-            ValueError: If a measure cannot be taken; it names the network.
+            ValueError: If a metric cannot be computed; names the network.
         """
-        measures = {}
+        metrics = {}
         for features in results:
             chosen = features._replace(
                 bank=self._choose_blocks(features.bank),
@@ -149,9 +151,9 @@ class FeatureMetric(BaseMetric):
             try:
                 values = self.evaluate_set(chosen)
             except ValueError as error:
-                raise ValueError(f'{type(self).__name__} of {features.name}: {error}') from error
-            measures.update({f'{features.name}/{key}': value for key, value in values.items()})
-        return measures
+                raise DataError(f'{type(self).__name__} of {features.name}: {error}') from error
+            metrics.update({f'{features.name}/{key}': value for key, value in values.items()})
+        return metrics
 
     def _patient_group(self):
         """A group of all processes, in which the others wait for rank 0 as long as it takes."""
@@ -170,7 +172,7 @@ class FeatureMetric(BaseMetric):
             size (int): Not used: padding is already dropped.
 
         Returns:
-            dict[str, float]: Measures by name, the same on all ranks.
+            dict[str, float]: Metrics by name, the same on all ranks.
 
         Raises:
             RuntimeError: On other ranks, if rank 0 failed.
@@ -178,9 +180,9 @@ class FeatureMetric(BaseMetric):
         outcome, error = [None, None], None
         if is_main_process():
             try:
-                measures = self.compute_metrics(self.results)
+                metrics = self.compute_metrics(self.results)
                 prefix = f'{self.prefix}/' if self.prefix else ''
-                outcome[0] = {f'{prefix}{key}': value for key, value in measures.items()}
+                outcome[0] = {f'{prefix}{key}': value for key, value in metrics.items()}
             except Exception as caught:
                 # The others wait for the broadcast below: they must hear of it before it goes up.
                 error, outcome[1] = caught, f'{type(caught).__name__}: {caught}'
@@ -189,5 +191,5 @@ class FeatureMetric(BaseMetric):
         if error is not None:
             raise error
         if outcome[1] is not None:
-            raise RuntimeError(f'rank 0 failed to evaluate features: {outcome[1]}')
+            raise RunStoppedError(f'rank 0 failed to evaluate features: {outcome[1]}')
         return outcome[0]

@@ -5,6 +5,7 @@ from mmengine.device import get_device
 from torch import Tensor
 
 from mmmokd.registry import METRICS
+from mmmokd.utils.errors import ConfigError
 
 from ..functional import check_num_neighbors, weighted_knn
 from ..overlap import Overlap
@@ -15,7 +16,7 @@ from .feature_metric import FeatureMetric, FeatureSet
 class KNNMetric(FeatureMetric):
     """Accuracy of weighted k-NN classification, in per cent; see :func:`weighted_knn`.
 
-    A query that is an image of the bank, too, is not its own neighbor. Logged as
+    A query that is also an image of the bank is not its own neighbor. Logged as
     ``'{network}/knn_top1'`` and ``'{network}/knn_top5'`` for the first ``k``, and as
     ``'{network}/knn_top1_k{k}'`` for each further one.
 
@@ -46,7 +47,7 @@ class KNNMetric(FeatureMetric):
     ) -> None:
         super().__init__(prefix=prefix)
         if not topk or min(topk) < 1:
-            raise ValueError(f'topk of KNNMetric must be numbers of at least 1, but got {topk}')
+            raise ConfigError(f'topk of KNNMetric must be numbers of at least 1, but got {topk}')
         self.k = (k,) if isinstance(k, int) else tuple(k)
         self.temperature = temperature
         self.topk = tuple(topk)

@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmmokd.registry import METRICS
+from mmmokd.utils.errors import ConfigError, DataError
 from mmmokd.utils.state_dict import name_some
 
 from ..functional import check_probe_settings, linear_probe
@@ -26,7 +27,7 @@ HELD_OUT_PREFIX = 'linear_held_out_lr'
 class LinearProbeMetric(FeatureMetric):
     """Accuracy of a linear classifier of frozen features, in per cent; see :func:`linear_probe`.
 
-    It is not trained on images of the bank that are queries, too; at least a tenth of the bank must
+    It is not trained on images of the bank that are also queries; at least a tenth of the bank must
     be others.
 
     It reads what the authors of MOKD, as those of DINO, read: of a network with a class token that
@@ -79,15 +80,15 @@ class LinearProbeMetric(FeatureMetric):
     ) -> None:
         super().__init__(prefix=prefix)
         if not topk or min(topk) < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'topk of LinearProbeMetric must be numbers of at least 1, but got {topk}'
             )
         if last_blocks < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'last_blocks of LinearProbeMetric must be at least 1, but got {last_blocks}'
             )
         if not 0 < held_out_share < 1:
-            raise ValueError(
+            raise ConfigError(
                 f'held_out_share of LinearProbeMetric must be between 0 and 1, but got '
                 f'{held_out_share}'
             )
@@ -105,9 +106,9 @@ class LinearProbeMetric(FeatureMetric):
     def check_overlap(self, overlap: Overlap) -> None:
         left = int((overlap.bank < 0).sum())
         if left < MIN_LEFT_SHARE * len(overlap.bank):
-            raise ValueError(
-                f'{overlap.num_queries} of {len(overlap.queries)} queries are images of the bank, '
-                f'too, which leaves a linear probe {left} of its {len(overlap.bank)} images to '
+            raise DataError(
+                f'{overlap.num_queries} of {len(overlap.queries)} queries are also images of '
+                f'the bank, which leaves a linear probe {left} of its {len(overlap.bank)} images to '
                 'learn from: too few, and tested on what it has learned an accuracy means '
                 'nothing. Give two sets of different images, or leave the probe out (--no-linear '
                 'of tools/evaluate.py), for k-NN can do without'
@@ -148,11 +149,11 @@ class LinearProbeMetric(FeatureMetric):
             device=self.device,
         )
         hits = probe.predictions == query_labels[:, None]
-        measures = {
+        metrics = {
             f'linear_top{n}': 100.0 * hits[:, :n].any(dim=1).double().mean().item()
             for n in self.topk
         }
-        measures['linear_lr'] = probe.lr
+        metrics['linear_lr'] = probe.lr
         if self.log_sweep:
-            measures.update({f'{HELD_OUT_PREFIX}{lr:g}': x for lr, x in probe.held_out.items()})
-        return measures
+            metrics.update({f'{HELD_OUT_PREFIX}{lr:g}': x for lr, x in probe.held_out.items()})
+        return metrics

@@ -3,6 +3,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.errors import ConfigError
 
 
 @MODELS.register_module()
@@ -29,7 +30,7 @@ class ConvStem(BaseModule):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If an argument has another value than these.
+        ConfigError: If an argument has another value than these.
 
     Example:
         >>> ConvStem(3, 96, kernel_size=8, stride=8)(torch.rand(2, 3, 32, 32)).shape
@@ -55,16 +56,16 @@ class ConvStem(BaseModule):
         side = stride[0]
         num_layers = side.bit_length() - 1
         if side not in (2, 4, 8, 16, 32) or stride != (side, side) or kernel_size != stride:
-            raise ValueError(
+            raise ConfigError(
                 f'ConvStem cuts square patches of 2, 4, 8, 16 or 32 pixels that do not overlap, '
                 f'but got kernel_size={kernel_size}, stride={stride}'
             )
         if padding != (0, 0) or dilation != (1, 1):
-            raise ValueError(
+            raise ConfigError(
                 f'ConvStem takes padding 0 and dilation 1, but got {padding} and {dilation}'
             )
         if out_channels % (side // 2):
-            raise ValueError(
+            raise ConfigError(
                 f'ConvStem of stride {side} needs a width that is a multiple of {side // 2}, but '
                 f'got out_channels={out_channels}'
             )

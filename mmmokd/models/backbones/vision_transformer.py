@@ -4,8 +4,10 @@ from mmpretrain.models.backbones import VisionTransformer as _VisionTransformer
 from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.pos_embed import resize_pos_embed_2d
 
-from ..utils import resize_pos_embed_2d, trunc_normal_linears_
+from ..utils import trunc_normal_linears_
 
 
 @MODELS.register_module()
@@ -30,7 +32,7 @@ class VisionTransformer(_VisionTransformer):
             ``'deit-small'``, ``'deit-base'`` for ViT-Tiny, -Small, -Base.
 
     Raises:
-        ValueError: If ``norm_outputs`` is set and ``final_norm`` is not.
+        ConfigError: If ``norm_outputs`` is set and ``final_norm`` is not.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class VisionTransformer(_VisionTransformer):
     ) -> None:
         super().__init__(*args, out_type=out_type, **kwargs)
         if norm_outputs and not self.final_norm:
-            raise ValueError('norm_outputs=True needs the final LayerNorm: final_norm=True')
+            raise ConfigError('norm_outputs=True needs the final LayerNorm: final_norm=True')
         self.pos_embed_scale_offset = pos_embed_scale_offset
         self.norm_outputs = norm_outputs
 

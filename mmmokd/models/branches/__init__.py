@@ -12,7 +12,13 @@ from .adapters import (
 from .backbone import build_backbone, describe_backbone
 from .branch import Branch, make_teacher
 from .inference import BackboneSpec, infer_features
-from .input_check import ViewPass, check_views, find_lonely_norms
+from .input_check import (
+    ViewPass,
+    check_gradients,
+    check_views,
+    find_lonely_norms,
+    find_unread_parameters,
+)
 from .network import BranchNetwork
 
 __all__ = [
@@ -28,9 +34,11 @@ __all__ = [
     'ViewPass',
     'adapt_features',
     'build_backbone',
+    'check_gradients',
     'check_views',
     'describe_backbone',
     'find_lonely_norms',
+    'find_unread_parameters',
     'infer_features',
     'make_teacher',
 ]

@@ -40,6 +40,9 @@ def build_backbone(cfg: dict) -> nn.Module:
       with ``pad_small_map=True``. Other maps pass as without it, so that the function of pretrained
       weights stays what it was.
 
+    - The rotary embedding of mmpretrain's ViTEVA02 keeps its buffers at the size that they were made
+      for; otherwise checkpoints would have those of the last image.
+
     What the config does say is kept.
 
     Args:
@@ -48,7 +51,7 @@ def build_backbone(cfg: dict) -> nn.Module:
     Returns:
         nn.Module: The backbone.
     """
-    cls = _class_of(cfg)
+    cls = class_of(cfg)
     if getattr(cls, '__name__', '') == 'TIMMBackbone':
         backbone, chosen = _build_timm(cfg)
     else:
@@ -58,6 +61,7 @@ def build_backbone(cfg: dict) -> nn.Module:
             if key not in cfg and _default(cls, key) not in (None, value, *READABLE_OUT_TYPES)
         }
         backbone = MODELS.build(dict(cfg, **chosen))
+    _keep_rotary_buffers(backbone)
     said = [f'{key}={value!r}' for key, value in chosen.items()]
     if PAD_SMALL_MAP not in cfg and _pad_small_maps(backbone):
         said.append(f'{PAD_SMALL_MAP}=True where a map is smaller than a window')
@@ -86,8 +90,15 @@ def describe_backbone(cfg: dict) -> str:
     return name.rpartition('.')[2] + (f' ({wrapped})' if isinstance(wrapped, str) else '')
 
 
-def _class_of(cfg: dict) -> Any:
-    """The class that a config names, in the scope in which it is built; None for none."""
+def class_of(cfg: dict) -> Any:
+    """Look up the class that a config names, in the scope in which it is built.
+
+    Args:
+        cfg (dict): Config with a ``type``.
+
+    Returns:
+        type, optional: The class; None if none of that name is registered.
+    """
     if not isinstance(cfg.get('type'), str):
         return cfg.get('type')
     with MODELS.switch_scope_and_registry(cfg.get('_scope_')) as registry:
@@ -190,3 +201,20 @@ def _pad_small_maps(backbone: nn.Module) -> bool:
 
 def _pad_if_smaller(window: nn.Module, args: tuple) -> None:
     window.pad_small_map = min(args[1]) < window.window_size
+
+
+def _keep_rotary_buffers(backbone: nn.Module) -> None:
+    """Let rotary embeddings that replace their buffers for each size of images have them back."""
+    for module in backbone.modules():
+        if type(module).__name__ == 'RotaryEmbeddingFast':
+            module.register_forward_pre_hook(_remember_buffers)
+            module.register_forward_hook(_restore_buffers, always_call=True)
+
+
+def _remember_buffers(rotary: nn.Module, args: tuple) -> None:
+    rotary.made_for = rotary.patch_resolution, rotary.freqs_cos, rotary.freqs_sin
+
+
+def _restore_buffers(rotary: nn.Module, args: tuple, output: Any) -> None:
+    rotary.patch_resolution, rotary.freqs_cos, rotary.freqs_sin = rotary.made_for
+    del rotary.made_for

@@ -14,7 +14,7 @@ from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.loaded import loaded_names, pretrained_entries
 
 from ..heads import BranchHead
-from .backbone import _class_of, has_argument
+from .backbone import class_of, has_argument
 from .network import BranchNetwork
 from .terms import head_argument
 
@@ -57,8 +57,8 @@ class Branch(BaseModule):
         **necks (dict): Config of each neck by name; see :class:`BranchNetwork`.
 
     Raises:
-        ValueError: If a frozen branch has heads or peers, another one has no heads, a head reads what
-            there is not, or a value is out of range.
+        ValueError: If a frozen branch has heads or peers, a head is not a :class:`BranchHead`, or a
+            value is out of range.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Branch(BaseModule):
             self.teacher = make_teacher(network)
         if frozen and (heads or peers):
             raise ValueError(
-                'a frozen branch does not learn: it has no heads and no cross_weight, but got '
+                'a frozen branch learns from nothing, but got '
                 f'{", ".join((*(heads or ()), *self.peers))}'
             )
         self.heads = ModuleDict(
@@ -104,7 +104,7 @@ class Branch(BaseModule):
         self, term: str, cfg: dict, peers: Mapping[str, float]
     ) -> BranchHead | ModuleDict:
         """A head, or one for each peer."""
-        cls = _class_of(cfg)
+        cls = class_of(cfg)
         if isinstance(cls, type) and not issubclass(cls, BranchHead):
             raise ValueError(
                 f'heads.{term}: {cls.__name__} is not a loss head of a branch (BranchHead)'
@@ -198,7 +198,12 @@ class Branch(BaseModule):
         loaded = loaded_names(self.teacher)
         if any(self.teacher.backbone_cfg.get(key) for key in OWN_WEIGHTS):
             loaded |= {f'backbone.{name}' for name in self.teacher.backbone.state_dict()}
-        random = [name for name in self.teacher.state_dict() if name not in loaded]
+        # Other buffers are constants, such as the indices of windows.
+        names = [name for name, _ in self.teacher.named_parameters()]
+        names += [
+            n for n in self.teacher.state_dict() if n.endswith(('running_mean', 'running_var'))
+        ]
+        random = [name for name in names if name not in loaded]
         if random:
             raise ValueError(
                 f'the frozen branch would teach noise: {len(random)} of its weights are random '

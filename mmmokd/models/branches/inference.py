@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from mmmokd.utils.errors import ConfigError
+
 from .adapters import AutoAdapter, BackboneAdapter, inner_model
 
 DEFAULT_SIZE = 224  # pixels, of backbones that take images of any size
@@ -53,7 +55,7 @@ def infer_features(
         BackboneSpec: Channels of the pooled feature and of the tokens, grid, and the size used.
 
     Raises:
-        ValueError: If the backbone cannot take the image, or the adapter cannot read its output.
+        ConfigError: If the backbone cannot take the image, or the adapter cannot read its output.
 
     Example:
         >>> infer_features(MODELS.build(dict(type='mmpretrain.ResNet', depth=18)), 96)
@@ -72,8 +74,12 @@ def infer_features(
             raise
         except Exception as error:  # each library has its own for a size that it does not take
             text = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-            raise ValueError(
-                f'the backbone {type(inner_model(backbone)).__name__} cannot take an image of '
+            known = _known_size(backbone)
+            made = ''
+            if known not in (None, size):
+                made = f', made for images of {known[0]}x{known[1]} (img_size),'
+            raise ConfigError(
+                f'the backbone {type(inner_model(backbone)).__name__}{made} cannot take an image of '
                 f'{image_channels}x{size[0]}x{size[1]}: {text}'
             ) from error
         features = adapter(output, backbone, size)
@@ -92,6 +98,10 @@ def native_size(backbone: nn.Module) -> tuple[int, int]:
         tuple[int, int]: (H, W) in pixels: ``img_size`` of the backbone or of its patch embedding, the
         size that timm says is fixed, or else 224x224.
     """
+    return _known_size(backbone) or (DEFAULT_SIZE, DEFAULT_SIZE)
+
+
+def _known_size(backbone: nn.Module) -> tuple[int, int] | None:
     inner = inner_model(backbone)
     inner = getattr(inner, 'model', inner)  # timm's `features_only` wraps once more
     for owner in (inner, getattr(inner, 'patch_embed', None)):
@@ -103,7 +113,7 @@ def native_size(backbone: nn.Module) -> tuple[int, int]:
     pretrained_cfg = getattr(inner, 'pretrained_cfg', None) or {}
     if pretrained_cfg.get('fixed_input_size'):
         return tuple(pretrained_cfg['input_size'][-2:])
-    return DEFAULT_SIZE, DEFAULT_SIZE
+    return None
 
 
 @contextmanager

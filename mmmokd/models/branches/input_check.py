@@ -10,9 +10,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmokd.structures import BackboneFeatures, NetworkOutput
+from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.state_dict import name_some
 
 from .backbone import FOR_SIZES, PAD_SMALL_MAP, STRICT, describe_backbone
-from .inference import in_evaluation
+from .inference import in_evaluation, native_size
 
 # Sides that are tried for the message when views of some size cannot pass: near it, in pixels.
 STEPS = (14, 16, 32)
@@ -60,7 +62,7 @@ def check_views(
         dict[tuple[int, int], tuple[int, int]]: The map's (h, w) by size.
 
     Raises:
-        ValueError: If the network cannot take images of a size, or its parts do not fit each
+        ConfigError: If the network cannot take images of a size, or its parts do not fit each
             other; the message names branch, backbone, size and, where there is one, the argument.
     """
     sizes = list(dict.fromkeys(sizes))
@@ -73,19 +75,66 @@ def check_views(
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 others = [other for other in sizes if other != size]
-                raise ValueError(_explain(name, network, size, others, error)) from error
+                raise ConfigError(_explain(name, network, size, others, error)) from error
             try:
                 _project(network, features)
             except (RuntimeError, ValueError, AssertionError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
-                raise ValueError(
+                raise ConfigError(
                     f'branch {name}: its necks cannot take what '
                     f'{describe_backbone(network.backbone_cfg)} gives of images of '
                     f'{_by(size)}: {_one_line(error)}'
                 ) from error
             grids[size] = features.grid
     return grids
+
+
+def find_unread_parameters(network: nn.Module, size: tuple[int, int]) -> list[str]:
+    """Parameters of a backbone that would train, but that no gradient reaches.
+
+    One image of zeros passes forward and backward, in evaluation mode; nothing is changed.
+
+    Args:
+        network (BranchNetwork): A branch's student.
+        size (tuple[int, int]): (H, W) of the image, in pixels.
+
+    Returns:
+        list[str]: Names of the parameters; none if the backbone has no backward pass in evaluation
+        mode, as a recurrent one on a GPU.
+    """
+    params = {n: p for n, p in network.backbone.named_parameters() if p.requires_grad}
+    with in_evaluation(network), torch.enable_grad():
+        features = _extract(network, size)
+        read = features.pooled.sum() + features.tokens.sum()
+        try:
+            grads = torch.autograd.grad(read, list(params.values()), allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return []
+    return [name for name, grad in zip(params, grads, strict=True) if grad is None]
+
+
+def check_gradients(name: str, network: nn.Module, size: tuple[int, int]) -> None:
+    """Refuse a backbone of which a part gets no gradient, on which several processes would wait.
+
+    Args:
+        name (str): Name of the branch, for the message.
+        network (BranchNetwork): The branch's student.
+        size (tuple[int, int]): (H, W) of the global views, in pixels.
+
+    Raises:
+        ConfigError: If no gradient reaches a parameter.
+    """
+    unread = find_unread_parameters(network, size)
+    if unread:
+        raise ConfigError(
+            f'branch {name}: no gradient reaches {len(unread)} parameters of the backbone '
+            f'{describe_backbone(network.backbone_cfg)} ({name_some(unread)}), for which several '
+            'processes would wait. Set find_unused_parameters=True in the config, or an adapter of '
+            'the branch that reads what they give'
+        )
 
 
 def find_lonely_norms(
@@ -189,9 +238,10 @@ def _nearest_sizes(
     side = max(size)
     rounded = {step * (side // step + more) for step in STEPS for more in (0, 1)}
     sizes = {(r, r) for r in rounded if r} | set(others)
-    img_size = network.backbone_cfg.get('img_size', 224)
-    if isinstance(img_size, int):
-        sizes.add((img_size, img_size))
+    given = network.backbone_cfg.get('img_size', 224)
+    sizes |= {native_size(network.backbone)} | (
+        {(given, given)} if isinstance(given, int) else set()
+    )
     passed = []
     for candidate in sorted(sizes - {size}, key=lambda found: abs(max(found) - side)):
         try:

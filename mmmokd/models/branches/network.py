@@ -11,7 +11,7 @@ from mmmokd.structures import BackboneFeatures, NetworkOutput
 from mmmokd.structures.network_output import FEATURES
 from mmmokd.weights.loaded import is_pretrained, pretrained_entries
 
-from .backbone import _class_of, build_backbone, describe_backbone, has_argument
+from .backbone import build_backbone, class_of, describe_backbone, has_argument
 from .inference import BackboneSpec, infer_features
 
 
@@ -86,7 +86,7 @@ class BranchNetwork(BaseModule):
 
     def _complete(self, name: str, cfg: dict) -> dict:
         """A neck's config with what the backbone tells."""
-        cls = _class_of(cfg)
+        cls = class_of(cfg)
         lacks = [k for k in ('in_channels', 'grid_size') if k not in cfg and has_argument(cls, k)]
         if not lacks:
             return cfg

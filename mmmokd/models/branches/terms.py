@@ -9,7 +9,7 @@ from typing import Any
 from mmmokd.structures.network_output import FEATURES
 
 from ..utils import check_number
-from .backbone import _class_of, has_argument
+from .backbone import class_of, has_argument
 
 
 def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool) -> dict[str, dict]:
@@ -65,7 +65,7 @@ def _update(default: dict, own: dict) -> dict:
         return own
     if own.get('type', default['type']) != default['type']:
         # Another class may have no use for what the default says of its own.
-        cls = _class_of(own)
+        cls = class_of(own)
         default = {key: value for key, value in default.items() if has_argument(cls, key)}
     return {**default, **own}
 
@@ -83,7 +83,7 @@ def head_argument(cfg: Mapping, key: str) -> Any:
     """
     if key in cfg:
         return cfg[key]
-    cls = _class_of(dict(cfg))
+    cls = class_of(dict(cfg))
     for base in inspect.getmro(cls) if inspect.isclass(cls) else ():
         parameter = (
             inspect.signature(base.__init__).parameters.get(key)
@@ -164,7 +164,7 @@ def resolve_necks(
         if not isinstance(own, dict):
             raise ValueError(f'{name} must be a dict with a type, got {own!r}')
         cfg = {**default, **own}
-        cls = _class_of(cfg)
+        cls = class_of(cfg)
         extra = {k: v for k, v in defaults.items() if k not in cfg and has_argument(cls, k)}
         necks[name] = {**cfg, **extra}
     for name, own in given.items():

@@ -30,6 +30,8 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
             peer's teacher.
         needs_local_views (bool): Whether there must be a local view.
+        metrics (dict[str, Tensor]): Scalars of the last loss, such as an accuracy, to be logged as
+            ``'{branch}.{term}.{name}'`` in the step.
 
     Raises:
         ValueError: If ``teacher`` is something else, or the weight is negative.
@@ -55,6 +57,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         self.reads = reads
         self.teacher = teacher
         self.loss_weight = loss_weight
+        self.metrics: dict[str, Tensor] = {}
 
     @abstractmethod
     def loss(self, student: NetworkOutput, teacher: NetworkOutput | None, views: Views) -> Tensor:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures
+from mmmokd.utils.pos_embed import resize_pos_embed_2d
 
 from ..utils import (
     build_prototype_layer,
     check_counts,
     check_number,
-    resize_pos_embed_2d,
     trunc_normal_linears_,
 )
 

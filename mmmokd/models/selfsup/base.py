@@ -18,6 +18,7 @@ from mmmokd.structures.network_output import FEATURES
 from mmmokd.weights.loaded import watch_plain_modules
 
 from ..branches import Branch
+from ..branches.backbone import class_of, has_argument
 from ..branches.terms import head_argument, resolve_heads, resolve_necks, resolve_peers
 from ..heads import BranchHead
 from ..utils import check_counts
@@ -49,7 +50,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         branches (dict[str, dict | None]): Config of each branch by name: the arguments of
             :class:`Branch`, of which ``backbone`` is needed, and
 
-            - ``type``: another class of branch. Defaults to ``'mmmokd.Branch'``.
+            - ``type``: another class of branch. Defaults to ``branch_type``.
             - ``cross_weight`` (float | dict[str, float]): Whom it learns from, and the weight of
               these terms: a number for all others, or a dict by peer. Defaults to 1.0.
             - ``heads``: updates the table of terms; None leaves a term out, a dict with a ``type``
@@ -73,6 +74,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         necks (dict[str, dict]): Config of each neck by name; built where a head reads it.
         neck_defaults (dict): See above.
         left_out (tuple[str]): Names of the branches that are None.
+        branch_type (str): ``type`` of a branch whose config has none.
 
     Raises:
         ValueError: If there is no branch, a name contains a dot, fewer than one global view is asked
@@ -82,6 +84,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     terms: Mapping[str, dict] = {}
     necks: Mapping[str, dict] = {}
     neck_defaults: Mapping[str, Any] = {}
+    branch_type = 'mmmokd.Branch'
 
     def __init__(
         self,
@@ -103,7 +106,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         self.num_global_views = num_global_views
         self.global_size = global_size
         self.neck_defaults = {**self.neck_defaults, **(neck_defaults or {})}
+        _check_size(global_size)
         with _scope():
+            self._check_neck_defaults(branches)
             self.branches = self._build_branches(branches)
         self._check_edges()
         self._initialized = False
@@ -116,13 +121,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             if cfg is not None:
                 with _named(name):
                     _check_branch(cfg, self.necks)
-                    default = {} if cfg.get('frozen') else 1.0
-                    peers[name] = resolve_peers(name, cfg.get('cross_weight', default), cfgs)
-                    heads[name] = (
-                        dict(cfg.get('heads') or {})
-                        if cfg.get('frozen')
-                        else resolve_heads(self.terms, cfg.get('heads'), bool(peers[name]))
-                    )
+                    peers[name], heads[name] = self._resolve_edges(name, cfg, cfgs)
         read = _necks_read(peers, heads)
         built = {}
         for name in peers:
@@ -133,13 +132,42 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             print_log(f'Branch {name}: {_describe(branch)}.', logger='current')
         return ModuleDict(built)
 
+    def _resolve_edges(
+        self, name: str, cfg: dict, cfgs: Mapping[str, dict | None]
+    ) -> tuple[dict[str, float], dict[str, dict]]:
+        """Whom a branch learns from, and by which heads."""
+        weight = cfg.get('cross_weight')
+        if not cfg.get('frozen'):
+            peers = resolve_peers(name, 1.0 if weight is None else weight, cfgs)
+            return peers, resolve_heads(self.terms, cfg.get('heads'), bool(peers))
+        given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key) not in (None, {})]
+        if given:
+            raise ValueError(
+                f'it is frozen and does not learn, so {" and ".join(given)} would have no effect: '
+                f'leave that out ({", ".join(f"{key}=None" for key in given)})'
+            )
+        return {}, {}
+
     def _build_branch(self, cfg: dict, peers: dict, heads: dict, read: set[str]) -> Branch:
         own = {key: value for key, value in cfg.items() if key in ARGUMENTS}
         own.pop('cross_weight', None)
+        own = {key: value for key, value in own.items() if value is not None}
         given = {key: value for key, value in cfg.items() if key not in ARGUMENTS}
         necks = resolve_necks(self.necks, self.neck_defaults, given, read)
         arguments = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
-        return MODELS.build({'type': 'mmmokd.Branch', **arguments})
+        return MODELS.build({'type': self.branch_type, **arguments})
+
+    def _check_neck_defaults(self, cfgs: Mapping[str, dict | None]) -> None:
+        """Refuse defaults that no neck of the table takes."""
+        branches = [cfg for cfg in cfgs.values() if isinstance(cfg, dict)]
+        given = [cfg.get(name) for cfg in branches for name in self.necks]
+        necks = [cfg for cfg in given if isinstance(cfg, dict) and 'type' in cfg]
+        necks += self.necks.values()
+        for key in self.neck_defaults:
+            if not any(has_argument(class_of(cfg), key) for cfg in necks):
+                raise ValueError(
+                    f'neck_defaults: none of {", ".join(self.necks) or "no necks"} takes {key}'
+                )
 
     @staticmethod
     def _check_taught(name: str, cfg: dict, heads: dict, read: set[str]) -> None:
@@ -329,6 +357,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             tuple[Tensor, dict[str, Tensor]]: The total and what is logged.
         """
         total, log_vars = super().parse_losses(losses)
+        for name, term, peer, head in self.heads_by_name():
+            for key, value in head.metrics.items():
+                log_vars['.'.join(filter(None, (name, term, peer, key)))] = value
         sums = {
             name: sum(loss for key, loss in losses.items() if key.startswith(f'{name}.loss_'))
             for name, branch in self.branches.items()
@@ -393,8 +424,16 @@ def _check_branch(cfg: Any, necks: Mapping[str, dict]) -> None:
     if not isinstance(backbone, dict) or 'type' not in backbone:
         raise ValueError(f'backbone must be a dict with a type, got {backbone!r}')
     for key in ('ema', 'frozen'):
-        if not isinstance(cfg.get(key, False), bool):
+        if not isinstance(cfg.get(key), bool | None):
             raise ValueError(f'{key} must be True or False, but got {cfg[key]!r}')
+
+
+def _check_size(size: Any) -> None:
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if size is not None and (len(sides) != 2 or not all(type(x) is int and x > 0 for x in sides)):
+        raise ValueError(
+            f'global_size must be a number of pixels, (height, width) or None, but got {size!r}'
+        )
 
 
 def _necks_read(

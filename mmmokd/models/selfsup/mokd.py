@@ -19,7 +19,7 @@ class MOKD(BaseMultiBranch):
 
     Targets and queries carry no gradient, so the branches' losses add up to one backward pass
     without touching each other. The teachers move, temperatures warm up and prototypes are frozen
-    by hooks: ``configs/_base_/default_runtime.py`` brings them.
+    by hooks: ``configs/_base_/mokd_runtime.py`` brings them.
 
     Args:
         branches (dict[str, dict | None]): Config of each branch by name; see

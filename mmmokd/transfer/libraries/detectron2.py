@@ -1,89 +1,77 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""A branch's backbone as a file for detectron2."""
+from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from mmengine.registry import DefaultScope
-from torch import Tensor, nn
+from mmmokd.transfer.libraries.base import LIBRARIES, Library
+from mmmokd.transfer.libraries.mmlab import build_in_scope
+from mmmokd.utils.atomic import atomic_write
 
-from mmmokd.registry import MODELS
-from mmmokd.transfer.backbone_info import Source
-from mmmokd.transfer.libraries.base import FILE, Target, not_taken, write_whole
-from mmmokd.transfer.same_features import pooled
+if TYPE_CHECKING:
+    from torch import nn
+
+# Of a ResNet's config: what detectron2's has as well.
+KEYS = ('type', 'depth', 'stem_channels', 'base_channels', 'style')
 
 
-def detectron2_target(source: Source) -> Target:
-    """Build the ResNet that detectron2 has, for a branch.
+@LIBRARIES.register_module('detectron2')
+class Detectron2(Library):
+    """detectron2, which is in no package index: its ResNet is mmpretrain's under other names.
 
-    detectron2 is in no package index; its ResNet is mmpretrain's (torchvision's, with
-    ``STRIDE_IN_1X1: False``) under other names.
+    That is torchvision's, with ``STRIDE_IN_1X1: False``.
+    """
+
+    takes = 'a ResNet'
+    suffix = '.pkl'
+    model_name = 'detectron2.ResNet'
+
+    def build(self) -> nn.Module:
+        if self.info.family != 'ResNet':
+            raise self.refuse()
+        cfg = {key: self.info.cfg[key] for key in KEYS if key in self.info.cfg}
+        return build_in_scope(cfg, 'mmpretrain')
+
+    def usage(self, file: Path) -> str:
+        """Lines of detectron2's config."""
+        weights, cfg, pixels = self.model.state_dict(), self.info.cfg, self.info.pixels
+        bottleneck = 'layer1.0.conv3.weight' in weights
+        widths = dict(
+            STEM_OUT_CHANNELS=len(weights['conv1.weight']),
+            RES2_OUT_CHANNELS=len(weights[f'layer1.0.bn{3 if bottleneck else 2}.bias']),
+        )
+        defaults = dict(STEM_OUT_CHANNELS=64, RES2_OUT_CHANNELS=256)
+        if bottleneck:
+            widths['WIDTH_PER_GROUP'] = len(weights['layer1.0.conv1.weight'])
+            defaults['WIDTH_PER_GROUP'] = 64
+        lines = ['MODEL:', f'  WEIGHTS: {file}']
+        if pixels:
+            lines += [f'  PIXEL_MEAN: {pixels.mean}', f'  PIXEL_STD: {pixels.std}']
+        stride_in_1x1 = cfg.get('style') == 'caffe'
+        lines += ['  RESNETS:', f'    DEPTH: {cfg["depth"]}', f'    STRIDE_IN_1X1: {stride_in_1x1}']
+        lines += [f'    {key}: {n}' for key, n in widths.items() if n != defaults[key]]
+        if pixels:
+            lines += ['INPUT:', f'  FORMAT: {"RGB" if pixels.rgb else "BGR"}']
+        return '\n'.join(lines)
+
+    def write(self, path: Path, meta: dict[str, str], overwrite: bool) -> None:
+        weights = {resnet_name(key): v.numpy() for key, v in self.model.state_dict().items()}
+        content = dict(model=weights, __author__='mmmokd', matching_heuristics=True)
+        with atomic_write(path) as part, part.open('wb') as file:
+            _Pickler(file, protocol=4).dump(content)
+
+
+def resnet_name(key: str) -> str:
+    """detectron2's name of a ResNet's weight.
 
     Args:
-        source (Source): The backbone to hand over.
+        key (str): Its name in mmpretrain, which is torchvision's.
 
     Returns:
-        Target: The model.
-
-    Raises:
-        ValueError: If it is no ResNet.
+        str: For example ``'res2.0.conv1.norm.weight'``.
     """
-    if source.kind != 'ResNet':
-        raise not_taken('detectron2', source)
-    keys = ('depth', 'stem_channels', 'base_channels', 'style')
-    cfg = {key: source.cfg[key] for key in keys if key in source.cfg}
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(dict(type='ResNet', **cfg))
-    return Target(
-        model,
-        '',
-        _usage(source, model),
-        features=lambda model, x: pooled(model(x)),
-        write=_write,
-        name='detectron2.ResNet',
-    )
-
-
-def _usage(source: Source, model: nn.Module) -> str:
-    """The lines of detectron2's config that load the file."""
-    weights = model.state_dict()
-    caffe = source.cfg.get('style') == 'caffe'
-    bottleneck = 'layer1.0.conv3.weight' in weights
-    widths = dict(
-        STEM_OUT_CHANNELS=len(weights['conv1.weight']),
-        RES2_OUT_CHANNELS=len(weights['layer1.0.bn3.bias' if bottleneck else 'layer1.0.bn2.bias']),
-    )
-    defaults = dict(STEM_OUT_CHANNELS=64, RES2_OUT_CHANNELS=256)
-    if bottleneck:
-        widths['WIDTH_PER_GROUP'] = len(weights['layer1.0.conv1.weight'])
-        defaults['WIDTH_PER_GROUP'] = 64
-    lines = ['MODEL:', f'  WEIGHTS: {FILE}']
-    if source.pixels:
-        lines += [f'  PIXEL_MEAN: {source.pixels.mean}', f'  PIXEL_STD: {source.pixels.std}']
-    lines += ['  RESNETS:', f'    DEPTH: {source.cfg["depth"]}', f'    STRIDE_IN_1X1: {caffe}']
-    lines += [f'    {key}: {n}' for key, n in widths.items() if n != defaults[key]]
-    if source.pixels:
-        lines += ['INPUT:', f'  FORMAT: {"RGB" if source.pixels.rgb else "BGR"}']
-    return '\n'.join(lines)
-
-
-def resnet_to_detectron2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give a ResNet's weights the names that detectron2 has for them.
-
-    Args:
-        weights (Mapping[str, Tensor]): Weights by the names of mmpretrain, which are torchvision's.
-
-    Returns:
-        dict[str, Tensor]: The same weights, for example ``res2.0.conv1.norm.weight``.
-    """
-    return {_name(key): value for key, value in weights.items()}
-
-
-def _name(key: str) -> str:
     key = re.sub(r'\bbn(\d)\.', r'conv\1.norm.', key)
     key = key.replace('downsample.0.', 'shortcut.').replace('downsample.1.', 'shortcut.norm.')
     if match := re.match(r'layer(\d)\.', key):
@@ -92,19 +80,11 @@ def _name(key: str) -> str:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes arrays so that NumPy 1 reads them, too: NumPy 2's own way names modules it has not."""
+    """Writes arrays so that NumPy 1 reads them as well: NumPy 2 names modules that NumPy 1 lacks."""
 
     def reducer_override(self, value: Any) -> Any:
+        import numpy as np
+
         if isinstance(value, np.ndarray):
             return np.ndarray, (value.shape, value.dtype.str, bytearray(value.tobytes()))
         return NotImplemented
-
-
-def _write(model: nn.Module, path: Path) -> None:
-    arrays = {key: v.numpy() for key, v in resnet_to_detectron2(model.state_dict()).items()}
-    content = dict(model=arrays, __author__='mmmokd', matching_heuristics=True)
-
-    def dump(file: BinaryIO) -> None:
-        _Pickler(file, protocol=4).dump(content)
-
-    write_whole(path, dump)

@@ -1,132 +1,144 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""A branch's backbone as a model of timm."""
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from mmmokd.transfer.libraries.base import LIBRARIES, Library, load_line, pooled
+from mmmokd.transfer.libraries.timm_names import (
+    MobileNames,
+    convnext_to_timm,
+    mobile_to_timm,
+    swin_to_timm,
+)
 
-from mmmokd.transfer.backbone_info import Source
-from mmmokd.transfer.libraries.base import FILE, Target, not_taken, unchanged
-from mmmokd.transfer.same_features import pooled
-from mmmokd.weights.timm_names import MobileNames, convnext_to_timm, mobile_to_timm, swin_to_timm
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-LOAD = f'model.load_state_dict(torch.load({FILE!r}, weights_only=True))'
 # Of a TIMMBackbone's config: what is not for timm, or would load weights.
 NOT_FOR_TIMM = ('type', 'model_name', 'pretrained', 'checkpoint_path', 'in_channels', 'out_indices')
-Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-Plan = tuple[str, dict[str, Any], Convert]
-MOBILENET_V2 = MobileNames(r'layer\d+\.\d+', 'conv1', 'conv2')
+ACTIVATIONS = {'Swish': 'silu', 'SiLU': 'silu', 'ReLU': 'relu', 'ReLU6': 'relu6'}
 
 
-def timm_target(source: Source) -> Target:
-    """Build timm's model for a branch.
+@LIBRARIES.register_module('timm')
+class Timm(Library):
+    """timm: one of its models by name and arguments, without a classifier."""
 
-    Args:
-        source (Source): The backbone to hand over.
+    takes = (
+        'a ResNet, a ViT with a class token, a ConvNeXt, a SwinTransformer, a MobileNetV2 or '
+        'V3, an EfficientNet, and any TIMMBackbone'
+    )
 
-    Returns:
-        Target: The model, without a classifier.
+    def build(self) -> nn.Module:
+        self.head = ''  # how the classifier is taken off after the model is built
+        if self.info.family == 'TIMMBackbone':
+            return self._build_own()
+        plan = PLANS.get(self.info.family)
+        if plan is None:
+            raise self.refuse()
+        self.called, self.options, self.rename = plan(self)
+        channels = self.info.cfg.get('in_channels', 3)
+        if channels != 3:
+            self.options['in_chans'] = channels
+        if 'features_only' not in self.options:
+            self.options['num_classes'] = 0
+        return self._create()
 
-    Raises:
-        ImportError: If timm is not installed.
-        ValueError: If timm has no such model.
-    """
-    if source.kind == 'TIMMBackbone':
-        return _own(source)
-    plan = PLANS.get(source.kind)
-    if plan is None or (source.kind == 'VisionTransformer' and not source.vit):
-        raise not_taken('timm', source)
-    name, options, convert = plan(source)
-    channels = source.cfg.get('in_channels', 3)
-    if channels != 3:
-        options['in_chans'] = channels
-    if 'features_only' not in options:
-        options['num_classes'] = 0
-    model = _create(name, options, source)
-    if isinstance(convert, MobileNames):
-        convert = partial(mobile_to_timm, target=model.state_dict(), names=convert)
-    return Target(model, '', _usage(name, options), convert, lambda model, x: pooled(model(x)))
-
-
-def _create(name: str, options: dict[str, Any], source: Source) -> nn.Module:
-    import timm
-
-    if not timm.is_model(name.partition('.')[0]):
-        raise not_taken('timm', source, f'timm has no {name}')
-    try:
-        return timm.create_model(name, **options)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        why = f'timm cannot build {_call(name, options)}: {str(error) or type(error).__name__}'
-        raise not_taken('timm', source, why) from error
-
-
-def _call(name: str, options: Mapping[str, Any]) -> str:
-    return f'timm.create_model({name!r}' + ''.join(f', {k}={v!r}' for k, v in options.items()) + ')'
-
-
-def _usage(name: str, options: Mapping[str, Any], head: str = '') -> str:
-    if options.get('features_only') or head:  # for which timm loads no file by itself
-        return f'model = {_call(name, options)}\n{head}{LOAD}'
-    return f'model = {_call(name, options)[:-1]}, checkpoint_path={FILE!r})'
-
-
-def _own(source: Source) -> Target:
-    """A TIMMBackbone's model, by its own name."""
-    cfg = source.cfg
-    name = cfg['model_name']
-    options = {key: value for key, value in cfg.items() if key not in NOT_FOR_TIMM}
-    if not options.get('features_only'):
-        options.pop('features_only', None)
-    if cfg.get('in_channels', 3) != 3:
-        options['in_chans'] = cfg['in_channels']
-    head = ''
-    if options.get('features_only'):
-        if 'out_indices' in cfg:
-            options['out_indices'] = tuple(cfg['out_indices'])
-        model = _create(name, options, source)
-    else:
+    def _build_own(self) -> nn.Module:
+        """A TIMMBackbone's model, by its own name."""
+        cfg = self.info.cfg
+        self.called, self.rename = cfg['model_name'], _without_prefix
+        self.options = {key: value for key, value in cfg.items() if key not in NOT_FOR_TIMM}
+        if not self.options.get('features_only'):
+            self.options.pop('features_only', None)
+        if cfg.get('in_channels', 3) != 3:
+            self.options['in_chans'] = cfg['in_channels']
+        if self.options.get('features_only'):
+            if 'out_indices' in cfg:
+                self.options['out_indices'] = tuple(cfg['out_indices'])
+            return self._create()
         # As TIMMBackbone does it: some models keep other weights when they are built without one.
-        full = _create(name, options, source)
+        full = self._create()
         full.reset_classifier(0, '')
-        options['num_classes'] = 0
-        model = _create(name, options, source)
-        if model.state_dict().keys() != full.state_dict().keys():
-            del options['num_classes']
-            model, head = full, "model.reset_classifier(0, '')\n"
-    return Target(model, '', _usage(name, options, head), _without_prefix)
+        self.options['num_classes'] = 0
+        model = self._create()
+        if model.state_dict().keys() == full.state_dict().keys():
+            return model
+        del self.options['num_classes']
+        self.head = "model.reset_classifier(0, '')\n"
+        return full
+
+    def _create(self) -> nn.Module:
+        import timm
+
+        if not timm.is_model(self.called.partition('.')[0]):
+            raise self.refuse(f'timm has no {self.called}')
+        try:
+            return timm.create_model(self.called, **self.options)
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            why = f'timm cannot build {self._call()}: {str(error) or type(error).__name__}'
+            raise self.refuse(why) from error
+
+    def _call(self, **more: Any) -> str:
+        options = {**self.options, **more}
+        texts = [repr(self.called), *(f'{key}={value!r}' for key, value in options.items())]
+        return f'timm.create_model({", ".join(texts)})'
+
+    def usage(self, file: Path) -> str:
+        if self.options.get('features_only') or self.head:  # for which timm loads no file by itself
+            return f'model = {self._call()}\n{self.head}{load_line(file)}'
+        return f'model = {self._call(checkpoint_path=str(file))}'
+
+    def convert(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.rename(weights, self.model.state_dict())
+
+    def features(self, images: Tensor) -> Tensor | None:
+        return None if self.info.family == 'TIMMBackbone' else pooled(self.model(images))
 
 
-def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+# timm's name of a model, the arguments for it, and how its weights are named: called with the
+# branch's weights and those of timm's model.
+Rename = Callable[[Mapping[str, 'Tensor'], Mapping[str, 'Tensor']], dict[str, 'Tensor']]
+Plan = tuple[str, dict[str, Any], Rename]
+
+
+def _unchanged(weights: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return dict(weights)
+
+
+def _without_prefix(
+    weights: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     return {key.removeprefix('timm_model.'): value for key, value in weights.items()}
 
 
-def _resnet(source: Source) -> Plan:
-    return f'resnet{source.cfg["depth"]}', {}, unchanged
+def _resnet(library: Timm) -> Plan:
+    return f'resnet{library.info.cfg["depth"]}', {}, _unchanged
 
 
-def _vit(source: Source) -> Plan:
-    if not source.cfg.get('with_cls_token', True):
-        raise not_taken('timm', source)
-    vit = source.vit
+def _vit(library: Timm) -> Plan:
+    info = library.info
+    if not (info.is_vit and info.class_token):
+        raise library.refuse()
     options = dict(
-        img_size=vit['img_size'],
-        patch_size=vit['patch_size'],
-        embed_dim=vit['embed_dims'],
-        depth=vit['num_layers'],
-        num_heads=vit['num_heads'],
-        mlp_ratio=vit['mlp_ratio'],
+        img_size=info.img_size,
+        patch_size=info.patch,
+        embed_dim=info.width,
+        depth=sum(info.blocks),
+        num_heads=info.heads,
+        mlp_ratio=info.mlp_ratio,
     )
-    if not source.cfg.get('qkv_bias', True):
+    if not info.cfg.get('qkv_bias', True):
         options['qkv_bias'] = False
-    return 'vit_base_patch16_224', options, unchanged
+    return 'vit_base_patch16_224', options, _unchanged
 
 
-def _convnext(source: Source) -> Plan:
+def _convnext(library: Timm) -> Plan:
     from mmpretrain.models import ConvNeXt
 
-    cfg = source.cfg
+    cfg = library.info.cfg
     arch = cfg.get('arch', 'tiny')
     scaled, grn = cfg.get('layer_scale_init_value', 1e-6) > 0, bool(cfg.get('use_grn'))
     name, options = 'convnext_tiny' if scaled else 'convnextv2_tiny', {}
@@ -146,13 +158,13 @@ def _convnext(source: Source) -> Plan:
     if not cfg.get('gap_before_final_norm', True):
         options['head_norm_first'] = True
         norm = 'norm_pre'
-    return name, options, partial(convnext_to_timm, norm=norm)
+    return name, options, lambda weights, _: convnext_to_timm(weights, norm)
 
 
-def _swin(source: Source) -> Plan:
+def _swin(library: Timm) -> Plan:
     from mmpretrain.models import SwinTransformer
 
-    cfg = source.cfg
+    cfg = library.info.cfg
     arch = cfg.get('arch', 'tiny')
     arch = SwinTransformer.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
     options = dict(
@@ -171,49 +183,54 @@ def _swin(source: Source) -> Plan:
             f'timm and mmpretrain pad maps differently, so that images should be a multiple of '
             f'{step * options["window_size"]} pixels wide, not {size}: see --img-size'
         )
-        raise not_taken('timm', source, why)
-    return 'swin_tiny_patch4_window7_224', options, swin_to_timm
+        raise library.refuse(why)
+    return 'swin_tiny_patch4_window7_224', options, lambda weights, _: swin_to_timm(weights)
 
 
-def _mobilenet_v2(source: Source) -> Plan:
-    width = round(100 * source.cfg.get('widen_factor', 1.0))
-    return f'mobilenetv2_{width:03d}', _norm_eps(source, 1e-5, 1e-5), MOBILENET_V2
+def _mobilenet_v2(library: Timm) -> Plan:
+    width = round(100 * library.info.cfg.get('widen_factor', 1.0))
+    names = MobileNames(r'layer\d+\.\d+', 'conv1', 'conv2')
+    return f'mobilenetv2_{width:03d}', _norm_eps(library, 1e-5, 1e-5), _mobile(names)
 
 
-def _mobilenet_v3(source: Source) -> Plan:
+def _mobilenet_v3(library: Timm) -> Plan:
     from mmpretrain.models import MobileNetV3
 
-    arch = source.cfg.get('arch', 'small')
+    arch = library.info.cfg.get('arch', 'small')
     last = f'layer{len(MobileNetV3.arch_settings[arch]) + 1}'
     name = f'mobilenetv3_{arch}' + ('' if arch[-1].isdigit() else '_100')
     # timm's classifier begins with a convolution behind the pooling, which no backbone has.
-    options = dict(features_only=True, out_indices=(4,), **_norm_eps(source, 1e-3, 1e-5))
+    options = dict(features_only=True, out_indices=(4,), **_norm_eps(library, 1e-3, 1e-5))
     names = MobileNames(rf'layer(?!0\.|{last[5:]}\.)\d+', 'layer0', last, None)
-    return name, options, names
+    return name, options, _mobile(names)
 
 
-def _efficientnet(source: Source) -> Plan:
-    cfg = source.cfg
+def _efficientnet(library: Timm) -> Plan:
+    cfg = library.info.cfg
     arch = cfg.get('arch', 'b0')
     conv = cfg.get('conv_cfg', dict(type='Conv2dAdaptivePadding')) or {}
     tf = 'tf_' if conv.get('type') == 'Conv2dAdaptivePadding' else ''
-    options: dict[str, Any] = _norm_eps(source, 1e-3, 1e-3 if tf else 1e-5)
+    options: dict[str, Any] = _norm_eps(library, 1e-3, 1e-3 if tf else 1e-5)
     activation = ACTIVATIONS.get((cfg.get('act_cfg') or dict(type='Swish'))['type'])
     if activation != ('relu' if arch.startswith('e') else 'silu'):
         options['act_layer'] = activation
-    return f'{tf}efficientnet_{arch}', options, EFFICIENTNET
+    names = MobileNames(r'layers\.\d+\.\d+(?=\.)', 'layers.0', 'layers.6')
+    return f'{tf}efficientnet_{arch}', options, _mobile(names)
 
 
-def _norm_eps(source: Source, default: float, timms: float) -> dict[str, float]:
+def _mobile(names: MobileNames) -> Rename:
+    return partial(mobile_to_timm, names=names)
+
+
+def _norm_eps(library: Timm, default: float, timms: float) -> dict[str, float]:
     """The option for the batch norms' epsilon, where it is not timm's."""
-    norm = source.cfg.get('norm_cfg') or dict(eps=default)
+    norm = library.info.cfg.get('norm_cfg') or dict(eps=default)
     eps = norm.get('eps', 1e-5)
     return {} if eps == timms else dict(bn_eps=eps)
 
 
-ACTIVATIONS = {'Swish': 'silu', 'SiLU': 'silu', 'ReLU': 'relu', 'ReLU6': 'relu6'}
-EFFICIENTNET = MobileNames(r'layers\.\d+\.\d+(?=\.)', 'layers.0', 'layers.6')
-PLANS: dict[str, Callable[[Source], Plan]] = {
+# By the family of the branch's backbone.
+PLANS: dict[str, Callable[[Timm], Plan]] = {
     'ResNet': _resnet,
     'VisionTransformer': _vit,
     'ConvNeXt': _convnext,

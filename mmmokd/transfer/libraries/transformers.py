@@ -1,30 +1,17 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""A branch's backbone as a folder of Hugging Face transformers."""
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from mmmokd.transfer.libraries.base import LIBRARIES, Library, write_folder
 
-from mmmokd.transfer.backbone_info import Pixels, Source
-from mmmokd.transfer.libraries.base import FILE, Target, not_taken, write_folder
-from mmmokd.weights.vit_names import rename, rename_vit, resize_pos_embed, vit_library
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-# {s} is a stage's number, {n} a block's, {rest} the end of a name.
-VIT_NAMES = {
-    'cls_token': 'embeddings.cls_token',
-    'pos_embed': 'embeddings.position_embeddings',
-    'patch_embed.projection.{rest}': 'embeddings.patch_embeddings.projection.{rest}',
-    'layers.{n}.ln1.{rest}': 'encoder.layer.{n}.layernorm_before.{rest}',
-    'layers.{n}.attn.proj.{rest}': 'encoder.layer.{n}.attention.output.dense.{rest}',
-    'layers.{n}.ln2.{rest}': 'encoder.layer.{n}.layernorm_after.{rest}',
-    'layers.{n}.ffn.layers.0.0.{rest}': 'encoder.layer.{n}.intermediate.dense.{rest}',
-    'layers.{n}.ffn.layers.1.{rest}': 'encoder.layer.{n}.output.dense.{rest}',
-    'ln1.{rest}': 'layernorm.{rest}',
-}
+# {rest} is the end of a name.
 RESNET_NAMES = {
     'conv1.{rest}': 'embedder.embedder.convolution.{rest}',
     'bn1.{rest}': 'embedder.embedder.normalization.{rest}',
@@ -33,134 +20,138 @@ RESNET_PARTS = {'conv': 'convolution', 'bn': 'normalization'}
 SHORTCUT = ('shortcut.convolution', 'shortcut.normalization')
 
 
-def transformers_target(source: Source) -> Target:
-    """Build transformers' model for a branch.
+@LIBRARIES.register_module('transformers')
+class Transformers(Library):
+    """Hugging Face transformers: a folder for ``AutoModel`` and ``AutoImageProcessor``."""
+
+    takes = 'a ResNet, and a ViT with a class token'
+    install_hint = 'pip install -r requirements/transformers.txt'
+    is_folder = True
+    vit_names = {
+        'cls_token': 'embeddings.cls_token',
+        'pos_embed': 'embeddings.position_embeddings',
+        'patch_embed.projection.{rest}': 'embeddings.patch_embeddings.projection.{rest}',
+        'layers.{n}.ln1.{rest}': 'encoder.layer.{n}.layernorm_before.{rest}',
+        'layers.{n}.attn.proj.{rest}': 'encoder.layer.{n}.attention.output.dense.{rest}',
+        'layers.{n}.ln2.{rest}': 'encoder.layer.{n}.layernorm_after.{rest}',
+        'layers.{n}.ffn.layers.0.0.{rest}': 'encoder.layer.{n}.intermediate.dense.{rest}',
+        'layers.{n}.ffn.layers.1.{rest}': 'encoder.layer.{n}.output.dense.{rest}',
+        'ln1.{rest}': 'layernorm.{rest}',
+    }
+
+    def build(self) -> nn.Module:
+        if self.info.family == 'ResNet':
+            return self._resnet()
+        if self.info.is_vit and self.info.class_token:
+            return self._vit()
+        raise self.refuse()
+
+    def _resnet(self) -> nn.Module:
+        from mmpretrain.models import ResNet
+        from transformers import ResNetConfig, ResNetModel
+
+        cfg = self.info.cfg
+        bottleneck = cfg['depth'] >= 50
+        width = cfg.get('base_channels', 64) * (4 if bottleneck else 1)
+        stages = cfg.get('num_stages', 4)
+        config = ResNetConfig(
+            num_channels=cfg.get('in_channels', 3),
+            embedding_size=cfg.get('stem_channels', 64),
+            hidden_sizes=[width * 2**stage for stage in range(stages)],
+            depths=list(ResNet.arch_settings[cfg['depth']][1][:stages]),
+            layer_type='bottleneck' if bottleneck else 'basic',
+            downsample_in_bottleneck=cfg.get('style') == 'caffe',
+        )
+        return ResNetModel(config)
+
+    def _vit(self) -> nn.Module:
+        from transformers import ViTConfig, ViTModel
+
+        info = self.info
+        if not isinstance(info.img_size, int):
+            raise self.refuse('its images are not square')
+        config = ViTConfig(
+            hidden_size=info.width,
+            num_hidden_layers=sum(info.blocks),
+            num_attention_heads=info.heads,
+            intermediate_size=round(info.width * info.mlp_ratio),
+            layer_norm_eps=1e-6,
+            image_size=info.img_size,
+            patch_size=info.patch,
+            num_channels=info.cfg.get('in_channels', 3),
+            qkv_bias=info.cfg.get('qkv_bias', True),
+            pooler_act='linear',
+        )
+        return ViTModel(config)
+
+    def convert(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.info.is_vit:
+            return self._convert_vit(super().convert(weights))
+        return {resnet_name(key): value for key, value in weights.items()}
+
+    def _convert_vit(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Split what transformers keeps apart, resize the position embedding, and add the pooler.
+
+        The pooler, which ``AutoModel`` would draw at random, passes the class token on as it is.
+        """
+        import torch
+
+        from mmmokd.utils.pos_embed import resize_square_pos_embed
+
+        found: dict[str, Tensor] = {}
+        for key, value in weights.items():
+            if match := re.fullmatch(r'layers\.(\d+)\.attn\.qkv\.(weight|bias)', key):
+                for name, part in zip(('query', 'key', 'value'), value.chunk(3), strict=True):
+                    found[f'encoder.layer.{match[1]}.attention.attention.{name}.{match[2]}'] = part
+            else:
+                found[key] = value
+        place = self.vit_names['pos_embed']
+        tokens = (self.info.img_size // self.info.patch) ** 2 + 1
+        found[place] = resize_square_pos_embed(found[place], tokens, 'the branch')
+        dtype = found[place].dtype
+        found['pooler.dense.weight'] = torch.eye(self.info.width, dtype=dtype)
+        found['pooler.dense.bias'] = torch.zeros(self.info.width, dtype=dtype)
+        return found
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.model(images).pooler_output.flatten(1)
+
+    def usage(self, file: Path) -> str:
+        usage = f'model = transformers.AutoModel.from_pretrained({str(file)!r})'
+        if self.info.pixels:
+            processor = f'transformers.AutoImageProcessor.from_pretrained({str(file)!r})'
+            usage += f'\nprocessor = {processor}'
+        return usage
+
+    def write(self, path: Path, meta: dict[str, str], overwrite: bool) -> None:
+        write_folder(path, self._save)
+
+    def _save(self, folder: Path) -> None:
+        from transformers import BitImageProcessor
+
+        self.model.save_pretrained(folder)
+        pixels, size = self.info.pixels, self.info.img_size or 224
+        if pixels is not None:
+            # Resizes the shorter side and crops the center, as the evaluations of this package do.
+            BitImageProcessor(
+                size=dict(shortest_edge=round(size * 256 / 224)),
+                crop_size=dict(height=size, width=size),
+                image_mean=[value / 255 for value in pixels.mean],
+                image_std=[value / 255 for value in pixels.std],
+            ).save_pretrained(folder)
+
+
+def resnet_name(key: str) -> str:
+    """transformers' name of a ResNet's weight.
 
     Args:
-        source (Source): The backbone to hand over.
+        key (str): Its name in mmpretrain, which is torchvision's.
 
     Returns:
-        Target: The model.
-
-    Raises:
-        ImportError: If transformers is not installed.
-        ValueError: If transformers has no such model.
+        str: Its name in ``ResNetModel``; the same where it has none there.
     """
-    if source.kind == 'ResNet':
-        model, convert = _resnet(source), resnet_to_transformers
-    elif source.vit and source.cfg.get('with_cls_token', True):
-        tokens = (source.vit['img_size'] // source.vit['patch_size']) ** 2 + 1
-        model, convert = _vit(source), partial(vit_to_transformers, num_tokens=tokens)
-    else:
-        raise not_taken('transformers', source)
-    usage = f'model = transformers.AutoModel.from_pretrained({FILE!r})'
-    size = source.vit.get('img_size', 224)
-    if source.pixels:
-        usage += f'\nprocessor = transformers.AutoImageProcessor.from_pretrained({FILE!r})'
+    from mmmokd.weights.vit_names import rename
 
-    def write(model: nn.Module, path: Path) -> None:
-        write_folder(path, lambda folder: _save(model, folder, size, source.pixels))
-
-    return Target(model, '', usage, convert, _features, write)
-
-
-def _features(model: nn.Module, images: Tensor) -> Tensor:
-    return model(images).pooler_output.flatten(1)
-
-
-def _save(model: nn.Module, folder: Path, size: int, pixels: Pixels | None) -> None:
-    from transformers import BitImageProcessor
-
-    model.save_pretrained(folder)
-    if pixels is not None:
-        # Resizes the shorter side and crops the center, as the evaluations of this package do.
-        BitImageProcessor(
-            size=dict(shortest_edge=round(size * 256 / 224)),
-            crop_size=dict(height=size, width=size),
-            image_mean=[value / 255 for value in pixels.mean],
-            image_std=[value / 255 for value in pixels.std],
-        ).save_pretrained(folder)
-
-
-def _resnet(source: Source) -> nn.Module:
-    from mmpretrain.models import ResNet
-    from transformers import ResNetConfig, ResNetModel
-
-    cfg = source.cfg
-    bottleneck = cfg['depth'] >= 50
-    width = cfg.get('base_channels', 64) * (4 if bottleneck else 1)
-    stages = cfg.get('num_stages', 4)
-    config = ResNetConfig(
-        num_channels=cfg.get('in_channels', 3),
-        embedding_size=cfg.get('stem_channels', 64),
-        hidden_sizes=[width * 2**stage for stage in range(stages)],
-        depths=list(ResNet.arch_settings[cfg['depth']][1][:stages]),
-        layer_type='bottleneck' if bottleneck else 'basic',
-        downsample_in_bottleneck=cfg.get('style') == 'caffe',
-    )
-    return ResNetModel(config)
-
-
-def _vit(source: Source) -> nn.Module:
-    from transformers import ViTConfig, ViTModel
-
-    vit = source.vit
-    config = ViTConfig(
-        hidden_size=vit['embed_dims'],
-        num_hidden_layers=vit['num_layers'],
-        num_attention_heads=vit['num_heads'],
-        intermediate_size=round(vit['embed_dims'] * vit['mlp_ratio']),
-        layer_norm_eps=1e-6,
-        image_size=vit['img_size'],
-        patch_size=vit['patch_size'],
-        num_channels=source.cfg.get('in_channels', 3),
-        qkv_bias=source.cfg.get('qkv_bias', True),
-        pooler_act='linear',
-    )
-    return ViTModel(config)
-
-
-def vit_to_transformers(weights: Mapping[str, Tensor], num_tokens: int) -> dict[str, Tensor]:
-    """Give a ViT's weights the names of transformers' ``ViTModel``.
-
-    Its pooler, which ``AutoModel`` would draw at random, passes the class token on as it is.
-
-    Args:
-        weights (Mapping[str, Tensor]): Weights by the names of mmpretrain.
-        num_tokens (int): Of the position embedding, which is resized to it.
-
-    Returns:
-        dict[str, Tensor]: The weights; those without a name there keep theirs.
-    """
-    library = vit_library(weights)
-    found: dict[str, Tensor] = {}
-    for key, value in rename_vit(weights, library or 'mmpretrain', 'mmpretrain').items():
-        if match := re.fullmatch(r'layers\.(\d+)\.attn\.qkv\.(weight|bias)', key):
-            for name, part in zip(('query', 'key', 'value'), value.chunk(3), strict=True):
-                found[f'encoder.layer.{match[1]}.attention.attention.{name}.{match[2]}'] = part
-        else:
-            found[rename(key, VIT_NAMES)] = value
-    place = VIT_NAMES['pos_embed']
-    found[place] = resize_pos_embed(found[place], num_tokens, 'the branch')
-    width = weights['cls_token'].shape[-1]
-    found['pooler.dense.weight'] = torch.eye(width, dtype=weights['cls_token'].dtype)
-    found['pooler.dense.bias'] = torch.zeros(width, dtype=weights['cls_token'].dtype)
-    return found
-
-
-def resnet_to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give a ResNet's weights the names of transformers' ``ResNetModel``.
-
-    Args:
-        weights (Mapping[str, Tensor]): Weights by the names of mmpretrain, which are torchvision's.
-
-    Returns:
-        dict[str, Tensor]: The same weights; those without a name there keep theirs.
-    """
-    return {_resnet_name(key): value for key, value in weights.items()}
-
-
-def _resnet_name(key: str) -> str:
     match = re.fullmatch(r'layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(.+)', key)
     if match is None:
         return rename(key, RESNET_NAMES)

@@ -338,13 +338,13 @@ def test_more_than_one_image_is_named_once(tmp_path, read_log, bands):
             file.write(values[::2, ::2].squeeze(), subfiletype=kind, **stored)
     transform = LoadImage()
     check(transform(dict(img_path=str(path)))['img'], values[..., :3])
-    assert not [line for line in read_log() if 'first alone is read' in line]
+    assert not [line for line in read_log() if 'images, of which' in line]
     with tifffile.TiffWriter(path) as file:
         for _ in range(3):
             file.write(values.squeeze(), **stored)
     for _ in range(2):
         check(transform(dict(img_path=str(path)))['img'], values[..., :3])
-    (line,) = [line for line in read_log() if 'images' in line]
+    (line,) = [line for line in read_log() if 'images, of which' in line]
     assert 'a.tif holds 3 images, of which the first alone is read' in line
 
 

@@ -90,6 +90,20 @@ def test_last_batch_of_three_processes(monkeypatch):
     assert one_image_batches(loader(length=7, batch_size=3)) is None
 
 
+def test_processes_that_would_wait_for_a_gradient(monkeypatch):
+    model = build_mokd(('vit',))
+    wrapped = SimpleNamespace(module=model, find_unused_parameters=False)
+    wrapped.train = lambda: wrapped
+    monkeypatch.setattr(input_check_hook, 'get_ori_model', lambda found: model)
+    check(wrapped, loader(views=((32, 2), (8, 1))))
+    model.branches.vit.student.backbone.unused = torch.nn.Linear(2, 2)
+    check(model, loader(views=((32, 2), (8, 1))))
+    with pytest.raises(ValueError, match=r'branch vit: .* \(unused.weight, unused.bias\)'):
+        check(wrapped, loader(views=((32, 2), (8, 1))))
+    wrapped.find_unused_parameters = True
+    check(wrapped, loader(views=((32, 2), (8, 1))))
+
+
 def test_small_batches_are_refused():
     model = build_mokd(dict(cnn=with_batch_norm()))
     with pytest.raises(

@@ -15,7 +15,7 @@ from mmmokd.cli.config import (
     set_dataloader_defaults,
     set_work_dir,
 )
-from mmmokd.cli.errors import is_user_error
+from mmmokd.cli.errors import explain_error
 from mmmokd.cli.run_tool import run_tool
 from mmmokd.engine.runners.build_runner import (
     build_runner,
@@ -213,9 +213,9 @@ def raised(function) -> Exception:
 
 
 def test_only_errors_of_this_package_are_the_users():
-    assert is_user_error(raised(lambda: load_config('nowhere.py')))
-    assert not is_user_error(raised(lambda: int('no number')))
-    assert not is_user_error(raised(lambda: torch.zeros(2) + torch.zeros(3)))
+    assert explain_error(raised(lambda: load_config('nowhere.py')))
+    assert explain_error(raised(lambda: int('no number'))) is None
+    assert explain_error(raised(lambda: torch.zeros(2) + torch.zeros(3))) is None
 
 
 def test_run_tool_ends_with_one_message(monkeypatch, capsys):

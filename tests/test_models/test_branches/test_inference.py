@@ -5,6 +5,7 @@ from mmengine.registry import DefaultScope
 
 from mmmokd.models.branches import BackboneSpec, build_backbone, infer_features
 from mmmokd.models.branches.inference import native_size
+from mmmokd.utils.errors import ConfigError
 
 VIT = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=48)
 TIMM_VIT = dict(
@@ -42,6 +43,14 @@ def test_channels_of_the_images():
     assert infer_features(backbone, 64, image_channels=1) == BackboneSpec(64, 64, (2, 2), (64, 64))
     with pytest.raises(ValueError, match='backbone ResNet cannot take an image of 3x64x64: Given'):
         infer_features(backbone, 64)
+
+
+def test_a_size_that_it_does_not_take():
+    message = (
+        r'BEiTViT, made for images of 64x96 \(img_size\), cannot take an image of 3x64x64: The'
+    )
+    with pytest.raises(ConfigError, match=message):
+        infer_features(build(dict(type='BEiTViT', arch=VIT, img_size=(64, 96))), 64)
 
 
 def test_nothing_changes():

@@ -4,7 +4,16 @@ import torch
 from mmengine.registry import DefaultScope
 from mokd_testing import branch_cfg, copy_of, random_views, with_batch_norm
 
-from mmmokd.models.branches import Branch, ViewPass, check_views, find_lonely_norms, input_check
+from mmmokd.models.branches import (
+    Branch,
+    PyramidAdapter,
+    ViewPass,
+    check_gradients,
+    check_views,
+    find_lonely_norms,
+    find_unread_parameters,
+    input_check,
+)
 from mmmokd.structures import Views
 
 TIMM_VIT = dict(
@@ -179,3 +188,35 @@ def test_a_gray_backbone_reads_the_mean_of_three_channels(kind):
     check_views(kind, gray.student, [(32, 32), (24, 24)])
     with pytest.raises(ValueError, match=r'takes images of 1 channels .* give 4'):
         gray.student.extract(torch.zeros(1, 4, 32, 32))
+
+
+HRNET = dict(
+    type='HRNet',
+    extra={
+        f'stage{n}': dict(
+            num_modules=1, num_branches=n, block='BASIC' if n > 1 else 'BOTTLENECK',
+            num_blocks=(1,) * n, num_channels=(4, 8, 12, 16)[:n],
+        )
+        for n in (1, 2, 3, 4)
+    },
+)  # fmt: skip
+
+
+def test_parameters_that_no_gradient_reaches():
+    branch = build(HRNET, 16)
+    before = copy_of(branch.state_dict())
+    unread = find_unread_parameters(branch.student, (64, 64))
+    assert len(unread) == 30 and all(n.startswith('stage4.0.fuse_layers.') for n in unread)
+    assert all(torch.equal(value, before[key]) for key, value in branch.state_dict().items())
+    assert all(p.grad is None for p in branch.parameters()) and branch.training
+    message = (
+        r'branch cnn: no gradient reaches 30 parameters of the backbone HRNet \(stage4.* and 27 '
+    )
+    with pytest.raises(
+        ValueError, match=message + r'more\), .* Set find_unused_parameters=True in'
+    ):
+        check_gradients('cnn', branch.student, (64, 64))
+    branch.student.adapter = PyramidAdapter()
+    for neck in ('projector', 'search_head'):
+        getattr(branch.student, neck).in_channels = 40
+    check_gradients('cnn', branch.student, (64, 64))

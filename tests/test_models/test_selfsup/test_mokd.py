@@ -41,6 +41,21 @@ CASES = dict(
         ),
         sizes=(32, 32, 16, 16, 24), epoch=60,
     ),
+    ring=dict(
+        branches=dict(
+            vit=('vit', dict(cross_weight=dict(cnn=0.7))),
+            cnn=('cnn', dict(cross_weight=dict(next=1.0))),
+            next=('next', dict(cross_weight=dict(vit=0.1), heads=OWN_TEMPS)),
+        ),
+        sizes=(24, 24, 16), epoch=1,
+    ),
+    star=dict(
+        branches=dict(
+            vit=('vit', dict(cross_weight={})), cnn=('cnn', dict(cross_weight=dict(vit=2.0))),
+            net=('vit', dict(cross_weight=dict(vit=0.5))),
+        ),
+        sizes=(24, 24, 16), epoch=0,
+    ),
     one_global=dict(
         branches=dict(cnn=('cnn', {}), next=('next', {})), sizes=(24, 16, 16), epoch=0,
         num_globals=1,

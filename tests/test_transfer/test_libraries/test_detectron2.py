@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from weights_testing import build, randomize, run_double
 
-from mmmokd.transfer.backbone_info import Pixels, make_source
-from mmmokd.transfer.libraries.base import FILE
-from mmmokd.transfer.libraries.registry import build_target
+from mmmokd.transfer.branch_info import complete_info
+from mmmokd.transfer.libraries import build_library
+from mmmokd.weights.backbone_info import Pixels
 
 PIXELS = Pixels([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], True)
 
@@ -78,10 +78,10 @@ def test_file_is_detectron2s(cfg, depths, lines, tmp_path):
     backbone = build(dict(cfg))
     randomize(backbone)
     weights = backbone.state_dict()
-    target = build_target('detectron2', make_source(weights, cfg)._replace(pixels=PIXELS))
+    target = build_library('detectron2', complete_info(weights, cfg)._replace(pixels=PIXELS))
     target.model.load_state_dict(weights)
     out = tmp_path / 'out.pkl'
-    target.write(target.model, out)
+    target.write(out, {}, False)
 
     globals_ = {arg for op, arg, _ in pickletools.genops(out.read_bytes()) if op.name == 'GLOBAL'}
     assert not any('_core' in name for name in globals_)
@@ -91,7 +91,8 @@ def test_file_is_detectron2s(cfg, depths, lines, tmp_path):
     arrays = content.pop('model')
     assert not content
     assert set(arrays) == {published_name(key) for key in weights}
-    assert all(isinstance(array, np.ndarray) and array.flags.writable for array in arrays.values())
+    for array in arrays.values():
+        array[...] = array.copy()  # can be written to
     for key, value in weights.items():
         assert np.array_equal(arrays[published_name(key)], value.numpy())
 
@@ -101,6 +102,6 @@ def test_file_is_detectron2s(cfg, depths, lines, tmp_path):
     found = detectron2_forward(double, images, depths, **settings)
     expected = run_double(backbone, images)[-1]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    usage = target.usage.splitlines()
-    assert set(lines) <= set(usage) and usage[:2] == ['MODEL:', f'  WEIGHTS: {FILE}']
+    usage = target.usage(out).splitlines()
+    assert set(lines) <= set(usage) and usage[:2] == ['MODEL:', f'  WEIGHTS: {out}']
     assert '  PIXEL_MEAN: [123.675, 116.28, 103.53]' in usage and usage[-1] == '  FORMAT: RGB'

@@ -1,14 +1,16 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """mmpretrain's backbones in timm: every weight, and the same features in double precision."""
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
 from weights_testing import build, randomize, run_double
 
-from mmmokd.transfer.backbone_info import make_source
+from mmmokd.transfer.branch_info import complete_info
 from mmmokd.transfer.export import key_report
-from mmmokd.transfer.libraries.registry import build_target
+from mmmokd.transfer.libraries import build_library
 
 CONVNEXT = dict(type='ConvNeXt', arch=dict(depths=[1, 1, 2, 1], channels=[8, 16, 24, 32]))
 SWIN = dict(type='SwinTransformer', arch=dict(embed_dims=8, depths=[2] * 4, num_heads=[1, 2, 2, 4]))
@@ -40,12 +42,12 @@ SAME = [
 ]
 
 
-def hand_over(cfg, library='timm', **kwargs):
+def transfer(cfg, library='timm', **kwargs):
     """The backbone with random weights and statistics, the library's model with them, the report."""
     backbone = build(dict(cfg))
     randomize(backbone)
     weights = backbone.state_dict()
-    target = build_target(library, make_source(weights, cfg, **kwargs))
+    target = build_library(library, complete_info(weights, cfg, **kwargs))
     return backbone, target, key_report(target.model, target.convert(weights), 'here')
 
 
@@ -54,8 +56,8 @@ def hand_over(cfg, library='timm', **kwargs):
     ('cfg', 'call'), SAME, ids=[f'{c["type"]}-{n}' for n, (c, _) in enumerate(SAME)]
 )
 def test_features_are_the_backbones(cfg, call):
-    backbone, target, report = hand_over(cfg)
-    assert f'timm.create_model({call}' in target.usage
+    backbone, target, report = transfer(cfg)
+    assert f'timm.create_model({call}' in target.usage(Path('x.pth'))
     assert report[1].endswith('(100 %)')
     side = cfg.get('img_size', 224 if cfg['type'] == 'SwinTransformer' else 80)
     images = torch.rand(2, cfg.get('in_channels', 3), side, side, dtype=torch.float64)
@@ -89,12 +91,12 @@ def test_features_are_the_backbones(cfg, call):
 def test_what_timm_lacks_is_refused(cfg, message):
     weights = {} if cfg['type'] in ('RegNet', 'TIMMBackbone') else build(dict(cfg)).state_dict()
     with pytest.raises(ValueError, match=message):
-        build_target('timm', make_source(weights, cfg))
+        build_library('timm', complete_info(weights, cfg))
 
 
 def test_swin_for_another_size():
-    _, target, _ = hand_over(dict(SWIN, img_size=256), img_size=448)
-    assert 'img_size=448' in target.usage
+    _, target, _ = transfer(dict(SWIN, img_size=256), img_size=448)
+    assert 'img_size=448' in target.usage(Path('x.pth'))
 
 
 @torch.no_grad()
@@ -113,11 +115,11 @@ def test_a_timm_backbone_goes_back_by_its_own_name(cfg, tmp_path):
     bare = {k: v for k, v in cfg.items() if k not in ('pretrained', 'checkpoint_path')}
     backbone = build(bare)
     randomize(backbone)
-    target = build_target('timm', make_source(backbone.state_dict(), cfg))
+    target = build_library('timm', complete_info(backbone.state_dict(), cfg))
     key_report(target.model, target.convert(backbone.state_dict()), 'here')
     torch.save(target.model.state_dict(), tmp_path / 'out.pth')
     scope = dict(timm=timm, torch=torch)
-    exec(target.usage.replace('FILE', str(tmp_path / 'out.pth')), scope)  # by timm alone
+    exec(target.usage(tmp_path / 'out.pth'), scope)  # by timm alone
     own = backbone.timm_model.state_dict()
     loaded = scope['model'].state_dict()
     assert loaded.keys() == own.keys()

@@ -6,12 +6,14 @@ import builtins
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from weights_testing import build, randomize, run_double
 
-from mmmokd.transfer.backbone_info import Pixels, make_source
+from mmmokd.transfer.branch_info import complete_info
 from mmmokd.transfer.export import key_report
-from mmmokd.transfer.libraries.registry import build_target
-from mmmokd.transfer.libraries.transformers import resnet_to_transformers, vit_to_transformers
+from mmmokd.transfer.libraries import Transformers, build_library
+from mmmokd.transfer.libraries.transformers import resnet_name
+from mmmokd.weights.backbone_info import Pixels
 
 VIT = dict(
     type='mmmokd.VisionTransformer',
@@ -35,10 +37,10 @@ def test_features_are_the_branchs(cfg, tmp_path):
     backbone = build(dict(cfg))
     randomize(backbone)
     weights = backbone.state_dict()
-    target = build_target('transformers', make_source(weights, cfg)._replace(pixels=PIXELS))
+    target = build_library('transformers', complete_info(weights, cfg)._replace(pixels=PIXELS))
     assert key_report(target.model, target.convert(weights), 'x')[1].endswith('(100 %)')
     folder = tmp_path / 'out'
-    target.write(target.model, folder)
+    target.write(folder, {}, False)
     assert sorted(file.name for file in tmp_path.iterdir()) == ['out']
 
     model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
@@ -57,19 +59,20 @@ def test_features_are_the_branchs(cfg, tmp_path):
     torch.testing.assert_close(pixels[0, :, 0, 0], torch.tensor([1.5, 3.0, 1.0]))
 
 
+class WithoutModel(Transformers):
+    def build(self):
+        return nn.Identity()
+
+
 def test_names():
-    assert set(resnet_to_transformers(dict.fromkeys(('conv1.weight', 'bn1.running_var')))) == {
-        'embedder.embedder.convolution.weight',
+    keys = ('bn1.running_var', 'layer2.3.conv3.weight', 'layer4.0.downsample.1.weight')
+    assert [resnet_name(key) for key in keys] == [
         'embedder.embedder.normalization.running_var',
-    }
-    keys = ('layer2.3.conv3.weight', 'layer2.0.bn1.bias', 'layer4.0.downsample.1.weight')
-    assert list(resnet_to_transformers(dict.fromkeys(keys))) == [
         'encoder.stages.1.layers.3.layer.2.convolution.weight',
-        'encoder.stages.1.layers.0.layer.0.normalization.bias',
         'encoder.stages.3.layers.0.shortcut.normalization.weight',
     ]
     weights = build(dict(VIT)).state_dict()
-    found = vit_to_transformers(weights, num_tokens=5)
+    found = WithoutModel('transformers', complete_info(weights, VIT)).convert(weights)
     qkv = weights['layers.1.attn.qkv.weight']
     assert torch.equal(found['encoder.layer.1.attention.attention.key.weight'], qkv[24:48])
     assert torch.equal(found['pooler.dense.weight'], torch.eye(24))
@@ -88,7 +91,7 @@ def test_without_the_library(monkeypatch):
     weights = build(dict(cfg)).state_dict()
     monkeypatch.setattr(builtins, '__import__', without)
     with pytest.raises(ValueError, match=r'transformers cannot be imported .*pip install -r requ'):
-        build_target('transformers', make_source(weights, cfg))
+        build_library('transformers', complete_info(weights, cfg))
 
 
 def test_another_backbone_is_refused():
@@ -96,4 +99,4 @@ def test_another_backbone_is_refused():
     with pytest.raises(
         ValueError, match='--to transformers takes a ResNet, and a ViT .*MobileNetV2'
     ):
-        build_target('transformers', make_source(build(dict(cfg)).state_dict(), cfg))
+        build_library('transformers', complete_info(build(dict(cfg)).state_dict(), cfg))

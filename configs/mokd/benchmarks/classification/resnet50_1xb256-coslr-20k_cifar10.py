@@ -5,7 +5,7 @@ _base_ = [
     '../../../_base_/models/resnet50_classifier.py',
     '../../../_base_/datasets/imagenet_bs128_224.py',
     '../../../_base_/schedules/finetune_sgd_coslr_20k.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]
 
 data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it does not exist
@@ -24,4 +24,3 @@ val_evaluator = test_evaluator = [
 ]
 log_processor = dict(by_epoch=False)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2000))
-del data  # used above only: to override it is an error

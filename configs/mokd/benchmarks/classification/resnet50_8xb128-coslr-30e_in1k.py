@@ -4,5 +4,5 @@ _base_ = [
     '../../../_base_/models/resnet50_classifier.py',
     '../../../_base_/datasets/imagenet_bs128_224.py',
     '../../../_base_/schedules/finetune_sgd_coslr_30e.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]

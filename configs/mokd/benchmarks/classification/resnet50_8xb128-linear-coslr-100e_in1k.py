@@ -4,7 +4,7 @@ _base_ = [
     '../../../_base_/models/resnet50_classifier.py',
     '../../../_base_/datasets/imagenet_bs128_224.py',
     '../../../_base_/schedules/linear_sgd_coslr_100e.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]
 
 model = dict(backbone=dict(frozen_stages=4))  # all of it; batch norm, too, stays as it is

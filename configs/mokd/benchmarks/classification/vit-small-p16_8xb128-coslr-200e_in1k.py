@@ -4,5 +4,5 @@ _base_ = [
     '../../../_base_/models/vit-small-p16_classifier_mixup.py',
     '../../../_base_/datasets/imagenet_bs128_224_strong.py',
     '../../../_base_/schedules/finetune_adamw_coslr_200e.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]

@@ -5,7 +5,7 @@ _base_ = [
     '../../../_base_/models/vit-small-p16_classifier.py',
     '../../../_base_/datasets/imagenet_bs128_224.py',
     '../../../_base_/schedules/linear_sgd_coslr_100e.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]
 
 model = dict(

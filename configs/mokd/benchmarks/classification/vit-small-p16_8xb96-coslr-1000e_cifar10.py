@@ -4,7 +4,7 @@ _base_ = [
     '../../../_base_/models/vit-small-p16_classifier_mixup.py',
     '../../../_base_/datasets/imagenet_bs128_224_strong.py',
     '../../../_base_/schedules/finetune_adamw_coslr_1000e.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]
 
 data = dict(type='CIFAR10', data_root='data/cifar10/')  # downloaded into it if it does not exist
@@ -18,4 +18,3 @@ val_evaluator = test_evaluator = [
     dict(type='SingleLabelMetric', items=('recall',)),
 ]
 default_hooks = dict(checkpoint=dict(interval=50))
-del data  # used above only: to override it is an error

@@ -7,4 +7,3 @@ train_dataloader = dict(dataset=dict(data, split='trainval'))
 val_dataloader = test_dataloader = dict(dataset=dict(data, split='test'))
 data_preprocessor = dict(num_classes=47)
 model = dict(head=dict(num_classes=47))
-del data  # used above only: to override it is an error

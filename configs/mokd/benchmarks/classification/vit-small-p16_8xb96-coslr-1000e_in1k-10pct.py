@@ -6,7 +6,7 @@ _base_ = [
     '../../../_base_/models/vit-small-p16_classifier_mixup.py',
     '../../../_base_/datasets/imagenet_bs128_224_strong.py',
     '../../../_base_/schedules/finetune_adamw_coslr_1000e.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]
 
 train_dataloader = dict(batch_size=96, dataset=dict(ann_file='meta/train_10percent.txt'))

@@ -9,4 +9,3 @@ data_preprocessor = dict(num_classes=196)
 model = dict(head=dict(num_classes=196))
 # Ten times that of the other sets, as in iBOT's evaluation.
 optim_wrapper = dict(optimizer=dict(lr=7.5e-5))
-del data  # used above only: to override it is an error

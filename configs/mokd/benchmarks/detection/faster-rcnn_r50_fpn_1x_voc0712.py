@@ -18,5 +18,3 @@ model = dict(
 )
 # Learning rate: mmdet's, SGD with 0.01 for 16 images; the same in all layers. --auto-scale-lr
 # fits it to another batch size.
-# Used above only; deleted, so that to override them from outside is an error.
-del init_cfg, norm_cfg

@@ -8,5 +8,3 @@ model = dict(
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
 # Learning rate: that of ResNet-50.
-# Used above only; deleted, so that to override it from outside is an error.
-del checkpoint

@@ -6,5 +6,3 @@ train_cfg = dict(max_epochs=24)
 # Learning rate: that of 1x, a tenth of it after epochs 16 and 22, as mmdet's 2x.
 warmup, steps = _base_.param_scheduler
 param_scheduler = [warmup, dict(steps, end=24, milestones=[16, 22])]
-# Used above only; deleted, so that to override them from outside is an error.
-del warmup, steps

@@ -9,5 +9,3 @@ model = dict(
     neck=dict(in_channels=768),
 )
 # Learning rate, layer decay and drop path: ViTDet's for ViT-B, as in the config of ViT-S.
-# Used above only; deleted, so that to override it from outside is an error.
-del checkpoint

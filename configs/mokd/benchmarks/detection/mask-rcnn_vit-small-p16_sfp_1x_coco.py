@@ -41,5 +41,3 @@ optim_wrapper = dict(
         custom_keys={'.pos_embed': dict(decay_mult=0.0)},
     ),
 )
-# Used above only; deleted, so that to override it from outside is an error.
-del norm_cfg

@@ -5,7 +5,7 @@
 _base_ = [
     '../../../_base_/models/mokd_resnet18-w16_vit-nano-s8.py',
     '../../../_base_/datasets/fashion-mnist_bs64_multi-crop.py',
-    '../../../_base_/classification_runtime.py',
+    '../../../_base_/default_runtime.py',
 ]
 
 branch = 'cnn'
@@ -53,4 +53,3 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(type='CosineAnnealingLR', by_epoch=True, eta_min=0.0)
 default_hooks = dict(checkpoint=dict(interval=50), logger=dict(interval=5))
-del branch, work_dirs, share, load, pack, images

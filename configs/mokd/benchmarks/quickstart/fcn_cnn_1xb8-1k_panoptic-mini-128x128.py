@@ -38,23 +38,30 @@ train_pipeline = [load, annotations, resize, crop, flip, distort, pad, pack]
 load, resize, annotations, pack = _base_.test_pipeline
 test_pipeline = [load, dict(resize, scale=(256, 192)), annotations, pack]
 
-
-def dataloader(split, pipeline, **kwargs):
-    folders = dict(img_path=f'{data_root}{split}', seg_map_path=f'{label_root}{split}')
-    dataset = dict(
-        _delete_=True,
-        type='BaseSegDataset',
-        metainfo=dict(classes=f'{label_root}classes.txt'),
-        data_prefix=folders,
-        pipeline=pipeline,
-    )
-    return dict(num_workers=0, persistent_workers=False, dataset=dataset, **kwargs)
-
-
-train_dataloader = dataloader('train2017', train_pipeline, batch_size=8)
-val_dataloader = test_dataloader = dataloader('val2017', test_pipeline)
+dataset = dict(
+    _delete_=True, type='BaseSegDataset', metainfo=dict(classes=f'{label_root}classes.txt')
+)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        dataset,
+        data_prefix=dict(img_path=f'{data_root}train2017', seg_map_path=f'{label_root}train2017'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        dataset,
+        data_prefix=dict(img_path=f'{data_root}val2017', seg_map_path=f'{label_root}val2017'),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
 train_cfg = dict(max_iters=1000, val_interval=1000)
 optim_wrapper = dict(optimizer=dict(lr=0.02))
 param_scheduler = [dict(type='PolyLR', eta_min=1e-4, power=0.9, end=1000, by_epoch=False)]
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1000))
-del data_root, label_root, size, num_classes, load, annotations, resize, crop, flip, distort, pad

@@ -55,4 +55,3 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, eta_min=0.0, convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=12))
-del size, load, annotations, resize, flip, pack, loader, train_data, test_data

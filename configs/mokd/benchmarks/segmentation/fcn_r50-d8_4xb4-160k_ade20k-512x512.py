@@ -1,25 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # FCN, ResNet-50 of stride 8, 160,000 iterations of ADE20K; 4 GPUs with 4 images each.
 # By path: '_base_ = "mmseg::..."' looks for a package named mmsegmentation and does not find it.
-_base_ = (
-    f'{__import__("mmseg").__path__[0]}/.mim/configs/fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py'
-)
+_base_ = [
+    '../../../_base_/models/pretrained_resnet50.py',
+    f'{__import__("mmseg").__path__[0]}/.mim/configs/fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py',
+]
 custom_imports = dict(imports=['mmmokd'])
 
-model = dict(
-    pretrained=None,
-    # mmseg's has ResNetV1c, with a stem of three convolutions; pretraining has the plain one.
-    backbone=dict(
-        type='ResNet',
-        # The weights to start from, and the branch; init_cfg=None starts from random ones.
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='work_dirs/mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k/'
-            'epoch_100.pth',
-            prefix='branches.cnn.teacher.backbone.',
-        ),
-    ),
-)
+model = dict(pretrained=None, backbone=_base_.pretrained_resnet50)
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # --auto-scale-lr: for other batches
+# To change the initial weights: model.backbone.init_cfg.checkpoint and .prefix.
 # Learning rate: mmseg's, SGD with 0.01 for 16 images, to 1e-4 by a power of 0.9; the same in all
 # layers. Batch norm is trained, over all GPUs, and nothing is frozen, as mmseg has it.

@@ -10,5 +10,3 @@ model = dict(
     auxiliary_head=dict(in_channels=768),
 )
 # Learning rate and layer decay: MAE's for ViT-B, as in the config of ViT-S.
-# Used above only; deleted, so that to override it from outside is an error.
-del checkpoint

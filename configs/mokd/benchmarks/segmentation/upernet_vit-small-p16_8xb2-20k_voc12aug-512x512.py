@@ -22,5 +22,3 @@ warmup, poly = _base_.param_scheduler
 param_scheduler = [warmup, dict(poly, end=max_iters)]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 10)
 default_hooks = dict(checkpoint=dict(interval=max_iters // 10))
-# Used above only; deleted, so that to override them from outside is an error.
-del max_iters, warmup, poly

@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures
+from mmmokd.utils.errors import ConfigError
 
-from .base import BackboneAdapter
+from .base import BackboneAdapter, describe_output
 from .grid import infer_grid
 
 
@@ -39,7 +40,7 @@ def adapt_features(output, backbone: nn.Module, image_size: tuple[int, int]) -> 
         BackboneFeatures: Pooled feature, tokens and grid.
 
     Raises:
-        ValueError: If the output holds no map or token sequence that can be read.
+        ConfigError: If the output holds no map or token sequence that can be read.
     """
     name = type(backbone).__name__
     found, class_token = _last_output(output, name)
@@ -68,12 +69,12 @@ def _last_output(output, name: str) -> tuple[Tensor, Tensor | None]:
         return _last_output(output[-1], name)
     if isinstance(output, Tensor) and output.dim() in (3, 4):
         return output, None
-    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise ValueError(
-        f'the backbone {name} gave {found}, but a branch needs its last map (B, C, h, w) or its '
-        'tokens (B, N, C), to pool and to search. In mmpretrain, ask for the last stage by '
-        "`out_indices`, of a transformer for `out_type='raw'` (or 'featmap'), of a ConvNeXt for "
-        '`gap_before_final_norm=False`; in timm, set `features_only=True`'
+    raise ConfigError(
+        f'the backbone {name} gave {describe_output(output)}, but a branch needs its last map '
+        '(B, C, h, w) or its tokens (B, N, C), to pool and to search. In mmpretrain, ask for the last '
+        "stage by `out_indices`, of a transformer for `out_type='raw'` (or 'featmap'), of a ConvNeXt "
+        'for `gap_before_final_norm=False`; in timm, set `features_only=True`. For any other output '
+        'that holds them, set the `adapter` of the branch'
     )
 
 

@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmmokd.structures import BackboneFeatures
+from mmmokd.utils.errors import ConfigError
 
 KINDS = {4: 'a map of 4 dimensions', 3: 'tokens (B, N, C)', 2: 'a pooled feature (B, C)'}
 
@@ -52,12 +53,12 @@ class BackboneAdapter(BaseModule, metaclass=ABCMeta):
             BackboneFeatures: Pooled feature, tokens and grid.
 
         Raises:
-            ValueError: If the output cannot be read, or what was read does not fit together.
+            ConfigError: If the output cannot be read, or what was read does not fit together.
         """
         features = self.read(output, backbone, tuple(image_size))
         wrong = _find_mismatch(features)
         if wrong:
-            raise ValueError(
+            raise ConfigError(
                 f'the adapter {type(self).__name__} read {wrong} from the output of the backbone '
                 f'{type(backbone).__name__} for images of {image_size[0]}x{image_size[1]}, but a '
                 'branch needs pooled (B, C), tokens (B, h * w, C) and grid (h, w)'
@@ -115,7 +116,7 @@ def pick_output(
         Tensor: The output.
 
     Raises:
-        ValueError: If there is no such output, or it is another kind of tensor.
+        ConfigError: If there is no such output, or it is another kind of tensor.
     """
     outputs = (output,) if isinstance(output, Tensor) else output
     try:
@@ -124,7 +125,7 @@ def pick_output(
         found = None
     if isinstance(found, Tensor) and found.dim() == num_dims:
         return found
-    raise ValueError(
+    raise ConfigError(
         f'the adapter {type(adapter).__name__} reads {KINDS[num_dims]} from output {index!r} of the '
         f'backbone {type(backbone).__name__}, but the backbone gave {describe_output(output)}'
     )

@@ -23,7 +23,7 @@ class FeatureMapAdapter(BackboneAdapter):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: In a pass, if an output does not exist or has another number of dimensions.
+        ConfigError: In a pass, if an output does not exist or has another number of dimensions.
 
     Example:
         >>> adapter = FeatureMapAdapter(channels_last=True)

@@ -1,6 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import math
 
+from mmmokd.utils.errors import ConfigError
+
 
 def infer_grid(num_tokens: int, image_size: tuple[int, int], name: str) -> tuple[int, int]:
     """Find the (h, w) with h * w tokens that one stride makes of an image.
@@ -14,13 +16,13 @@ def infer_grid(num_tokens: int, image_size: tuple[int, int], name: str) -> tuple
         tuple[int, int]: The map's (h, w).
 
     Raises:
-        ValueError: If no stride makes that many tokens.
+        ConfigError: If no stride makes that many tokens.
     """
     height, width = image_size
     grids = [(h, num_tokens // h) for h in range(1, num_tokens + 1) if num_tokens % h == 0]
     grids = [(h, w) for h, w in grids if _has_one_stride(h, height, w, width)]
     if not grids:
-        raise ValueError(
+        raise ConfigError(
             f'the backbone {name} gave {num_tokens} tokens for images of {height}x{width}, which '
             'form no grid of that shape. Is a class or register token among them that the backbone '
             'does not count in `num_extra_tokens` or `num_prefix_tokens`?'

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures
+from mmmokd.utils.errors import ConfigError
 
 from .base import BackboneAdapter, describe_output, pick_output
 
@@ -30,7 +31,7 @@ class PyramidAdapter(BackboneAdapter):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: In a pass, if an output does not exist or is not a map.
+        ConfigError: In a pass, if an output does not exist or is not a map.
 
     Example:
         >>> maps = torch.rand(2, 16, 14, 14), torch.rand(2, 32, 7, 7)
@@ -67,7 +68,7 @@ class PyramidAdapter(BackboneAdapter):
         indices = self.indices
         if indices is None:
             if not isinstance(output, list | tuple):
-                raise ValueError(
+                raise ConfigError(
                     f'the adapter PyramidAdapter reads several maps, but the backbone '
                     f'{type(backbone).__name__} gave {describe_output(output)}: set its out_indices, '
                     'or indices of the adapter'

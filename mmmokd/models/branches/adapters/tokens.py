@@ -6,6 +6,7 @@ from torch import nn
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures
+from mmmokd.utils.errors import ConfigError
 
 from ...utils import check_counts
 from .base import BackboneAdapter, pick_output
@@ -37,7 +38,7 @@ class TokenAdapter(BackboneAdapter):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If ``position`` is unknown or there is no such class token; in a pass, if an output
+        ConfigError: If ``position`` is unknown or there is no such class token; in a pass, if an output
             does not exist, has another number of dimensions, or its patches form no grid.
 
     Example:
@@ -60,14 +61,14 @@ class TokenAdapter(BackboneAdapter):
         super().__init__(init_cfg)
         check_counts('TokenAdapter', least=0, num_extra_tokens=num_extra_tokens)
         if position not in POSITIONS:
-            raise ValueError(
+            raise ConfigError(
                 f'position of TokenAdapter must be one of {", ".join(map(repr, POSITIONS))}, but got '
                 f'{position!r}'
             )
         if not num_extra_tokens and class_token == 0:
             class_token = None
         if class_token is not None and not 0 <= class_token < num_extra_tokens:
-            raise ValueError(
+            raise ConfigError(
                 f'class_token of TokenAdapter must be below num_extra_tokens={num_extra_tokens} or '
                 f'None, but got {class_token!r}'
             )

@@ -1,0 +1,5 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# One branch with L_sm alone is DINO: no search head is built. The settings are those of MOKD's ViT.
+_base_ = '../mokd/mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k.py'
+
+model = dict(branches=dict(cnn=None, vit=dict(search_head=None, heads=dict(st=None))))
