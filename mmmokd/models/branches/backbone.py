@@ -138,7 +138,7 @@ def _default(cls: Any, key: str) -> Any:
 
 def _build_timm(cfg: dict) -> tuple[nn.Module, dict]:
     """Build a model of timm that gives a map, with those of ``FOR_SIZES`` that it takes."""
-    may_change = not cfg.get('features_only')
+    may_change = 'features_only' not in cfg
     state = torch.get_rng_state()
     try:
         backbone, chosen = _build_timm_for_sizes(cfg)

@@ -74,10 +74,11 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         terms (dict[str, dict]): Config of each loss head by its term.
         necks (dict[str, dict]): Config of each neck by name; built where a head reads it.
         neck_defaults (dict): See above.
+        left_out (tuple[str]): Names of the branches that are None.
         branch_type (str): ``type`` of a branch whose config has none.
 
     Raises:
-        ValueError: If there is no branch, a name contains a dot, fewer than one global view is asked
+        ConfigError: If there is no branch, a name contains a dot, fewer than one global view is asked
             for, or the branches do not fit each other along an edge.
     """
 
@@ -102,6 +103,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
         check_counts(type(self).__name__, num_global_views=num_global_views)
         _check_names(branches)
+        self.left_out = tuple(name for name, cfg in branches.items() if cfg is None)
         self.num_global_views = num_global_views
         self.global_size = global_size
         self.neck_defaults = {**self.neck_defaults, **(neck_defaults or {})}

@@ -18,6 +18,19 @@ class AutoAdapter(BackboneAdapter):
     def read(
         self, output: Any, backbone: nn.Module, image_size: tuple[int, int]
     ) -> BackboneFeatures:
+        """Read whatever :func:`adapt_features` can.
+
+        Args:
+            output (Any): What the backbone returned.
+            backbone (nn.Module): The backbone, to count its class and register tokens.
+            image_size (tuple[int, int]): The (H, W) of the images, in pixels.
+
+        Returns:
+            BackboneFeatures: Pooled feature, tokens and grid.
+
+        Raises:
+            ConfigError: If the output holds no map or token sequence that can be read.
+        """
         return adapt_features(output, backbone, image_size)
 
 
