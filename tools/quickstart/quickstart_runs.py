@@ -29,7 +29,7 @@ class Task(NamedTuple):
     """What the three trainings have in common.
 
     Attributes:
-        kind (str): End of their configs' names.
+        kind (str): End of the pair's config's name.
         labeled (bool): Whether there are classes for k-NN.
         options (dict[str, Any]): Overrides of the configs, by dotted key.
     """
@@ -39,10 +39,12 @@ class Task(NamedTuple):
     options: dict[str, Any]
 
     def load(self, names: str) -> 'Config':
-        """The config of a training, named as in ``RUNS``."""
+        """Load the config of a training, named as in ``RUNS``: one model alone is the pair's other."""
         from mmmokd.cli.config import load_config
 
-        return load_config(CONFIGS / f'mokd_{names}_{self.kind}.py', self.options)
+        others = {'cnn', 'vit'} - {*names.split('-')}
+        left_out = {f'model.branches.{name}': None for name in others}
+        return load_config(CONFIGS / f'mokd_cnn-vit_{self.kind}.py', {**self.options, **left_out})
 
 
 def default_out(images: Path | None, seed: int) -> Path:
