@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a backbone gives a branch, found by one forward pass instead of by hand."""
+"""Inference of channels and grid of a backbone, by one forward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ class ImageSizeError(ConfigError):
 
 
 class BackboneSpec(NamedTuple):
-    """What necks need to know of a backbone.
+    """Channels and grid of a backbone, as necks need them.
 
     Attributes:
         pooled_channels (int): C of the pooled feature, (B, C).

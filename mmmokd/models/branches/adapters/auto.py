@@ -130,7 +130,7 @@ def _channels_last(backbone: nn.Module) -> bool:
 
 
 def count_extra_tokens(backbone: nn.Module) -> tuple[int, bool]:
-    """How many tokens stand before the map's, and whether the first is a class token.
+    """Count the tokens in front of the map's, and look for a class token among them.
 
     Args:
         backbone (nn.Module): A backbone, wrapped or not.

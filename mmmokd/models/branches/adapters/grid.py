@@ -33,7 +33,7 @@ def infer_grid(
 
 
 def _has_one_stride(h: int, height: int, w: int, width: int) -> bool:
-    """Whether some stride, in pixels, makes h and w of the sides, both rounded down or both up."""
+    """Check for a stride, in pixels, that makes h and w of the sides, both rounded down or both up."""
     down = max(height / (h + 1), width / (w + 1)) < min(height / h, width / w)
     up = max(height / h, width / w) < min(
         height / (h - 1) if h > 1 else math.inf, width / (w - 1) if w > 1 else math.inf

@@ -38,8 +38,8 @@ class TokenAdapter(BackboneAdapter):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ConfigError: If ``position`` is unknown or there is no such class token; in a pass, if an output
-            does not exist, has another number of dimensions, or its patches form no grid.
+        ConfigError: If ``position`` is unknown or that class token does not exist; in a pass, if an
+            output does not exist, has another number of dimensions, or its patches form no grid.
 
     Example:
         >>> adapter = TokenAdapter(position='middle')
