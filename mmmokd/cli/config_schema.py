@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""The one check of a config, at load time: what nothing reads, takes, knows or can work with."""
+"""Check a config at load time: unknown names, types and keys, missing arguments, wrong values."""
 
 import ast
 import functools
@@ -44,12 +44,12 @@ Fault = tuple[Path_, str, str]
 
 
 class Arguments(NamedTuple):
-    """What a dict may hold.
+    """Keys that a dict may have.
 
     Attributes:
         names (Mapping[str, Any]): Keys, with the type that each should have.
-        required (frozenset[str]): Those that must be there.
-        closed (bool): Whether there may be no others.
+        required (frozenset[str]): Those that must be given.
+        closed (bool): Whether no others are taken.
         others (Any): The type that others should have.
     """
 
@@ -157,7 +157,7 @@ def _faults_at(cfg: Config, path: Path_, node: dict) -> Iterator[Fault]:
 
 
 def _is_wrong_other(found: Arguments, value: Any) -> bool:
-    """Whether a value is not of the type that ``**kwargs`` ask for: of dicts, one to be built."""
+    """Check a value against the type of ``**kwargs``: where that is dict, a config with a type."""
     return found.others is dict and not (
         value is None or (isinstance(value, dict) and 'type' in value)
     )
@@ -194,11 +194,11 @@ def _unknown_type(cfg: Config, path: Path_, node: dict) -> str | None:
     return f'no {kind} is registered as {node["type"]!r}.{hint}'
 
 
-# What a dict is, and what it may hold.
+# Places in a config.
 
 
 def role_of(path: Sequence[str]) -> str:
-    """What a dict is to the one around it.
+    """Find out what a dict is to the one around it.
 
     Args:
         path (Sequence[str]): The dict's place.
@@ -216,7 +216,7 @@ def role_of(path: Sequence[str]) -> str:
 
 
 def _registries_of(path: Path_) -> tuple[Registry, ...]:
-    """Where the type of a dict is looked up; () where that is up to the class around the dict."""
+    """Registries of the type of a dict; () if the class around the dict decides."""
     if path[0] != 'model':
         return tables.REGISTRIES.get(role_of(path), ())
     in_branch = path[1:2] == ('branches',)  # a branch, its backbone and necks, its heads
@@ -225,7 +225,7 @@ def _registries_of(path: Path_) -> tuple[Registry, ...]:
 
 
 def _is_built_as_it_is(path: Path_) -> bool:
-    """Whether a dict with a type goes to its class as it is, and is not a variable."""
+    """Tell whether a dict with a type is passed to its class unchanged, and is not a variable."""
     if path == ('optim_wrapper',) or path[0] not in inspect.signature(Runner.__init__).parameters:
         return False
     # A layer's init_cfg, norm_cfg and the like, and random augmentations, have such keys.
@@ -243,7 +243,7 @@ def _scope_at(cfg: Config, path: Path_) -> str:
 
 
 def _arguments_at(cfg: Config, path: Path_, node: dict, targets: Sequence[Callable]) -> Arguments:
-    """What a dict may hold, by who reads it or is built from it."""
+    """Keys that a dict may have, given what reads it or is built from it."""
     role = role_of(path)
     if path[-1] in tables.LOADERS:
         # What a bank's loader lacks comes from the queries'.
@@ -291,7 +291,7 @@ def _section_at(cfg: Config, path: Path_, node: dict) -> Arguments | None:
 
 
 def is_per_branch(cfg: Config, wrapper: Mapping) -> bool:
-    """Whether an optimizer's wrapper builds one optimizer per branch.
+    """Tell whether an optimizer's wrapper builds one optimizer per branch.
 
     Args:
         cfg (Config): The config, for its scope.
@@ -337,7 +337,7 @@ def _arguments_of_branch(cfg: Config, path: Path_, node: dict, model: type) -> A
 
 
 def _preprocessors(scope: str) -> Arguments:
-    """What any preprocessor of data takes: its type is up to the model."""
+    """Arguments of all data preprocessors, since the model decides on the type."""
     names = [name for name in _registered(scope, (MODELS,)) if name.endswith('DataPreprocessor')]
     found = [arguments_of(each) for name in names for each in _find(name, scope, (MODELS,))[0]]
     known = {key for each in found for key in each.names}
@@ -381,7 +381,7 @@ def arguments_of(target: Callable) -> Arguments:
 
 
 def _any_of(targets: Iterable[Callable]) -> Arguments:
-    """What at least one of several classes takes, and what all of them need."""
+    """Arguments that at least one of several classes takes; required are those of all."""
     each = [arguments_of(target) for target in targets]
     if len(each) == 1:
         return each[0]
@@ -421,7 +421,7 @@ def _registered(scope: str, roots: Sequence[Registry]) -> set[str]:
 
 
 def _find(kind: Any, scope: str, roots: Sequence[Registry]) -> tuple[list[Callable], bool]:
-    """What a ``type`` may stand for; whether every registry could be asked."""
+    """Classes that a ``type`` may stand for, and whether every registry could be searched."""
     if not isinstance(kind, str):
         return [kind] if callable(kind) else [], True
     prefix, _, name = kind.rpartition('.')
@@ -444,7 +444,7 @@ def _find(kind: Any, scope: str, roots: Sequence[Registry]) -> tuple[list[Callab
 def _wrong_value(
     path: Path_, node: Mapping, key: str, annotation: Any, targets: Sequence[Callable]
 ) -> str | None:
-    """What is wrong with a value; None if nothing is known to be."""
+    """Say what is wrong with a value; None if nothing is known to be."""
     value, names = node[key], [type_name(node.get('type')), role_of(path) if path else '', '*']
     rule = next(filter(None, (tables.RULES.get(name, {}).get(key) for name in names)), None)
     allowed = (
@@ -460,7 +460,7 @@ def _wrong_value(
 
 
 def _by_annotation(path: Path_, annotation: Any, value: Any) -> str | None:
-    """What a class asks for, where that is a number and the value a text, or the other way round."""
+    """Compare a value with its annotation: a text for a number, or a list for a text."""
     if path[:1] == ('model',) and annotation is bool:  # often with a text besides, in libraries
         return None
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -522,7 +522,7 @@ def unread_names(cfg: Config) -> set[str]:
             tree = ast.parse(BASE_VARIABLE.sub(r'(\1)', text))
         except SyntaxError:  # JSON, YAML
             return set()
-        # One that is unpacked from a list is no mistyped key.
+        # A name that is unpacked from a list is not a mistyped key.
         statements = [each for each in tree.body if isinstance(each, ast.Assign)]
         assigned = [x.id for each in statements for x in each.targets if isinstance(x, ast.Name)]
         loads = [
@@ -535,7 +535,7 @@ def unread_names(cfg: Config) -> set[str]:
         if LIBRARY not in Path(file).parts:
             unread |= {*assigned}
         unread -= used
-    # One that says again what is there does no harm.
+    # A variable whose value is in use does no harm.
     return {name for name in unread & unknown if not places_of(cfg, name)}
 
 
@@ -564,7 +564,7 @@ def places_of(cfg: Config, name: str) -> list[str]:
 
 
 def _files(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Every file that a config is made of, with its text: each one's path stands before it."""
+    """Files of a config with their texts; in ``Config.text`` the path precedes each text."""
     file, lines = str(cfg.filename), []
     for line in (cfg.text or '').splitlines():
         if line.endswith(('.py', '.json', '.yml', '.yaml')) and Path(line).is_absolute():

@@ -181,7 +181,7 @@ def test_config_trains_one_step(path, tmp_path, data_roots):
     assert {type(hook).__name__ for hook in runner.hooks} >= OUR_HOOKS
     logged = set(runner.message_hub.log_scalars)
     for name in cfg.model.branches:
-        assert {f'train/{name}.{key}' for key in ('lr', 'teacher_temp', 'entropy')} <= logged
+        assert {f'train/{name}.{key}' for key in ('lr', 'sm.teacher_temp', 'entropy')} <= logged
     assert 'train/ema_momentum' in logged
 
 

@@ -22,7 +22,7 @@ NUM_NAMED = 3
 CHANNELS = 3  # of every view that mmmokd.MultiCrop makes
 
 
-class ViewGroup(NamedTuple):
+class ViewPass(NamedTuple):
     """Views that a student sees in one pass.
 
     Attributes:
@@ -138,13 +138,13 @@ def check_gradients(name: str, network: nn.Module, size: tuple[int, int]) -> Non
 
 
 def find_lonely_norms(
-    network: nn.Module, groups: Sequence[ViewGroup], num_global_views: int
+    network: nn.Module, groups: Sequence[ViewPass], num_global_views: int
 ) -> list[LonelyNorm]:
     """Batch norms that a batch of one image leaves with one value per channel, which they refuse.
 
     Args:
         network (BranchNetwork): A branch's student, in training mode.
-        groups (Sequence[ViewGroup]): What passes through it at once, the global views first.
+        groups (Sequence[ViewPass]): What passes through it at once, the global views first.
         num_global_views (int): How many views the teacher, a network of the same kind, sees at once.
 
     Returns:
@@ -169,7 +169,7 @@ def find_lonely_norms(
         values[norm] = args[0].numel() // args[0].shape[1]
 
     handles = [norm.register_forward_pre_hook(count) for norm in names]
-    passes = [ViewGroup(groups[0].size, num_global_views), *groups]  # the teacher's, the student's
+    passes = [ViewPass(groups[0].size, num_global_views), *groups]  # the teacher's, the student's
     total = sum(group.num for group in groups)
     found: dict[str, LonelyNorm] = {}
     try:

@@ -174,7 +174,7 @@ class TransformerSearchHead(BaseModule):
         if query is not None:
             num_queries, rest = divmod(query.shape[0], tokens.shape[0])
             if rest or query.shape[-1] != tokens.shape[-1]:
-                raise ValueError(
+                raise ConfigError(
                     f'queries of shape {tuple(query.shape)} cannot search {tokens.shape[0]} maps '
                     f'of width {tokens.shape[-1]}: their number must be a multiple of the maps, '
                     'their width the same'
@@ -220,12 +220,12 @@ class TransformerSearchHead(BaseModule):
             embedded tokens of each pass, shape (B, N, D); or queries, shape (B, D).
 
         Raises:
-            ValueError: For another mode.
+            ConfigError: For another mode.
         """
         if mode == 'query':
             return self.query(inputs)
         if mode not in ('embed', 'logits'):
-            raise ValueError(f"mode must be 'logits', 'embed' or 'query', but got {mode!r}")
+            raise ConfigError(f"mode must be 'logits', 'embed' or 'query', but got {mode!r}")
         maps = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         maps = [
             each if isinstance(each, Tensor) else self.embed(each.tokens, each.grid)
