@@ -44,7 +44,7 @@ class FeatureExtractor:
         MissingFileError: If there is no such config or checkpoint.
         ConfigError: If there is no such branch or network, or the config does not say how images are
             read.
-        ValueError: If the checkpoint does not fit the model.
+        CheckpointError: If the checkpoint does not fit the model.
 
     Example:
         >>> from mmmokd.apis import FeatureExtractor
