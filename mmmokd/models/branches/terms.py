@@ -49,6 +49,10 @@ def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool)
         if own is None:
             continue
         cfg = _update(cfg, own)
+        if class_of(cfg) is None:
+            raise ConfigError(
+                f'heads.{term} needs a type that is registered, but got {cfg.get("type")!r}'
+            )
         if head_argument(cfg, 'teacher') == 'peers' and not peers:
             if term in further:
                 raise ConfigError(

@@ -24,17 +24,8 @@ from ..branches.terms import head_argument, resolve_heads, resolve_necks, resolv
 from ..heads import BranchHead
 from ..utils import check_counts
 
-# What a branch's config may have besides necks; `cross_weight` is resolved to `peers` here.
-GIVEN = {'peers'}
-ARGUMENTS = tuple(
-    ['type', 'cross_weight']
-    + [
-        name
-        for name, parameter in inspect.signature(Branch.__init__).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-        and name not in {'self', 'global_size', *GIVEN}
-    ]
-)
+# Arguments of a branch that its config does not have: `cross_weight` is resolved to `peers`.
+RESOLVED = ('self', 'peers', 'global_size')
 LABELS = dict(out_channels='prototypes (out_channels)')
 CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
 
@@ -121,7 +112,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         for name, cfg in cfgs.items():
             if cfg is not None:
                 with _named(name):
-                    _check_branch(cfg, self.necks)
+                    _check_branch(
+                        cfg, self._arguments(cfg) if isinstance(cfg, dict) else [], self.necks
+                    )
                     peers[name], heads[name] = self._resolve_edges(name, cfg, cfgs)
         read = _necks_read(peers, heads)
         built = {}
@@ -150,13 +143,23 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         return {}, {}
 
     def _build_branch(self, cfg: dict, peers: dict, heads: dict, read: set[str]) -> Branch:
-        own = {key: value for key, value in cfg.items() if key in ARGUMENTS}
+        arguments = self._arguments(cfg)
+        own = {key: value for key, value in cfg.items() if key in arguments}
         own.pop('cross_weight', None)
         own = {key: value for key, value in own.items() if value is not None}
-        given = {key: value for key, value in cfg.items() if key not in ARGUMENTS}
+        given = {key: value for key, value in cfg.items() if key not in arguments}
         necks = resolve_necks(self.necks, self.neck_defaults, given, read)
-        arguments = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
-        return MODELS.build({'type': self.branch_type, **arguments})
+        resolved = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
+        return MODELS.build({'type': self.branch_type, **resolved})
+
+    def _arguments(self, cfg: dict) -> list[str]:
+        """What a branch's config may have besides necks: its class's arguments."""
+        cls = class_of({'type': cfg.get('type') or self.branch_type}) or Branch
+        names = ['type', 'cross_weight']
+        for base in (base for base in inspect.getmro(cls) if issubclass(base, Branch)):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        return [name for name in dict.fromkeys(names) if name not in RESOLVED]
 
     def _check_neck_defaults(self, cfgs: Mapping[str, dict | None]) -> None:
         """Refuse defaults that no neck of the table takes."""
@@ -399,21 +402,21 @@ def _check_names(branches: Any) -> None:
         )
 
 
-def _check_branch(cfg: Any, necks: Mapping[str, dict]) -> None:
+def _check_branch(cfg: Any, arguments: Sequence[str], necks: Mapping[str, dict]) -> None:
     """Refuse what is not the config of a branch."""
     if not isinstance(cfg, dict):
         raise ConfigError(f'must be a dict with backbone, got {cfg!r}')
     if not cfg.get('backbone'):
         raise ConfigError(
-            f'has no backbone: it needs one, and takes {", ".join(ARGUMENTS)} and necks '
+            f'has no backbone: it needs one, and takes {", ".join(arguments)} and necks '
             f'({", ".join(necks)} or others)'
         )
     for key, value in cfg.items():
-        if key in ARGUMENTS or key in necks or value is None or isinstance(value, dict):
+        if key in arguments or key in necks or value is None or isinstance(value, dict):
             continue
-        near = difflib.get_close_matches(key, (*ARGUMENTS, *necks), n=1)
+        near = difflib.get_close_matches(key, (*arguments, *necks), n=1)
         raise ConfigError(
-            f'takes no {key}={value!r}: it takes {", ".join(ARGUMENTS)}, and necks, which are dicts '
+            f'takes no {key}={value!r}: it takes {", ".join(arguments)}, and necks, which are dicts '
             'with a type.' + (f' Did you mean {near[0]}?' if near else '')
         )
     backbone = cfg['backbone']
