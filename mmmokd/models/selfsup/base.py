@@ -134,7 +134,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         if not cfg.get('frozen'):
             peers = resolve_peers(name, 1.0 if weight is None else weight, cfgs)
             return peers, resolve_heads(self.terms, cfg.get('heads'), bool(peers))
-        given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key) not in (None, {})]
+        given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key)]
         if given:
             raise ConfigError(
                 f'it is frozen and does not learn, so {" and ".join(given)} would have no effect: '
