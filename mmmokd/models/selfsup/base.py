@@ -20,7 +20,13 @@ from mmmokd.weights.loaded import watch_plain_modules
 
 from ..branches import Branch
 from ..branches.backbone import class_of, has_argument
-from ..branches.terms import head_argument, resolve_heads, resolve_necks, resolve_peers
+from ..branches.terms import (
+    check_trained,
+    outputs_read,
+    resolve_heads,
+    resolve_necks,
+    resolve_peers,
+)
 from ..heads import BranchHead
 from ..utils import check_counts
 
@@ -116,11 +122,11 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                         cfg, self._arguments(cfg) if isinstance(cfg, dict) else [], self.necks
                     )
                     peers[name], heads[name] = self._resolve_edges(name, cfg, cfgs)
-        read = _necks_read(peers, heads)
+        read = outputs_read(peers, heads)
         built = {}
         for name in peers:
             with _named(name):
-                self._check_taught(name, cfgs[name], heads[name], read[name])
+                check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
                 built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
         for name, branch in built.items():
             print_log(f'Branch {name}: {_describe(branch)}.', logger='current')
@@ -172,29 +178,6 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                 raise ConfigError(
                     f'neck_defaults: none of {", ".join(self.necks) or "no necks"} takes {key}'
                 )
-
-    @staticmethod
-    def _check_taught(name: str, cfg: dict, heads: dict, read: set[str]) -> None:
-        """Refuse a branch that nothing trains, or of which others would read what nothing trains."""
-        if cfg.get('frozen'):
-            if not read:
-                raise ConfigError(
-                    'it is frozen and no other branch learns from it: leave it out '
-                    f'(model.branches.{name}=None), or name it in the cross_weight of another'
-                )
-            return
-        own = {head_argument(head, 'reads') for head in heads.values()}
-        if not own:
-            raise ConfigError(
-                'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
-            )
-        untrained = sorted(read - own - set(FEATURES))
-        if untrained:
-            raise ConfigError(
-                f'another branch learns from its {untrained[0]}, which no head of its own trains: '
-                f'give it a head with reads={untrained[0]!r}, or take the heads of the others away '
-                'that read it'
-            )
 
     def _check_edges(self) -> None:
         """Refuse branches that differ, along an edge, in what a head compares."""
@@ -433,26 +416,6 @@ def _check_size(size: Any) -> None:
         raise ConfigError(
             f'global_size must be a number of pixels, (height, width) or None, but got {size!r}'
         )
-
-
-def _necks_read(
-    peers: Mapping[str, Mapping], heads: Mapping[str, Mapping[str, dict]]
-) -> dict[str, set[str]]:
-    """What is read of each branch: by its own heads, and by those of branches that learn from it."""
-    read: dict[str, set[str]] = {name: set() for name in peers}
-    for name, own in heads.items():
-        for term, head in own.items():
-            reads = head_argument(head, 'reads')
-            if not isinstance(reads, str):
-                raise ConfigError(
-                    f'branch {name}: heads.{term} needs `reads`, what it reads of the networks: '
-                    f"'pooled', 'tokens' or the name of a neck"
-                )
-            read[name].add(reads)
-            if head_argument(head, 'teacher') == 'peers':
-                for peer in peers[name]:
-                    read[peer].add(reads)
-    return read
 
 
 def _describe(branch: Branch) -> str:
