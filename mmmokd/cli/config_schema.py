@@ -138,7 +138,13 @@ def _faults_at(cfg: Config, path: Place, node: dict) -> Iterator[Fault]:
         if not targets and sure and (unknown := _unknown_type(cfg, path, node)):
             yield (*path, 'type'), place, f': {unknown}'
             return
-    elif node and role_of(path) in tables.TYPED and _registries_of(path):
+    # The dataset of a bank may leave its type to that of the queries.
+    elif (
+        node
+        and role_of(path) in tables.TYPED
+        and _registries_of(path)
+        and (path[-2:] != ('bank_dataloader', 'dataset'))
+    ):
         yield path, place, " lacks what it needs: 'type'."
     found = _arguments_at(cfg, path, node, targets)
     sure = 'type' not in node or bool(_registries_of(path))

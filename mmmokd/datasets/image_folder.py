@@ -18,8 +18,7 @@ from mmmokd.datasets.folders import (
 )
 from mmmokd.datasets.remote import is_remote
 from mmmokd.datasets.transforms.files import has_plugin, how_to_read, read_file
-from mmmokd.datasets.transforms.loading import LoadImage
-from mmmokd.datasets.walk import iter_transforms
+from mmmokd.datasets.walk import require_readable_images
 from mmmokd.datasets.worker_generator import WorkerGenerator
 from mmmokd.registry import DATASETS
 from mmmokd.utils.errors import ConfigError, DataError, MissingFileError
@@ -112,10 +111,7 @@ class ImageFolder(CustomDataset):
             lazy_init=True,
             **kwargs,
         )
-        if self.test_mode:
-            for transform in iter_transforms(self):
-                if isinstance(transform, LoadImage):
-                    transform.skip_bad = False
+        require_readable_images(self)
         if not lazy_init:
             self.full_init()
 

@@ -7,7 +7,14 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
-from mmmokd.datasets import ImageFolder, LoadImage, MultiCrop, iter_datasets, iter_transforms
+from mmmokd.datasets import (
+    ImageFolder,
+    LoadImage,
+    MultiCrop,
+    iter_datasets,
+    iter_transforms,
+    require_readable_images,
+)
 from mmmokd.registry import HOOKS
 from mmmokd.utils import current_epoch, is_epoch_based
 from mmmokd.utils.errors import ConfigError, DataError
@@ -63,7 +70,7 @@ class DataHealthHook(Hook):
             training stops; see :meth:`LoadImage.track`. Defaults to 0.01.
 
     Raises:
-        DataError: If ``max_bad_share`` is outside 0 to 1.
+        ConfigError: If ``max_bad_share`` is outside 0 to 1.
     """
 
     # First of all: nothing long, such as an evaluation, is to run before its errors.
@@ -141,7 +148,7 @@ class DataHealthHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        self._forbid_skipping(runner.val_dataloader)
+        require_readable_images(runner.val_dataloader.dataset)
 
     def before_test(self, runner) -> None:
         """Let unreadable images of a test set be errors.
@@ -149,7 +156,7 @@ class DataHealthHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        self._forbid_skipping(runner.test_dataloader)
+        require_readable_images(runner.test_dataloader.dataset)
 
     def report(self, runner, when: str) -> None:
         """Share what was found with all processes, log it, and raise if it is too much.
@@ -188,11 +195,3 @@ class DataHealthHook(Hook):
     @staticmethod
     def _path(dataset: Any, index: int) -> str:
         return printable(str(dataset.get_data_info(index).get('img_path', f'sample {index}')))
-
-    @staticmethod
-    def _forbid_skipping(dataloader: DataLoader) -> None:
-        for dataset in iter_datasets(dataloader.dataset):
-            if getattr(dataset, 'test_mode', False):
-                for transform in iter_transforms(dataset):
-                    if isinstance(transform, LoadImage):
-                        transform.skip_bad = False

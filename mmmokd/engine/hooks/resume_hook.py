@@ -48,7 +48,7 @@ class ResumeHook(Hook):
     the hook by themselves.
 
     Raises:
-        ValueError: If the checkpoint is of a run with other optimizers or another kind of loop, or
+        CheckpointError: If the checkpoint is of a run with other optimizers or another kind of loop, or
             its schedules cannot be computed.
     """
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from mmmokd.utils.errors import ConfigError
 
+from .wrappers import accumulative_counts, step_count
+
 
 class BranchOptimWrapperDict(OptimWrapperDict):
     """One optimizer wrapper a branch, driven as one by mmengine's train step.
@@ -26,7 +28,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
     def __init__(self, **optim_wrappers: OptimWrapper) -> None:
         super().__init__(**optim_wrappers)
         common = {
-            (type(w), getattr(w, 'cast_dtype', None), w._accumulative_counts) for w in self.values()
+            (type(w), getattr(w, 'cast_dtype', None), accumulative_counts(w)) for w in self.values()
         }
         if len(common) != 1:
             raise ConfigError(
@@ -44,16 +46,18 @@ class BranchOptimWrapperDict(OptimWrapperDict):
         return self._first.inner_count
 
     @property
-    def _inner_count(self) -> int:
-        return self._first._inner_count
+    def accumulative_counts(self) -> int:
+        """int: Micro-batches of an optimizer step."""
+        return accumulative_counts(self)
 
     @property
-    def _max_counts(self) -> int:
-        return self._first._max_counts
+    def step_count(self) -> int:
+        """int: Optimizer steps, that of the last micro-batch included."""
+        return step_count(self)
 
     @property
-    def _accumulative_counts(self) -> int:
-        return self._first._accumulative_counts
+    def _accumulative_counts(self) -> int:  # mmengine's name, which its strategies read
+        return accumulative_counts(self)
 
     def should_update(self) -> bool:
         """Whether the last micro-batch completed an optimizer step."""

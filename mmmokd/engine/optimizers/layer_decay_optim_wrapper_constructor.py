@@ -8,6 +8,8 @@ from torch import nn
 from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmmokd.utils.errors import ConfigError
 
+from .trained_parameters import check_trained_parameters
+
 _PARAMWISE = (
     'layer_decay_rate',
     'norm_decay_mult',
@@ -107,8 +109,12 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
 
         Returns:
             OptimWrapper: The wrapper.
+
+        Raises:
+            ConfigError: If a parameter that requires a gradient would be in no group, or in two.
         """
         wrapper = super().__call__(model)
+        check_trained_parameters(model, wrapper)
         # mmengine's extra group, which it logs as `base_lr`: scaling to the batch size leaves it out.
         wrapper.base_param_settings = None
         return wrapper

@@ -11,8 +11,9 @@ from torch import Tensor
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.errors import CheckpointError
 
+from ..optimizers.wrappers import iter_wrappers
 from ..schedulers.replay import has_same_settings, replay_schedules
-from .counts import Position, RunCounts, iter_wrappers
+from .counts import Position, RunCounts
 
 # Of an optimizer's groups; more are what schedules move. The rest may be state, as with Prodigy.
 SETTINGS = ('lr', 'weight_decay', 'momentum', 'betas')

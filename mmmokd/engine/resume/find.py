@@ -31,7 +31,7 @@ def load_checkpoint_strict(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read safely, has nothing below ``prefix``, or lacks a weight of
+        CheckpointError: If it cannot be read safely, has nothing below ``prefix``, or lacks a weight of
             the model.
     """
     checkpoint = read_checkpoint(path, map_location)

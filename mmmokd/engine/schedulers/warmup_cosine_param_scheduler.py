@@ -8,8 +8,9 @@ from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 
 from mmmokd.registry import PARAM_SCHEDULERS
 from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.schedules import warmup_cosine_schedule
 
-from .functional import warmup_cosine_schedule
+from ..optimizers.wrappers import accumulative_counts
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -78,10 +79,9 @@ class WarmupCosineParamScheduler(_ParamScheduler):
             )
         self.final = final
         self.part = part
-        accumulative_counts = getattr(optimizer, '_accumulative_counts', 1)
-        self.accumulative_counts = accumulative_counts
-        self.warmup_steps = math.ceil(warmup / accumulative_counts)
-        self.max_steps = math.ceil(end / accumulative_counts)
+        self.accumulative_counts = accumulative_counts(optimizer)
+        self.warmup_steps = math.ceil(warmup / self.accumulative_counts)
+        self.max_steps = math.ceil(end / self.accumulative_counts)
         self._warned = False
         super().__init__(optimizer, param_name, begin=begin, end=end, by_epoch=False, **kwargs)
 

@@ -58,7 +58,7 @@ class Branch(BaseModule):
         **necks (dict): Config of each neck by name; see :class:`BranchNetwork`.
 
     Raises:
-        ValueError: If a frozen branch has heads or peers, a head is not a :class:`BranchHead`, or a
+        ConfigError: If a frozen branch has heads or peers, a head is not a :class:`BranchHead`, or a
             value is out of range.
     """
 
@@ -191,7 +191,7 @@ class Branch(BaseModule):
         """Make sure that a frozen network was loaded, so that nobody learns from noise.
 
         Raises:
-            ValueError: If weights of a frozen branch were neither loaded by an ``init_cfg`` nor from
+            ConfigError: If weights of a frozen branch were neither loaded by an ``init_cfg`` nor from
                 a checkpoint; names them.
         """
         if not self.frozen:

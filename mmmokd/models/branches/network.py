@@ -13,7 +13,7 @@ from mmmokd.utils.errors import ConfigError
 from mmmokd.weights.loaded import is_pretrained, pretrained_entries
 
 from .backbone import build_backbone, class_of, describe_backbone, has_argument
-from .inference import BackboneSpec, infer_features
+from .inference import BackboneSpec, ImageSizeError, infer_features
 
 
 class BranchNetwork(BaseModule):
@@ -93,7 +93,7 @@ class BranchNetwork(BaseModule):
             return cfg
         try:
             spec = self.spec
-        except ValueError as error:
+        except ImageSizeError as error:
             raise ConfigError(
                 f'{error}. To find {" and ".join(lacks)} of {name}, an image of the size '
                 'model.global_size was tried: set it to that of the global views, or give them in '

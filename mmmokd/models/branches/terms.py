@@ -29,7 +29,7 @@ def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool)
         dict[str, dict]: Full configs, the table's terms first.
 
     Raises:
-        ValueError: If a config is not a dict, a term is unknown, or a further term learns from peers
+        ConfigError: If a config is not a dict, a term is unknown, or a further term learns from peers
             and there are none.
     """
     heads = dict(heads or {})

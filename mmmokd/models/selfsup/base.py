@@ -74,10 +74,11 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         terms (dict[str, dict]): Config of each loss head by its term.
         necks (dict[str, dict]): Config of each neck by name; built where a head reads it.
         neck_defaults (dict): See above.
+        left_out (tuple[str]): Names of the branches that are None.
         branch_type (str): ``type`` of a branch whose config has none.
 
     Raises:
-        ValueError: If there is no branch, a name contains a dot, fewer than one global view is asked
+        ConfigError: If there is no branch, a name contains a dot, fewer than one global view is asked
             for, or the branches do not fit each other along an edge.
     """
 
@@ -102,6 +103,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
         check_counts(type(self).__name__, num_global_views=num_global_views)
         _check_names(branches)
+        self.left_out = tuple(name for name, cfg in branches.items() if cfg is None)
         self.num_global_views = num_global_views
         self.global_size = global_size
         self.neck_defaults = {**self.neck_defaults, **(neck_defaults or {})}
@@ -285,9 +287,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         """
 
     def extract_feat(
-        self, inputs: Tensor | list[Tensor], network: str = 'teacher', maps: bool = False
+        self, inputs: Tensor | list[Tensor], network: str = 'teacher'
     ) -> dict[str, Tensor]:
-        """Pooled features of every branch, and its map if that is wanted.
+        """Compute the pooled features of every branch.
 
         Args:
             inputs (Tensor | list[Tensor]): Images, shape (B, 3, H, W), or views, of which the
@@ -295,20 +297,15 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             network (str): ``'teacher'`` or ``'student'``; a branch with one network
                 (``ema=False``, ``frozen=True``) gives that one's features for either. Defaults to
                 ``'teacher'``.
-            maps (bool): Whether to give each branch's last map as well, place after place, by
-                ``'{branch}.map'``. Defaults to False.
 
         Returns:
-            dict[str, Tensor]: Shape (B, C) for each branch, (B, h * w * C) for a map.
+            dict[str, Tensor]: Shape (B, C) for each branch.
         """
         images = inputs if isinstance(inputs, Tensor) else inputs[0]
-        found = {}
-        for name, branch in self.branches.items():
-            features = branch.network(network).extract(images)
-            found[name] = features.pooled
-            if maps:
-                found[f'{name}.map'] = features.tokens.flatten(1)
-        return found
+        return {
+            name: branch.network(network).extract(images).pooled
+            for name, branch in self.branches.items()
+        }
 
     def split_views(self, inputs: Sequence[Tensor], data_samples: list | None = None) -> Views:
         """Check the views and separate the global ones from the local ones.
