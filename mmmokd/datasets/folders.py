@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from mmmokd.utils.errors import DataError, MissingFileError, NotAFolderError
 from mmmokd.utils.names import printable
 
 from .remote import is_remote, list_remote
@@ -43,7 +44,7 @@ def find_files(root: str) -> Found:
         Found: Links are followed, except back to a parent.
 
     Raises:
-        ValueError: If a folder cannot be read, or a remote storage not be listed.
+        DataError: If a folder cannot be read, or a remote storage not be listed.
     """
     if is_remote(root):
         files = list_remote(root)
@@ -58,7 +59,7 @@ def find_files(root: str) -> Found:
             with os.scandir(folder) as entries:
                 entries = [entry for entry in entries if not entry.name.startswith('.')]
         except OSError as error:
-            raise ValueError(
+            raise DataError(
                 f'the folder {printable(folder)} cannot be read: {error.strerror}. Change its '
                 'permissions, or move it out of the folder of images'
             ) from error
@@ -114,11 +115,11 @@ def split_roots(data_root: Any) -> list[str]:
         list[str]: Their paths, none for ''.
 
     Raises:
-        ValueError: If it names something else, or one of them lies within another.
+        DataError: If it names something else, or one of them lies within another.
     """
     given = list(data_root) if isinstance(data_root, list | tuple) else [data_root]
     if not all(isinstance(root, str | os.PathLike) for root in given):
-        raise ValueError(f'data_root must be a folder or a list of folders, but got {data_root!r}')
+        raise DataError(f'data_root must be a folder or a list of folders, but got {data_root!r}')
     roots = [expand_path(os.fspath(root)) for root in given]
     if len(roots) == 1 and ',' in roots[0] and not osp.exists(roots[0]):
         parts = [expand_path(part.strip()) for part in roots[0].split(',')]
@@ -127,7 +128,7 @@ def split_roots(data_root: Any) -> list[str]:
             roots = [part for part in parts if part]
     roots = [root for root in roots if root]
     if isinstance(data_root, list | tuple) and not roots:
-        raise ValueError('data_root is an empty list: name at least one folder of images')
+        raise DataError('data_root is an empty list: name at least one folder of images')
     _check_apart(roots)
     return roots
 
@@ -155,7 +156,7 @@ def _check_apart(roots: list[str]) -> None:
     for i, inner in enumerate(real):
         for j, outer in enumerate(real):
             if i != j and f'{inner}/'.startswith(f'{outer}/'):
-                raise ValueError(
+                raise DataError(
                     f'data_root names {printable(roots[i])} twice: it is, or is in, '
                     f'{printable(roots[j])}'
                 )
@@ -184,7 +185,7 @@ def check_folder(path: str, extensions: Sequence[str]) -> None:
         extensions (Sequence[str]): Endings of images.
 
     Raises:
-        FileNotFoundError: If it does not exist.
+        MissingFileError: If it does not exist.
         NotADirectoryError: If it is a file; says what to do with one of its kind.
     """
     folder = osp.abspath(path)
@@ -195,13 +196,13 @@ def check_folder(path: str, extensions: Sequence[str]) -> None:
             hint = 'Unpack it, and set data_root to the folder.'
         elif ending in extensions:
             hint = f'Set data_root to the folder of many of them, such as {osp.dirname(folder)}.'
-        raise NotADirectoryError(
+        raise NotAFolderError(
             f'The folder of images, {printable(folder)}, is a file. {printable(hint)}'
         )
     if not osp.isdir(folder):
         unset = [name for name in UNSET.findall(path) if name not in os.environ]
         why = f' The environment variable {unset[0]} is not set.' if unset else ''
         link = ' It is a link to what does not exist.' if osp.islink(folder) else ''
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'The folder of images, {printable(folder)}, does not exist.{why}{link}'
         )

@@ -18,10 +18,10 @@ from mmmokd.datasets.folders import (
 )
 from mmmokd.datasets.remote import is_remote
 from mmmokd.datasets.transforms.files import has_plugin, how_to_read, read_file
-from mmmokd.datasets.transforms.loading import LoadImage
-from mmmokd.datasets.walk import iter_transforms
+from mmmokd.datasets.walk import require_readable_images
 from mmmokd.datasets.worker_generator import WorkerGenerator
 from mmmokd.registry import DATASETS
+from mmmokd.utils.errors import ConfigError, DataError, MissingFileError
 from mmmokd.utils.names import printable
 from mmmokd.utils.state_dict import name_some
 
@@ -70,9 +70,9 @@ class ImageFolder(CustomDataset):
         **kwargs: Further arguments of :class:`mmpretrain.datasets.CustomDataset`.
 
     Raises:
-        FileNotFoundError: If the folder or the list file does not exist, or no listed path is.
+        MissingFileError: If the folder or the list file does not exist, or no listed path is.
         NotADirectoryError: If ``data_root`` is a file.
-        ValueError: If there is no image, no folder is given or one twice, a remote one cannot be
+        DataError: If there is no image, no folder is given or one twice, a remote one cannot be
             listed, or there are no class folders for ``with_label``.
     """
 
@@ -88,14 +88,14 @@ class ImageFolder(CustomDataset):
         **kwargs,
     ) -> None:
         if not (data_root or data_prefix or ann_file):
-            raise ValueError('ImageFolder needs data_root, the folder of images.')
+            raise ConfigError('ImageFolder needs data_root, the folder of images.')
         if extensions is None:
             extensions = (*IMAGE_EXTENSIONS, *filter(has_plugin, MORE_EXTENSIONS))
         if isinstance(extensions, str) or not extensions:
-            raise ValueError(f"extensions must be a list such as ['.jpg'], got {extensions!r}.")
+            raise ConfigError(f"extensions must be a list such as ['.jpg'], got {extensions!r}.")
         roots = split_roots(data_root)
         if len(roots) > 1 and ann_file:
-            raise ValueError(
+            raise DataError(
                 f'ann_file={ann_file!r} names images relative to one folder, but data_root names '
                 f'{len(roots)}: use a ImageFolder for each, in a ConcatDataset.'
             )
@@ -111,10 +111,7 @@ class ImageFolder(CustomDataset):
             lazy_init=True,
             **kwargs,
         )
-        if self.test_mode:
-            for transform in iter_transforms(self):
-                if isinstance(transform, LoadImage):
-                    transform.skip_bad = False
+        require_readable_images(self)
         if not lazy_init:
             self.full_init()
 
@@ -179,7 +176,7 @@ class ImageFolder(CustomDataset):
 
     def _raise_no_image(self, files: list[str]) -> NoReturn:
         held = f'it holds {len(files)} files ({_count_endings(files)})'
-        raise ValueError(
+        raise DataError(
             f'No image in the folder {" or ".join(map(_show_folder, self.folders))}: '
             + (held if files else 'it is empty')
             + f'; images end in {", ".join(sorted(self.extensions))}.'
@@ -218,7 +215,7 @@ class ImageFolder(CustomDataset):
         total = sum(map(len, images.values()))
         labeled = sum(map(len, in_folders.values()))
         if not labeled:
-            raise ValueError(
+            raise DataError(
                 f'with_label=True needs a folder for each class in {root}, but its '
                 f'{total} images lie in the folder itself.'
             )
@@ -227,7 +224,7 @@ class ImageFolder(CustomDataset):
         if self.CLASSES is None:
             self._metainfo['classes'] = tuple(classes)
         elif len(self.CLASSES) != len(classes):
-            raise ValueError(
+            raise DataError(
                 f'{len(self.CLASSES)} classes are given, but {root} has {len(classes)} folders.'
             )
         self.folder_to_idx = {name: index for index, name in enumerate(classes)}
@@ -252,13 +249,13 @@ class ImageFolder(CustomDataset):
         if not is_remote(self.ann_file):
             path = osp.abspath(self.ann_file)
             if not osp.isfile(path):
-                raise FileNotFoundError(f'The list file (ann_file), {path}, does not exist.')
+                raise MissingFileError(f'The list file (ann_file), {path}, does not exist.')
         # As list_from_file of mmengine; names that are no UTF-8 are kept as the file system has them.
         text = read_file(self.ann_file).decode('utf-8', 'surrogateescape')
         lines = [line.strip('\ufeff \t\r') for line in text.split('\n')]
         samples = [line for line in lines if line]
         if not samples:
-            raise ValueError(f'The list file {self.ann_file} names no image.')
+            raise DataError(f'The list file {self.ann_file} names no image.')
         if self.with_label:
             samples = [self._split_label(line) for line in samples]
         self._probe([sample[0] for sample in samples] if self.with_label else samples)
@@ -267,7 +264,7 @@ class ImageFolder(CustomDataset):
     def _split_label(self, line: str) -> tuple[str, int]:
         path, _, label = line.rpartition(' ')
         if not path or not label.isdecimal():
-            raise ValueError(
+            raise DataError(
                 f'with_label=True needs lines of a path, a space and a class number in '
                 f'{self.ann_file}, but one is: {line}'
             )
@@ -283,7 +280,7 @@ class ImageFolder(CustomDataset):
         probed = paths[:: -(-len(paths) // NUM_PROBED)]
         full = [osp.abspath(osp.join(self.img_prefix, path)) for path in probed]
         if not any(map(osp.isfile, full)):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'None of {len(full)} paths tried of the {len(paths)} in the list file '
                 f'{self.ann_file} is there: {", ".join(full[:3])}. They are taken relative to '
                 'data_root joined with data_prefix.'

@@ -4,6 +4,7 @@ from mmengine.dataset import BaseDataset
 from mmpretrain.datasets import KFoldDataset
 
 from mmmokd.registry import DATASETS
+from mmmokd.utils.errors import DataError
 from mmmokd.utils.stratify import stratified_share
 
 UNLABELED = -1
@@ -39,7 +40,7 @@ class LabeledShare(KFoldDataset):
             False.
 
     Raises:
-        ValueError: If ``share`` is out of range, both ``rest`` and ``unlabeled`` are set,
+        DataError: If ``share`` is out of range, both ``rest`` and ``unlabeled`` are set,
             ``dataset`` is not a dataset that can be cut, an image has no label, or a class has
             fewer than ``min_per_class`` images.
 
@@ -64,18 +65,18 @@ class LabeledShare(KFoldDataset):
         lazy_init: bool = False,
     ) -> None:
         if not 0 < share <= 1:
-            raise ValueError(
+            raise DataError(
                 f'the share of LabeledShare must be above 0 and at most 1 (0.01 for 1 %), but got '
                 f'{share}'
             )
         if rest and unlabeled:
-            raise ValueError(
+            raise DataError(
                 'LabeledShare shows the rest of the images alone (rest=True) or beside the share '
                 '(unlabeled=True), but both are set'
             )
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if not isinstance(self.dataset, BaseDataset):
-            raise ValueError(
+            raise DataError(
                 'LabeledShare takes a dataset of mmengine or its config (of a wrapper such as '
                 f'ConcatDataset, wrap each of its datasets), but got a '
                 f'{type(self.dataset).__name__}'
@@ -134,11 +135,11 @@ class LabeledShare(KFoldDataset):
     def _read_labels(self) -> np.ndarray:
         name, size = type(self.dataset).__name__, len(self.dataset)
         if not size:
-            raise ValueError(f'LabeledShare needs images, but {name} has none')
+            raise DataError(f'LabeledShare needs images, but {name} has none')
         labels = [self.dataset.get_data_info(i).get('gt_label') for i in range(size)]
         unlabeled = sum(label is None or np.size(label) != 1 for label in labels)
         if unlabeled:
-            raise ValueError(
+            raise DataError(
                 f'LabeledShare needs one class label for each image, but {unlabeled} of {size} '
                 f'images of {name} have none or several'
             )
@@ -146,7 +147,7 @@ class LabeledShare(KFoldDataset):
         classes, counts = np.unique(labels, return_counts=True)
         if counts.min() < self.min_per_class:
             smallest = counts.argmin()
-            raise ValueError(
+            raise DataError(
                 f'LabeledShare with min_per_class={self.min_per_class} needs as many images of '
                 f'each class, but class {classes[smallest]} of {name} has {counts[smallest]}'
             )

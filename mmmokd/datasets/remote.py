@@ -5,6 +5,8 @@ import importlib.util
 
 from mmengine.fileio import get_file_backend
 
+from mmmokd.utils.errors import DataError, MissingFileError
+
 # What mmengine reads one by one; they have no folders that could be listed.
 WEB = ('http', 'https')
 
@@ -31,13 +33,13 @@ def list_remote(root: str) -> list[str]:
         list[str]: Their paths below it, with '/' between the parts, sorted, without hidden ones.
 
     Raises:
-        FileNotFoundError: If there are none.
-        ValueError: If the storage is not known, cannot be reached, has no folders, or needs a
+        MissingFileError: If there are none.
+        DataError: If the storage is not known, cannot be reached, has no folders, or needs a
             library that is not installed; names it.
     """
     protocol = root.partition('://')[0]
     if protocol in WEB:
-        raise ValueError(
+        raise DataError(
             f'{root}: a web address has no folder that could be listed. Download the images, or '
             'list their addresses, one a line, in a file: ann_file=/my/list.txt'
         )
@@ -49,12 +51,12 @@ def list_remote(root: str) -> list[str]:
         try:
             full = system.find(place)
         except Exception as error:  # every storage has errors of its own
-            raise ValueError(f'cannot list {root}: {type(error).__name__}: {error}') from error
+            raise DataError(f'cannot list {root}: {type(error).__name__}: {error}') from error
         start = len(system._strip_protocol(place).rstrip('/')) + 1
         found = [path[start:] for path in full]
     found = sorted(path for path in found if not any(x.startswith('.') for x in path.split('/')))
     if not found:
-        raise FileNotFoundError(f'The folder of images, {root}, does not exist, or is empty.')
+        raise MissingFileError(f'The folder of images, {root}, does not exist, or is empty.')
     return found
 
 
@@ -68,7 +70,7 @@ def read_remote(path: str) -> bytes | None:
         bytes | None: All of it; None if mmengine's own file backends are to read it.
 
     Raises:
-        ValueError: As :func:`list_remote` has it.
+        DataError: As :func:`list_remote` has it.
         Exception: What the storage raises where it cannot be read.
     """
     protocol = path.partition('://')[0]
@@ -93,9 +95,9 @@ def _open_storage(path: str):
     try:
         return fsspec.core.url_to_fs(path)
     except ImportError as error:
-        raise ValueError(
+        raise DataError(
             f'{path}: images at {protocol}:// are read by a library that is not installed ({error}). '
             'Install it by pip, or download the images'
         ) from error
     except ValueError as error:
-        raise ValueError(f'{path}: no storage is known for {protocol}:// ({error})') from error
+        raise DataError(f'{path}: no storage is known for {protocol}:// ({error})') from error

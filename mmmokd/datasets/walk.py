@@ -2,6 +2,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from .transforms.loading import LoadImage
+
 # Where the wrappers of torch, mmengine and mmpretrain keep what they wrap.
 DATASET_ATTRIBUTES = ('datasets', 'dataset', '_dataset')
 TRANSFORM_ATTRIBUTES = ('transforms', 'pipelines', 'pipeline')
@@ -44,3 +46,19 @@ def iter_transforms(dataset: Any) -> Iterator[Any]:
         object: Every transform, and every wrapper of transforms, once, in order.
     """
     return _walk(vars(dataset).get('pipeline', ()), TRANSFORM_ATTRIBUTES, {})
+
+
+def require_readable_images(dataset: Any) -> None:
+    """Let an unreadable image be an error, with its path, wherever a dataset is in test mode.
+
+    In training another image takes its place; a measure would be of other images than it says.
+
+    Args:
+        dataset (Dataset): A dataset, wrapped or not; those inside it that are in test mode, and have
+            a :class:`~mmmokd.datasets.LoadImage`, are changed in place.
+    """
+    for inner in iter_datasets(dataset):
+        if getattr(inner, 'test_mode', False):
+            for transform in iter_transforms(inner):
+                if isinstance(transform, LoadImage):
+                    transform.skip_bad = False

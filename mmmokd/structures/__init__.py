@@ -2,6 +2,7 @@
 from .backbone_features import BackboneFeatures
 from .branch_losses import BranchLosses
 from .network_output import NetworkOutput
+from .view_group import ViewGroup
 from .views import Views
 
-__all__ = ['BackboneFeatures', 'BranchLosses', 'NetworkOutput', 'Views']
+__all__ = ['BackboneFeatures', 'BranchLosses', 'NetworkOutput', 'ViewGroup', 'Views']

@@ -95,7 +95,7 @@ class Scheduled(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         scalars = runner.message_hub.log_scalars
-        keys = ('ema_momentum', 'cnn.teacher_temp', 'vit.teacher_temp', 'vit.teacher_temp_cross')
+        keys = ('ema_momentum', 'cnn.sm.teacher_temp', 'vit.sm.teacher_temp', 'vit.ct.teacher_temp')
         values = [scalars[f'train/{key}'].current() for key in keys]
         self.seen.append((self.settings, values))
 

@@ -87,7 +87,7 @@ def test_tensorboard_has_what_the_log_has(whole_run):
     watched = [
         f'{branch}.{name}'
         for branch in ('cnn', 'vit')
-        for name in ('lr', 'teacher_temp', 'teacher_temp_cross', 'entropy', 'effective_rank')
+        for name in ('lr', 'sm.teacher_temp', 'ct.teacher_temp', 'entropy', 'effective_rank')
     ]
     lines = [line for line in output.splitlines() if 'Epoch(train)' in line]
     assert len(lines) == ITERATIONS and all('eta: 0:' in line for line in lines)
@@ -102,7 +102,7 @@ def test_tensorboard_has_what_the_log_has(whole_run):
     warmed_up = [0.0] + [1.0] * (ITERATIONS - 1)
     assert scalars['cnn.lr'] == pytest.approx([0.1 * 4 / 256 * x for x in warmed_up], rel=1e-6)
     assert scalars['vit.lr'] == pytest.approx([3e-4 * 4 / 256 * x for x in warmed_up], rel=1e-6)
-    for name, epochs in (('cnn.teacher_temp', 50), ('vit.teacher_temp', 30)):
+    for name, epochs in (('cnn.sm.teacher_temp', 50), ('vit.sm.teacher_temp', 30)):
         warmup = [min(step // 2 * 100 / EPOCHS / (epochs - 1), 1) for step in range(ITERATIONS)]
         assert scalars[name] == pytest.approx([0.04 + 0.03 * x for x in warmup], rel=1e-6)
     momenta = [1 - 0.004 * (1 + math.cos(math.pi * i / ITERATIONS)) / 2 for i in range(ITERATIONS)]

@@ -12,23 +12,27 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from mmmokd.cli.run_tool import run_tool
 
+if TYPE_CHECKING:
+    from mmmokd.structures.view_group import ViewGroup
 
-def stock_view(group: dict) -> list[dict]:
+
+def stock_view(group: 'ViewGroup') -> list[dict]:
     """One view as mmpretrain's MoCo v3 config describes it.
 
     Args:
-        group (dict): A complete group of MultiCrop.
+        group (ViewGroup): A group of MultiCrop.
 
     Returns:
         list[dict]: A pipeline of mmpretrain's transforms.
     """
-    brightness, contrast, saturation, hue = group['color_jitter']
+    brightness, contrast, saturation, hue = group.color_jitter
     jitter = dict(
         type='ColorJitter',
         brightness=brightness,
@@ -39,25 +43,25 @@ def stock_view(group: dict) -> list[dict]:
     return [
         dict(
             type='RandomResizedCrop',
-            scale=group['size'],
-            crop_ratio_range=group['scale'],
-            interpolation=group['interpolation'],
+            scale=group.size,
+            crop_ratio_range=group.scale,
+            interpolation=group.interpolation,
             backend='pillow',
         ),
-        dict(type='RandomApply', transforms=[jitter], prob=group['color_jitter_prob']),
+        dict(type='RandomApply', transforms=[jitter], prob=group.color_jitter_prob),
         dict(
             type='RandomGrayscale',
-            prob=group['grayscale'],
+            prob=group.grayscale,
             keep_channels=True,
             channel_weights=(0.114, 0.587, 0.2989),
         ),
         dict(
             type='GaussianBlur',
-            magnitude_range=group['blur_radius'],
+            magnitude_range=group.blur_radius,
             magnitude_std='inf',
-            prob=group['blur'],
+            prob=group.blur,
         ),
-        dict(type='Solarize', thr=128, prob=group['solarize']),
+        dict(type='Solarize', thr=128, prob=group.solarize),
         dict(type='RandomFlip', prob=group['flip']),
     ]
 
@@ -107,18 +111,17 @@ def compare(rounds: int, image: str | None) -> None:
     from mmpretrain.registry import TRANSFORMS
 
     from mmmokd.datasets import LoadImage, MultiCrop
-    from mmmokd.datasets.transforms.multi_crop import PAPER_GROUPS, complete_group
+    from mmmokd.datasets.transforms.multi_crop import PAPER_GROUPS
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
     init_default_scope('mmpretrain')
-    groups = [complete_group(index, group) for index, group in enumerate(PAPER_GROUPS)]
     stock = TRANSFORMS.build(
         dict(
             type='MultiView',
-            num_views=[group['num'] for group in groups],
-            transforms=[stock_view(group) for group in groups],
+            num_views=[group.num for group in PAPER_GROUPS],
+            transforms=[stock_view(group) for group in PAPER_GROUPS],
         )
     )
     sides = {'MultiCrop': MultiCrop(), 'mmpretrain MultiView': stock}
@@ -130,7 +133,7 @@ def compare(rounds: int, image: str | None) -> None:
             if not warm_up:
                 times[name].append(elapsed)
 
-    num_views = sum(group['num'] for group in groups)
+    num_views = sum(group.num for group in PAPER_GROUPS)
     medians = {name: statistics.median(values) for name, values in times.items()}
     for name, median in medians.items():
         print(f'{name:>20}: {median:6.1f} ms an image ({num_views} views)')

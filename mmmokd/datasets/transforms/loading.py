@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmmokd.registry import TRANSFORMS
 from mmmokd.utils import BadImageError
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.names import printable
 
 from .files import decoding, open_image, read_file
@@ -21,7 +22,7 @@ from .pixels import (
     check_band_numbers,
     decode_deep,
     guess_range,
-    image_to_bgr,
+    image_to_rgb,
     is_deep_color,
     scale_to_uint8,
     take_bands,
@@ -31,7 +32,7 @@ from .tiff import (
     FIRST_THREE,
     SAMPLES,
     Bands,
-    bands_to_bgr,
+    bands_to_rgb,
     choose_bands,
     count_pages,
     is_plain_tiff,
@@ -63,13 +64,13 @@ def _is_value_range(value: Any) -> bool:
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Read an image of any usual kind as 8-bit BGR, upright.
+    """Read an image of any usual kind as 8-bit BGR or RGB, upright.
 
     Pillow decodes (jpg, png, webp, tiff, ...), of several frames the first. OpenCV decodes PNGs of
     16-bit color, and tifffile the TIFFs that Pillow has no mode for: of any number of bands, type
     and layout. heic and jxl are read where pillow-heif and pillow-jxl-plugin are installed. EXIF
     rotation is applied; for what becomes of grayscale, CMYK and transparent images see
-    :func:`image_to_bgr`, for 16 bits and floats :func:`guess_range`.
+    :func:`image_to_rgb`, for 16 bits and floats :func:`guess_range`.
 
     Of a TIFF with more than three bands the first three are red, green and blue, as stored, which
     the first such image says in a warning; ``bands`` names others. A band that the file calls
@@ -83,8 +84,8 @@ class LoadImage(BaseTransform):
     **Required Keys:** img_path (str), or img (np.ndarray, PIL.Image.Image) where the dataset
     holds the pixels itself; sample_idx (int), which mmengine's datasets give, to be counted.
 
-    **Added Keys:** img (np.ndarray): (H, W, 3), BGR, uint8; img_shape and ori_shape
-    (Tuple[int, int]): (H, W).
+    **Added Keys:** img (np.ndarray): (H, W, 3), uint8; channel_order (str): ``'bgr'`` or ``'rgb'``;
+    img_shape and ori_shape (Tuple[int, int]): (H, W).
 
     Args:
         backend_args (dict, optional): Arguments of mmengine's file backend. Defaults to None,
@@ -102,12 +103,16 @@ class LoadImage(BaseTransform):
             green and blue, or of one that is read as gray; of images other than TIFFs, of red,
             green, blue and transparency. All are taken as they are stored. Images of one band are
             gray all the same. Defaults to None, see above.
+        to_rgb (bool): Whether the image is given as RGB, which spares the way there and back where
+            what follows works in RGB, as :class:`MultiCrop` does. The ``data_preprocessor`` then has
+            ``to_rgb=False``. Defaults to False: as BGR, which mmpretrain's transforms of colors and
+            its data preprocessors with ``to_rgb=True`` take.
         max_pixels (int, optional): The most pixels that an image may have; a larger one counts as
             unreadable, so that no file exhausts the memory. None is no limit. Defaults to
             178,956,970, Pillow's own.
 
     Raises:
-        ValueError: If ``channel_order`` is neither, ``value_range`` is no range, ``bands`` are no
+        ConfigError: If ``channel_order`` is neither, ``value_range`` is no range, ``bands`` are no
             numbers of one or three bands, or ``max_pixels`` is no whole number above 0.
     """
 
@@ -119,22 +124,23 @@ class LoadImage(BaseTransform):
         value_range: Sequence[float] | None = None,
         bands: Sequence[int] | None = None,
         max_pixels: int | None = MAX_PIXELS,
+        to_rgb: bool = False,
     ) -> None:
         if channel_order not in ('bgr', 'rgb'):
-            raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
+            raise ConfigError(f"channel_order must be 'bgr' or 'rgb', got {channel_order!r}.")
         if value_range is not None and not _is_value_range(value_range):
-            raise ValueError(
+            raise ConfigError(
                 'value_range must be two numbers, of black and of white, such as (0, 4095), got '
                 f'{value_range!r}.'
             )
         bands = (bands,) if isinstance(bands, int) else bands
         if bands is not None and not _are_bands(bands):
-            raise ValueError(
+            raise ConfigError(
                 'bands must be the numbers, from 0, of three bands that are red, green and blue, '
                 f'such as (0, 1, 2), or of one, got {bands!r}.'
             )
         if max_pixels is not None and not (isinstance(max_pixels, int) and max_pixels >= 1):
-            raise ValueError(
+            raise ConfigError(
                 f'max_pixels must be a whole number above 0, or None, got {max_pixels!r}.'
             )
         self.backend_args = backend_args
@@ -143,6 +149,7 @@ class LoadImage(BaseTransform):
         self.value_range = None if value_range is None else tuple(value_range)
         self.bands = None if bands is None else tuple(bands)
         self.max_pixels = max_pixels
+        self.to_rgb = to_rgb
         # In shared memory: one warning, whichever worker meets the first such image.
         self._bands_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
         self._pages_seen = torch.zeros(1, dtype=torch.uint8).share_memory_()
@@ -165,12 +172,12 @@ class LoadImage(BaseTransform):
                 Defaults to 0.01.
 
         Raises:
-            ValueError: If ``num_samples`` < 1 or ``max_bad_share`` is outside 0 to 1.
+            ConfigError: If ``num_samples`` < 1 or ``max_bad_share`` is outside 0 to 1.
         """
         if num_samples < 1:
-            raise ValueError(f'num_samples must be >= 1, got {num_samples}.')
+            raise ConfigError(f'num_samples must be >= 1, got {num_samples}.')
         if not 0 <= max_bad_share <= 1:
-            raise ValueError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
+            raise ConfigError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
         self.max_bad_share = max_bad_share
         if self.bad_flags is None or len(self.bad_flags) != num_samples:
             self.bad_flags = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()
@@ -205,16 +212,18 @@ class LoadImage(BaseTransform):
 
         Raises:
             BadImageError: If it is unreadable and ``skip_bad`` is False, or too many are.
-            ValueError: If 'img' is given and is not an image.
+            ConfigError: If 'img' is given and is not an image.
         """
+        found, wanted = 'rgb', 'rgb' if self.to_rgb else 'bgr'
         if results.get('img') is not None:
-            img = self._convert_given(results)
+            img, found = self._convert_given(results)
         else:
             img, error = self._try_read(results['img_path'])
             if error is not None:
                 self._handle_bad(results, error)
                 return None
-        results['img'] = img
+        results['img'] = img if found == wanted else cv2.cvtColor(img, cv2.COLOR_RGB2BGR)
+        results['channel_order'] = wanted
         results['img_shape'] = results['ori_shape'] = img.shape[:2]
         return results
 
@@ -240,8 +249,8 @@ class LoadImage(BaseTransform):
             img.load()  # OpenCV does not tell of a file that is cut off
             if deep:
                 deep_img = decode_deep(content, to_uint8, alpha=img.has_transparency_data)
-                return image_to_bgr(upright(deep_img, img), bands=self.bands)
-            return image_to_bgr(upright(img), to_uint8, self.bands)
+                return image_to_rgb(upright(deep_img, img), bands=self.bands)
+            return image_to_rgb(upright(img), to_uint8, self.bands)
 
     def _read_tiff(self, content: bytes, img: Image.Image, path: str) -> np.ndarray:
         """Read a TIFF by Pillow, where that knows how it is stored; its fourth band with care."""
@@ -256,7 +265,7 @@ class LoadImage(BaseTransform):
             return self._choose_bands(Bands(values, alpha=values.shape[2] - 1), path)
         if left_out and self.bands is None:
             self._warn_bands(path, f'has 4 bands, of which {FIRST_THREE}')
-        return image_to_bgr(img, partial(self._to_uint8, name=path), self.bands)
+        return image_to_rgb(img, partial(self._to_uint8, name=path), self.bands)
 
     def _read_bands(self, content: bytes, img: Image.Image | None, path: str) -> np.ndarray:
         needed = max(self.bands or (2,)) + 1
@@ -266,7 +275,7 @@ class LoadImage(BaseTransform):
         chosen, alpha, remark = choose_bands(stored, self.bands)
         if remark:
             self._warn_bands(path, remark)
-        return bands_to_bgr(stored, chosen, alpha, partial(self._to_uint8, name=path))
+        return bands_to_rgb(stored, chosen, alpha, partial(self._to_uint8, name=path))
 
     def _check_pages(self, content: bytes, path: str) -> None:
         """Say once that a TIFF holds more images: bands are sometimes stored so."""
@@ -322,26 +331,28 @@ class LoadImage(BaseTransform):
             level=logging.WARNING,
         )
 
-    def _convert_given(self, results: dict) -> np.ndarray:
+    def _convert_given(self, results: dict) -> tuple[np.ndarray, str]:
+        """An image that the dataset holds itself, and its channels' order."""
         img = results['img']
         to_uint8 = partial(self._to_uint8, name=f'Image {results.get("sample_idx", "")}'.strip())
         if isinstance(img, Image.Image):
-            return image_to_bgr(upright(img), to_uint8, self.bands)
+            return image_to_rgb(upright(img), to_uint8, self.bands), 'rgb'
         shape, dtype = getattr(img, 'shape', ()), getattr(img, 'dtype', None)
         channels = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else None
         fits = channels in (1, 3) or (channels and self.bands is not None)
         if not fits or 0 in shape or np.dtype(dtype).kind not in 'uif':
-            raise ValueError(
+            raise ConfigError(
                 "results['img'] must be an image: an array of shape (H, W), (H, W, 1) or "
                 f'(H, W, 3), but got {type(img).__name__} of shape {tuple(shape)}, type {dtype}.'
             )
         if self.bands is not None and channels > 1:
             check_band_numbers(self.bands, channels)
-            return take_bands(to_uint8(img[..., list(self.bands)]), range(len(self.bands)))
+            chosen = to_uint8(img[..., list(self.bands)])
+            return take_bands(chosen, range(len(self.bands))), 'rgb'
         img = to_uint8(img)
         if channels == 1:
-            return cv2.cvtColor(img, cv2.COLOR_GRAY2BGR)
-        return img if self.channel_order == 'bgr' else cv2.cvtColor(img, cv2.COLOR_RGB2BGR)
+            return cv2.cvtColor(img, cv2.COLOR_GRAY2RGB), 'rgb'
+        return img, self.channel_order
 
     def _handle_bad(self, results: dict, error: Exception) -> None:
         path = printable(str(results['img_path']))
@@ -385,5 +396,6 @@ class LoadImage(BaseTransform):
         return (
             f'{self.__class__.__name__}(backend_args={self.backend_args}, '
             f"channel_order='{self.channel_order}', skip_bad={self.skip_bad}, "
-            f'value_range={self.value_range}, bands={self.bands}, max_pixels={self.max_pixels})'
+            f'value_range={self.value_range}, bands={self.bands}, max_pixels={self.max_pixels}, '
+            f'to_rgb={self.to_rgb})'
         )

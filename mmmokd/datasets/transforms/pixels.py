@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""From what image files hold to 8-bit BGR, upright."""
+"""From what image files hold to 8-bit RGB, upright."""
 
 from collections.abc import Callable, Sequence
 
@@ -142,10 +142,10 @@ def decode_deep(content: bytes, to_uint8: ToUint8, alpha: bool = False) -> Image
     return Image.fromarray(np.dstack((rgb, scale_to_uint8(values[..., 3]))))
 
 
-def image_to_bgr(
+def image_to_rgb(
     img: Image.Image, to_uint8: ToUint8 = scale_to_uint8, bands: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Bring a Pillow image of any mode to BGR.
+    """Bring a Pillow image of any mode to RGB.
 
     Grayscale is repeated, transparency is laid over white, CMYK and others go through Pillow's
     conversion to RGB, and modes of more than 8 bits through ``to_uint8``.
@@ -157,13 +157,13 @@ def image_to_bgr(
             alpha, which are taken as they are. Defaults to None.
 
     Returns:
-        np.ndarray: (H, W, 3), uint8, BGR.
+        np.ndarray: (H, W, 3), uint8, RGB.
 
     Raises:
         OSError: If there is no band of a number in ``bands``, and more than one.
     """
     if img.mode == 'F' or img.mode.startswith('I'):
-        return cv2.cvtColor(to_uint8(np.asarray(img)), cv2.COLOR_GRAY2BGR)
+        return cv2.cvtColor(to_uint8(np.asarray(img)), cv2.COLOR_GRAY2RGB)
     if bands is not None and img.mode not in ('1', 'L'):
         if img.mode not in ('RGB', 'RGBA'):
             img = img.convert('RGBA' if img.has_transparency_data else 'RGB')
@@ -172,7 +172,7 @@ def image_to_bgr(
     if img.has_transparency_data:
         img = img.convert('RGBA')
         img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
-    return cv2.cvtColor(np.asarray(img.convert('RGB')), cv2.COLOR_RGB2BGR)
+    return np.array(img.convert('RGB'))
 
 
 def check_band_numbers(bands: Sequence[int], count: int) -> None:
@@ -193,7 +193,7 @@ def check_band_numbers(bands: Sequence[int], count: int) -> None:
 
 
 def take_bands(values: np.ndarray, bands: Sequence[int]) -> np.ndarray:
-    """BGR of one or three bands that are given as red, green, blue.
+    """RGB of one or three bands that are given as red, green, blue.
 
     Args:
         values (np.ndarray): Shape (H, W, C), uint8.
@@ -202,7 +202,7 @@ def take_bands(values: np.ndarray, bands: Sequence[int]) -> np.ndarray:
     Returns:
         np.ndarray: (H, W, 3).
     """
-    return np.ascontiguousarray(values[..., (list(bands) * (3 // len(bands)))[::-1]])
+    return np.ascontiguousarray(values[..., list(bands) * (3 // len(bands))])
 
 
 def check_pixels(width: int, height: int, max_pixels: int | None) -> None:

@@ -356,10 +356,10 @@ def choose_bands(
     return colors[:3] if len(colors) >= 3 else colors[:1], alpha, remark
 
 
-def bands_to_bgr(
+def bands_to_rgb(
     stored: Bands, chosen: Sequence[int], alpha: int | None, to_uint8: Callable[..., np.ndarray]
 ) -> np.ndarray:
-    """Bring the bands of an image to BGR, upright, over white where it is transparent.
+    """Bring the bands of an image to RGB, upright, over white where it is transparent.
 
     Args:
         stored (Bands): What the file holds.
@@ -369,7 +369,7 @@ def bands_to_bgr(
             or None, as ``known``.
 
     Returns:
-        np.ndarray: (H, W, 3), uint8, BGR.
+        np.ndarray: (H, W, 3), uint8, RGB.
     """
     values = turn(stored.values, stored.orientation)
     known = None if stored.white is None else (0, stored.white)
@@ -388,4 +388,4 @@ def bands_to_bgr(
             img = Image.fromarray(np.dstack((colors, band)))
             white = Image.new('RGBA', img.size, 'white')
             colors = np.asarray(Image.alpha_composite(white, img).convert('RGB'))
-    return np.ascontiguousarray(colors[..., ::-1], dtype=np.uint8)
+    return np.ascontiguousarray(colors, dtype=np.uint8)

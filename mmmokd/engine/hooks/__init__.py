@@ -10,6 +10,7 @@ from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
 from .input_check_hook import InputCheckHook
 from .non_finite_loss_hook import NonFiniteLossHook
+from .optimizer_check_hook import OptimizerCheckHook
 from .prototype_freeze_hook import PrototypeFreezeHook
 from .resume_hook import ResumeHook
 
@@ -25,6 +26,7 @@ __all__ = [
     'InitialValHook',
     'InputCheckHook',
     'NonFiniteLossHook',
+    'OptimizerCheckHook',
     'PrototypeFreezeHook',
     'ResumeHook',
 ]

@@ -2,9 +2,11 @@
 from collections.abc import Iterator
 
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper
 
 from mmmokd.registry import HOOKS
+
+from ..optimizers.wrappers import accumulative_counts, iter_wrappers
 
 
 @HOOKS.register_module()
@@ -40,11 +42,10 @@ class AccumulatedLRHook(Hook):
         if self._scaled or not trains or not scale_cfg.get('enable'):
             return
         self._scaled = True
-        wrappers = list(_wrappers(runner.optim_wrapper))
-        counts = wrappers[0]._accumulative_counts
+        counts = accumulative_counts(runner.optim_wrapper)
         if counts == 1:
             return
-        for wrapper in wrappers:
+        for _, wrapper in iter_wrappers(runner.optim_wrapper):
             for group in wrapper.param_groups:
                 for key in {'lr', 'initial_lr'} & group.keys():
                     group[key] *= counts
@@ -60,13 +61,6 @@ class AccumulatedLRHook(Hook):
             f'A step of the optimizer takes {counts} batches of {batch} images: learning rates '
             f'are scaled by {counts} more, by {batch * counts / base:g} in all.'
         )
-
-
-def _wrappers(optim_wrapper: OptimWrapper) -> Iterator[OptimWrapper]:
-    if isinstance(optim_wrapper, OptimWrapperDict):
-        yield from optim_wrapper.values()
-    else:
-        yield optim_wrapper
 
 
 def _schedulers(schedulers: dict | list | None) -> Iterator:

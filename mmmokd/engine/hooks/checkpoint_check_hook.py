@@ -3,6 +3,7 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from mmmokd.registry import HOOKS
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.runner import get_ori_model
 from mmmokd.utils.state_dict import load_state_dict_strict, strip_module_prefix
 from mmmokd.weights.initialization import refuse_foreign
@@ -21,7 +22,7 @@ class CheckpointCheckHook(Hook):
             enough that one weight fits. Defaults to False.
 
     Raises:
-        ValueError: If the checkpoint does not fit.
+        CheckpointError: If the checkpoint does not fit.
     """
 
     # After the hooks that change the loaded checkpoint, as mmengine's EMAHook does, and before
@@ -45,7 +46,7 @@ class CheckpointCheckHook(Hook):
         refuse_foreign(model, weights)
         own = model.state_dict()
         if not any(key in weights and weights[key].shape == own[key].shape for key in own):
-            raise ValueError(
+            raise CheckpointError(
                 f'not one of the {len(weights)} weights in the checkpoint fits one of the '
                 f'{len(own)} of {type(model).__name__}: for example '
                 f'{next(iter(weights), None)} and {next(iter(own), None)}'

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from mmmokd.analysis import effective_rank, feature_std, mutual_information, prototype_entropy
 from mmmokd.registry import HOOKS
-from mmmokd.utils import CollapseError, get_ori_model
+from mmmokd.structures import NetworkOutput
+from mmmokd.utils import CollapseError
+from mmmokd.utils.errors import ConfigError
+
+from ..branches import get_branches
 
 SIGNALS = ('entropy', 'mutual_info', 'feature_std', 'effective_rank')
 # Two views of one image are to have one target: fewer rows than this say nothing.
@@ -20,8 +24,9 @@ MIN_ROWS = 4
 class CollapseMonitorHook(Hook):
     """Watches, without labels, whether a branch learns, and says so when it does not.
 
-    Every ``interval`` iterations it looks at what each branch's teacher made of the batch's global
-    views, over all processes, and logs
+    Every ``interval`` iterations it looks at what each branch's teacher makes of the batch's global
+    views, over all processes, through a loss head that gives ``targets()`` of the branch's own
+    teacher, as :class:`~mmmokd.models.DistillationHead` does. It logs
 
     - ``{branch}.entropy``: mean entropy of a view's target over the K prototypes, as a share of
       log K: 1 is uniform;
@@ -31,7 +36,8 @@ class CollapseMonitorHook(Hook):
       the same one;
     - ``{branch}.effective_rank``: number of directions that the features fill.
 
-    The targets are those of the step: with the center as it was before the step moved it.
+    The targets are those of the step: with the center as it was before the step moved it. A branch
+    without a teacher or without such a head is not watched, which the log says.
 
     A random network gives all images nearly the same features, and targets stay close to uniform
     while the center settles and the learning rate warms up: a branch is judged after
@@ -53,9 +59,12 @@ class CollapseMonitorHook(Hook):
             Defaults to 0.01.
         max_samples (int): Views to look at, over all processes; of more, every n-th is taken. It
             bounds time and memory. Defaults to 256.
+        head (str, optional): The term whose head gives the targets. Defaults to None, the first of
+            a branch that can.
 
     Raises:
-        ValueError: If ``interval`` or ``patience`` is below 1.
+        ConfigError: If ``interval`` or ``patience`` is below 1 or, when training begins, if no branch
+            has ``head``.
     """
 
     priority = 'NORMAL'
@@ -70,9 +79,10 @@ class CollapseMonitorHook(Hook):
         max_entropy: float = 0.99,
         min_std: float = 0.01,
         max_samples: int = 256,
+        head: str | None = None,
     ) -> None:
         if interval < 1 or patience < 1:
-            raise ValueError(
+            raise ConfigError(
                 'interval and patience of CollapseMonitorHook must be at least 1, but got '
                 f'{interval} and {patience}'
             )
@@ -84,43 +94,66 @@ class CollapseMonitorHook(Hook):
         self.max_entropy = max_entropy
         self.min_std = min_std
         self.max_samples = max_samples
+        self.head = head
         self._handles: list = []
         self._records: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def before_train(self, runner) -> None:
-        """Find the branches.
+        """Find the branches and, in each, the head to ask.
 
         Raises:
-            TypeError: If the model has no branches to watch.
+            ConfigError: If the model has no branches to watch.
+            ConfigError: If no branch has the head of that name, or it gives no targets of the
+                branch's own teacher.
         """
-        model = get_ori_model(runner.model)
-        branches = getattr(model, 'branches', None)
-        if not isinstance(branches, nn.ModuleDict) or not len(branches):
-            raise TypeError(
-                f'CollapseMonitorHook watches the branches of MOKD, but {type(model).__name__} has '
-                'none: leave the hook out of default_hooks'
+        branches = get_branches(runner.model, type(self).__name__)
+        heads = {name: self._find_head(name, branch) for name, branch in branches.items()}
+        self._watched = {name: (branches[name], head) for name, head in heads.items() if head}
+        if self.head is not None and not self._watched:
+            raise ConfigError(f'CollapseMonitorHook.head: no branch has a loss head {self.head!r}')
+        if skipped := [name for name, head in heads.items() if head is None]:
+            runner.logger.info(
+                'CollapseMonitorHook does not watch what has no teacher of its own, or no head that '
+                f'gives targets of it: {", ".join(skipped)}.'
             )
-        self._branches = dict(branches.items())
         self._warmup = self.warmup_iters
         if self._warmup is None:
             self._warmup = max(min(500, runner.max_iters // 2), runner.max_iters // 20)
-        self._bad_checks = dict.fromkeys(self._branches, 0)
+        self._bad_checks = dict.fromkeys(self._watched, 0)
+
+    def _find_head(self, name: str, branch: nn.Module) -> nn.Module | None:
+        """The head of a branch by whose targets it is judged; None if it has none."""
+        if branch.student is None or branch.teacher is None:
+            return None
+        named = [head for term, _, head in branch.terms() if self.head in (None, term)]
+        found = [head for head in named if head.teacher == 'own' and hasattr(head, 'targets')]
+        if self.head is not None and named and not found:
+            raise ConfigError(
+                f'CollapseMonitorHook.head: the head {self.head!r} of branch {name} gives no targets '
+                "of the branch's own teacher: name another, or None for the first that does"
+            )
+        return found[0] if found else None
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        """Listen to the teachers' projectors in this iteration, if it is its turn."""
+        """Listen to the teachers in this iteration, if it is its turn."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        self._records = {name: [] for name in self._branches}
-        for name, branch in self._branches.items():
-            record = partial(self._record, name, branch.heads['sm'])
-            self._handles.append(branch.teacher.projector.register_forward_hook(record))
+        self._records = {name: [] for name in self._watched}
+        for name, (branch, head) in self._watched.items():
+            record = partial(self._record, name, head)
+            self._handles.append(branch.teacher.register_forward_hook(record))
 
     @torch.no_grad()
-    def _record(self, name: str, head: nn.Module, module: nn.Module, args: tuple, logits: Tensor):
-        # At once, for the center moves before the iteration ends.
+    def _record(
+        self, name: str, head: nn.Module, module: nn.Module, args: tuple, output: NetworkOutput
+    ) -> None:
+        # At once, for the center moves before the iteration ends. What is computed of the output here
+        # is what the head reads later.
+        features, logits = output['pooled'].flatten(0, 1), output[head.reads]
+        logits = logits.flatten(0, -2)
         step = math.ceil(len(logits) * get_world_size() / self.max_samples)
         probs = head.targets(logits.detach()[::step].float())
-        features = args[0][-1] if isinstance(args[0], tuple) else args[0]
+        step = math.ceil(len(features) * get_world_size() / self.max_samples)
         self._records[name].append((features.detach()[::step].float(), probs))
 
     @torch.no_grad()
@@ -129,7 +162,7 @@ class CollapseMonitorHook(Hook):
 
         Raises:
             CollapseError: If a branch has collapsed and ``stop`` is set.
-            RuntimeError: If a teacher's projector did not run.
+            RuntimeError: If a teacher did not run.
         """
         if not self._handles:
             return
@@ -139,7 +172,7 @@ class CollapseMonitorHook(Hook):
         for name, records in self._records.items():
             if not records:
                 raise RuntimeError(
-                    f"the projector of branch '{name}' did not run in this iteration: "
+                    f"the teacher of branch '{name}' did not run in this iteration: "
                     'CollapseMonitorHook has nothing to watch'
                 )
             features, probs = (self._gather(parts) for parts in zip(*records, strict=True))
@@ -184,7 +217,7 @@ class CollapseMonitorHook(Hook):
     def _diagnose(
         self, signals: dict[str, float], num_rows: int, num_prototypes: int
     ) -> str | None:
-        """What is wrong and what to change, or None for a branch in health."""
+        """What is wrong and what to change, or None for a healthy branch."""
         if signals['feature_std'] < self.min_std:
             return (
                 f"its teacher's backbone gave all {num_rows} views of the batch the same feature: "

@@ -7,9 +7,17 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
-from mmmokd.datasets import ImageFolder, LoadImage, MultiCrop, iter_datasets, iter_transforms
+from mmmokd.datasets import (
+    ImageFolder,
+    LoadImage,
+    MultiCrop,
+    iter_datasets,
+    iter_transforms,
+    require_readable_images,
+)
 from mmmokd.registry import HOOKS
 from mmmokd.utils import current_epoch, is_epoch_based
+from mmmokd.utils.errors import ConfigError, DataError
 from mmmokd.utils.names import printable
 
 NUM_NAMED = 3
@@ -22,20 +30,20 @@ def check_enough_images(dataloader: DataLoader) -> None:
         dataloader (DataLoader): The loader of one process.
 
     Raises:
-        ValueError: With the number of images, the batch size, the number of processes and what
+        DataError: With the number of images, the batch size, the number of processes and what
             to change.
     """
     num_images, world_size = len(dataloader.dataset), get_world_size()
     batch_size = dataloader.batch_size or getattr(dataloader.batch_sampler, 'batch_size', 1)
     if num_images < batch_size * world_size:
-        raise ValueError(
+        raise DataError(
             f'The training set has {num_images} images, fewer than one step takes: '
             f'{batch_size * world_size} (batch size {batch_size} x {world_size} processes). Give '
             'more images, fewer processes, or a train_dataloader.batch_size of at most '
             f'{max(num_images // world_size, 1)}.'
         )
     if len(dataloader) == 0:
-        raise ValueError(
+        raise DataError(
             f'The training set has {num_images} images, but train_dataloader makes no batch '
             f'of {batch_size} of them: its sampler draws too few.'
         )
@@ -62,7 +70,7 @@ class DataHealthHook(Hook):
             training stops; see :meth:`LoadImage.track`. Defaults to 0.01.
 
     Raises:
-        ValueError: If ``max_bad_share`` is outside 0 to 1.
+        ConfigError: If ``max_bad_share`` is outside 0 to 1.
     """
 
     # First of all: nothing long, such as an evaluation, is to run before its errors.
@@ -70,7 +78,7 @@ class DataHealthHook(Hook):
 
     def __init__(self, max_bad_share: float = 0.01) -> None:
         if not 0 <= max_bad_share <= 1:
-            raise ValueError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
+            raise ConfigError(f'max_bad_share must be in [0, 1], got {max_bad_share}.')
         self.max_bad_share = max_bad_share
         self._tracked: list[tuple[Any, LoadImage]] = []
         self._random: list = []
@@ -82,7 +90,7 @@ class DataHealthHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If there are fewer images than one step takes.
+            DataError: If there are fewer images than one step takes.
         """
         # The workers start later: the epoch-based loop makes its iterator after this, and the
         # iteration-based one at its first step.
@@ -140,7 +148,7 @@ class DataHealthHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        self._forbid_skipping(runner.val_dataloader)
+        require_readable_images(runner.val_dataloader.dataset)
 
     def before_test(self, runner) -> None:
         """Let unreadable images of a test set be errors.
@@ -148,7 +156,7 @@ class DataHealthHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        self._forbid_skipping(runner.test_dataloader)
+        require_readable_images(runner.test_dataloader.dataset)
 
     def report(self, runner, when: str) -> None:
         """Share what was found with all processes, log it, and raise if it is too much.
@@ -187,11 +195,3 @@ class DataHealthHook(Hook):
     @staticmethod
     def _path(dataset: Any, index: int) -> str:
         return printable(str(dataset.get_data_info(index).get('img_path', f'sample {index}')))
-
-    @staticmethod
-    def _forbid_skipping(dataloader: DataLoader) -> None:
-        for dataset in iter_datasets(dataloader.dataset):
-            if getattr(dataset, 'test_mode', False):
-                for transform in iter_transforms(dataset):
-                    if isinstance(transform, LoadImage):
-                        transform.skip_bad = False

@@ -10,13 +10,15 @@ from torch.utils.data import DataLoader
 from mmmokd.datasets import MultiCrop, iter_datasets, iter_transforms
 from mmmokd.models.branches import (
     Branch,
-    ViewGroup,
+    BranchNetwork,
+    ViewPass,
     check_gradients,
     check_views,
     find_lonely_norms,
 )
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -33,7 +35,7 @@ class InputCheckHook(Hook):
     A pipeline that makes its views by other means is not checked.
 
     Raises:
-        ValueError: If a branch cannot take the views, or the smallest batch.
+        ConfigError: If a branch cannot take the views, or the smallest batch.
     """
 
     # After the hook that checks the data, before all that is long or moves weights.
@@ -46,21 +48,23 @@ class InputCheckHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If a branch cannot take the views, or the smallest batch, or several processes
+            ConfigError: If a branch cannot take the views, or the smallest batch, or several processes
                 would wait for a gradient that does not come.
         """
         model, branches = get_ori_model(runner.model), _branches(runner.model)
         if not branches:
             return
-        views = view_groups(runner.train_dataloader.dataset, model.num_global_views)
-        sizes = [group.size for group in views]
+        views = view_passes(runner.train_dataloader.dataset, model.num_global_views)
+        later = []
         if runner.val_loop is not None:
-            sizes += crop_sizes(runner.val_loop.dataloader.dataset)
+            later = crop_sizes(runner.val_loop.dataloader.dataset)
         for name, branch in branches.items():
-            grids = check_views(name, branch.network('student'), sizes)
+            seen = views[:1] if branch.frozen else views  # a teacher alone sees no local views
+            network = branch.network('student')
+            grids = check_views(name, network, [group.size for group in seen] + later)
             if views and not branch.frozen and _waits_for_gradients(runner.model):
                 check_gradients(name, branch.student, views[0].size)
-            if views and grids[views[0].size] == (1, 1):
+            if views and grids[views[0].size] == (1, 1) and _reads_maps(network):
                 runner.logger.log(
                     logging.WARNING,
                     f'branch {name}: the map of the global views has one place only, so there is '
@@ -76,7 +80,7 @@ class InputCheckHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If a branch cannot take them.
+            ConfigError: If a branch cannot take them.
         """
         sizes = crop_sizes(runner.test_dataloader.dataset)
         for name, branch in _branches(runner.model).items():
@@ -98,7 +102,12 @@ def _branches(model: nn.Module) -> dict[str, Branch]:
     return {name: branch for name, branch in found.items() if isinstance(branch, Branch)}
 
 
-def view_groups(dataset, num_global_views: int) -> list[ViewGroup]:
+def _reads_maps(network: BranchNetwork) -> bool:
+    necks = [getattr(network, name) for name in network.neck_names]
+    return any(getattr(neck, 'reads_maps', False) for neck in necks)
+
+
+def view_passes(dataset, num_global_views: int) -> list[ViewPass]:
     """The views that a training set's pipeline makes, those of one pass together.
 
     Args:
@@ -106,7 +115,7 @@ def view_groups(dataset, num_global_views: int) -> list[ViewGroup]:
         num_global_views (int): How many views, from the first, are global.
 
     Returns:
-        list[ViewGroup]: The global views, then local ones of one size after the other; none if no
+        list[ViewPass]: The global views, then local ones of one size after the other; none if no
         ``MultiCrop`` makes them, or several make different ones.
     """
     crops = [
@@ -116,18 +125,18 @@ def view_groups(dataset, num_global_views: int) -> list[ViewGroup]:
         if isinstance(transform, MultiCrop)
     ]
     made = {
-        tuple(g['size'] for g in crop.groups for _ in range(g['num'])) for crop in crops
-    }  # of each, the side of every view
+        tuple(group.size for group in crop.groups for _ in range(group.num)) for crop in crops
+    }  # of each, the size of every view
     if len(made) != 1:
         return []
-    sides = made.pop()
-    groups = [ViewGroup((sides[0], sides[0]), len(sides[:num_global_views]))]
-    for i, side in enumerate(sides[num_global_views:]):
-        if i and groups[-1].size == (side, side):
-            groups[-1] = groups[-1]._replace(num=groups[-1].num + 1)
+    sizes = made.pop()
+    passes = [ViewPass(sizes[0], len(sizes[:num_global_views]))]
+    for i, size in enumerate(sizes[num_global_views:]):
+        if i and passes[-1].size == size:
+            passes[-1] = passes[-1]._replace(num=passes[-1].num + 1)
         else:
-            groups.append(ViewGroup((side, side), 1))
-    return groups
+            passes.append(ViewPass(size, 1))
+    return passes
 
 
 def crop_sizes(dataset) -> list[tuple[int, int]]:
@@ -170,7 +179,7 @@ def one_image_batches(dataloader: DataLoader) -> str | None:
 
 
 def _check_smallest_batch(
-    branches: dict[str, Branch], views: list[ViewGroup], num_global_views: int, loader: DataLoader
+    branches: dict[str, Branch], views: list[ViewPass], num_global_views: int, loader: DataLoader
 ) -> None:
     which = one_image_batches(loader)
     # Where processes have batches of their own, one that fails leaves the others waiting.
@@ -193,7 +202,7 @@ def _check_smallest_batch(
             if which != 'every batch'
             else 'Set train_dataloader.batch_size to 2 or more'
         )
-        raise ValueError(
+        raise ConfigError(
             f'branch {name}: {which} has one image ({num_images} images, batch size '
             f'{loader.batch_size}, {world_size} process{"es" * (world_size > 1)}), of whose views '
             f'of {height}x{width} the batch norm {norm}{more} gets one value per channel, which has '

@@ -1,18 +1,23 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 
 from mmmokd.registry import HOOKS
-from mmmokd.utils import current_epoch, get_ori_model
+from mmmokd.utils import current_epoch
+from mmmokd.utils.errors import ConfigError
+
+from ..branches import get_branches
+from ..optimizers.wrappers import iter_wrappers
 
 
 @HOOKS.register_module()
 class PrototypeFreezeHook(Hook):
-    """Holds the prototype layers of projectors and search heads still at the start, as in DINO.
+    """Holds prototype layers still at the start, as in DINO.
 
-    Their gradients (gain and direction) are dropped right before the optimizer's step, so they
-    see no momentum and no weight decay either. Dropping gradients, rather than asking for none,
-    leaves the backward pass, and with it DDP's, as it is in later epochs.
+    These are the layers of :func:`~mmmokd.models.utils.build_prototype_layer`, wherever they are in a
+    student: it marks them by ``is_prototypes``, and any other module can be marked so. Their
+    gradients (gain and direction) are dropped right before the optimizer's step, so they see no
+    momentum and no weight decay either. Dropping gradients, rather than asking for none, leaves the
+    backward pass, and with it DDP's, as it is in later epochs.
 
     Args:
         freeze_epochs (int): Epochs, from the first, without an update. Defaults to 1.
@@ -20,12 +25,12 @@ class PrototypeFreezeHook(Hook):
             ``freeze_epochs``. Defaults to None.
 
     Raises:
-        ValueError: If a count is negative.
+        ConfigError: If a count is negative.
     """
 
     def __init__(self, freeze_epochs: int = 1, freeze_iters: int | None = None) -> None:
         if freeze_epochs < 0 or (freeze_iters or 0) < 0:
-            raise ValueError(
+            raise ConfigError(
                 f'freeze_epochs and freeze_iters must be >= 0, but got {freeze_epochs} and '
                 f'{freeze_iters}'
             )
@@ -34,11 +39,9 @@ class PrototypeFreezeHook(Hook):
 
     def before_train(self, runner) -> None:
         """Hang on to every optimizer's step."""
-        wrapper = runner.optim_wrapper
-        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         prototypes = {
             param
-            for branch in get_ori_model(runner.model).branches.values()
+            for branch in get_branches(runner.model, type(self).__name__).values()
             if branch.student is not None
             for layer in branch.student.modules()
             if getattr(layer, 'is_prototypes', False)
@@ -51,7 +54,10 @@ class PrototypeFreezeHook(Hook):
                     for param in prototypes.intersection(group['params']):
                         param.grad = None
 
-        self._handles = [w.optimizer.register_step_pre_hook(drop_gradients) for w in wrappers]
+        self._handles = [
+            w.optimizer.register_step_pre_hook(drop_gradients)
+            for _, w in iter_wrappers(runner.optim_wrapper)
+        ]
 
     def after_train(self, runner) -> None:
         """Let go of the optimizers."""

@@ -9,6 +9,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import BatchSampler
 
 from mmmokd.registry import HOOKS
+from mmmokd.utils.errors import CheckpointError
 
 from ..resume import (
     RECORD,
@@ -47,7 +48,7 @@ class ResumeHook(Hook):
     the hook by themselves.
 
     Raises:
-        ValueError: If the checkpoint is of a run with other optimizers or another kind of loop, or
+        CheckpointError: If the checkpoint is of a run with other optimizers or another kind of loop, or
             its schedules cannot be computed.
     """
 
@@ -149,11 +150,11 @@ def check_loops(old: RunCounts, new: RunCounts) -> None:
         new (RunCounts): Of the run that is to continue from it.
 
     Raises:
-        ValueError: If one counts epochs and the other iterations.
+        CheckpointError: If one counts epochs and the other iterations.
     """
     if old.by_epoch is not None and old.by_epoch != new.by_epoch:
         before, now = ('epochs' if counts.by_epoch else 'iterations' for counts in (old, new))
-        raise ValueError(
+        raise CheckpointError(
             f'cannot resume, for the checkpoint is of a run in {before} and this one is in {now} '
             '(train_cfg.by_epoch). To begin with its weights, give --cfg-options '
             'load_from=CHECKPOINT instead of --resume'

@@ -7,12 +7,18 @@ from .branch_optim_wrapper_constructor import (
 from .branch_optim_wrapper_dict import BranchOptimWrapperDict
 from .clip_grad import clip_grad_norm_per_parameter_
 from .layer_decay_optim_wrapper_constructor import LayerDecayOptimWrapperConstructor
+from .trained_parameters import check_trained_parameters
+from .wrappers import accumulative_counts, iter_wrappers, step_count
 
 __all__ = [
     'BranchOptimWrapperConstructor',
     'BranchOptimWrapperDict',
     'LayerDecayOptimWrapperConstructor',
+    'accumulative_counts',
     'branch_param_groups',
+    'check_trained_parameters',
     'clip_grad_norm_per_parameter_',
+    'iter_wrappers',
+    'step_count',
     'with_default_optimizer',
 ]

@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from mmengine.device import is_cuda_available, is_musa_available, is_npu_available
 from mmengine.logging import print_log
@@ -11,9 +11,12 @@ from torch import nn
 
 from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
 
+from ..branches import get_branches
 from .branch_optim_wrapper_dict import BranchOptimWrapperDict
 from .clip_grad import clip_grad_norm_per_parameter_
+from .trained_parameters import check_trained_parameters
 
 # What mmengine's optimizer wrapper takes; everything but `branches` is common to all of them.
 _PER_BRANCH = {'optimizer', 'parts'}
@@ -23,11 +26,15 @@ _PER_BRANCH = {'optimizer', 'parts'}
 class BranchOptimWrapperConstructor:
     """Builds one optimizer a branch, with MOKD's parameter groups.
 
-    Of a branch's student, biases and 1-d parameters are not decayed; class token, position embeddings
-    and weight-norm gains are. A part (``backbone``, ``projector``, ``search_head``) may have a
-    learning rate and weight decay of its own within the branch's optimizer, as the search head of
-    MOKD's CNN has. Every group carries its part's name under ``part`` (``'main'`` for the rest),
-    by which schedulers choose it.
+    A branch's optimizer takes all of it that requires a gradient: the student and, where loss heads
+    have parameters (predictors, classifiers), these. Biases and 1-d parameters are not decayed; class
+    token, position embeddings and weight-norm gains are. A part (``backbone``, the name of a neck, or
+    ``heads``) may have a learning rate and weight decay of its own within the branch's optimizer, as
+    one neck of MOKD's CNN has. Every group carries its part's name under ``part`` (``'main'`` for the
+    rest), by which schedulers choose it.
+
+    A branch that does not learn, because it is frozen or left out of the model (``NAME=None``), has no
+    optimizer: settings for it are not used, which the log says.
 
     Args:
         optim_wrapper_cfg (dict): Config of the wrappers: what mmengine's ``OptimWrapper`` or
@@ -42,7 +49,9 @@ class BranchOptimWrapperConstructor:
             because mmengine passes it. Defaults to None.
 
     Raises:
-        ValueError: If the branches are not those of the model, or a key or part is not known.
+        ConfigError: If a key, a branch or a part is not known; when called, if a branch that learns
+            has no settings, no branch learns, or a parameter that requires a gradient would be in
+            no optimizer or in two.
 
     Example:
         >>> optim_wrapper = dict(
@@ -52,7 +61,7 @@ class BranchOptimWrapperConstructor:
         ...     branches=dict(
         ...         cnn=dict(
         ...             optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4),
-        ...             parts=dict(search_head=dict(lr=3e-4, weight_decay=0.04, decay_all=True))),
+        ...             parts=dict(backbone=dict(lr=0.01, decay_all=True))),
         ...         vit=dict(optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.04))))
     """
 
@@ -61,7 +70,7 @@ class BranchOptimWrapperConstructor:
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         cfg = copy.deepcopy(dict(optim_wrapper_cfg))
         if paramwise_cfg:
-            raise ValueError(
+            raise ConfigError(
                 'BranchOptimWrapperConstructor takes no paramwise_cfg: give a part of a branch its '
                 'lr and weight_decay by optim_wrapper.branches.NAME.parts'
             )
@@ -70,7 +79,7 @@ class BranchOptimWrapperConstructor:
         for name, branch in self.branches.items():
             lacks = 'optimizer' not in branch and not self.default
             if lacks or set(branch) - _PER_BRANCH:
-                raise ValueError(
+                raise ConfigError(
                     f'optim_wrapper.branches.{name} needs `optimizer` and may have `parts`, but has '
                     f'{sorted(branch)}; what is common to all branches stands beside `branches`'
                 )
@@ -99,30 +108,59 @@ class BranchOptimWrapperConstructor:
         """Build the wrappers.
 
         Args:
-            model (nn.Module): MOKD, wrapped or not.
+            model (nn.Module): A model with branches, as MOKD, wrapped or not.
 
         Returns:
-            BranchOptimWrapperDict: One optimizer wrapper a branch.
+            BranchOptimWrapperDict: One optimizer wrapper for each branch that learns.
+
+        Raises:
+            ConfigError: See the class.
         """
-        branches = {n: b for n, b in get_ori_model(model).branches.items() if b.student is not None}
-        settings = with_default_optimizer(self.branches, self.default, branches)
-        if set(branches) != set(settings):
-            raise ValueError(
-                f'the model has the branches {sorted(branches)}, but optim_wrapper.branches has '
-                f'{sorted(settings)}'
+        inner = get_ori_model(model)
+        learning = {n: b for n, b in get_branches(inner, type(self).__name__).items() if learns(b)}
+        if not learning:
+            raise ConfigError(
+                f'no branch of {list(inner.branches)} has a parameter that requires a gradient: '
+                'there is nothing to train'
             )
-        return BranchOptimWrapperDict(
+        settings = self._settings(inner, learning)
+        wrappers = BranchOptimWrapperDict(
             **{
-                name: self._build(name, branch.student, **settings[name])
-                for name, branch in branches.items()
+                name: self._build(name, branch, **settings[name])
+                for name, branch in learning.items()
             }
         )
+        check_trained_parameters(model, wrappers)
+        return wrappers
+
+    def _settings(self, model: nn.Module, learning: Collection[str]) -> dict[str, dict]:
+        """The settings of each branch that learns."""
+        idle = {*model.branches, *getattr(model, 'left_out', ())} - {*learning}
+        for name in sorted(idle & {*self.branches}):
+            print_log(
+                f'Branch {name} is {"frozen" if name in model.branches else "left out"}: '
+                f'optim_wrapper.branches.{name} is not used.',
+                logger='current',
+            )
+        used = {name: branch for name, branch in self.branches.items() if name not in idle}
+        if unknown := sorted({*used} - {*learning}):
+            raise ConfigError(
+                f'optim_wrapper.branches has {" and ".join(unknown)}, but the model has the branches '
+                f'{sorted(model.branches)}'
+            )
+        settings = with_default_optimizer(used, self.default, learning)
+        if missing := sorted({*learning} - {*settings}):
+            raise ConfigError(
+                f'the branches {sorted(learning)} learn, but optim_wrapper.branches has only '
+                f'{sorted(settings)}: {" and ".join(missing)} would have no optimizer'
+            )
+        return settings
 
     def _build(
-        self, name: str, student: nn.Module, optimizer: dict, parts: dict | None = None
+        self, name: str, branch: nn.Module, optimizer: dict, parts: dict | None = None
     ) -> OptimWrapper:
         parts = {part: dict(cfg) for part, cfg in (parts or {}).items()}
-        groups = branch_param_groups(student, parts, optimizer.get('weight_decay', 0.0))
+        groups = branch_param_groups(branch, parts, optimizer.get('weight_decay', 0.0))
         optimizer = OPTIMIZERS.build(dict(optimizer, params=groups))
 
         cfg = copy.deepcopy(self.wrapper_cfg)
@@ -155,7 +193,7 @@ def with_default_optimizer(
         dict[str, dict]: Settings by branch, each with ``optimizer``.
 
     Raises:
-        ValueError: If every branch sets a key of the default itself: it would have no effect.
+        ConfigError: If every branch sets a key of the default itself: it would have no effect.
     """
     settings = {name: dict(branch) for name, branch in branches.items()}
     if not default:
@@ -165,7 +203,7 @@ def with_default_optimizer(
     own = [{*(branch.get('optimizer') or {})} for branch in settings.values()]
     for key in default:
         if own and all(key in keys for keys in own):
-            raise ValueError(
+            raise ConfigError(
                 f'optim_wrapper.optimizer.{key} has no effect: every branch has its own. Set '
                 + ' and '.join(
                     f'optim_wrapper.branches.{name}.optimizer.{key}' for name in settings
@@ -179,34 +217,54 @@ def with_default_optimizer(
 def _check_clip_grad(clip_grad: Mapping) -> None:
     """Refuse settings of clipping that would not clip, or not as they say."""
     if clip_grad.get('per_parameter') and 'max_norm' not in clip_grad:
-        raise ValueError(
+        raise ConfigError(
             'optim_wrapper.clip_grad: per_parameter=True needs max_norm, the largest norm of a '
             f'parameter, but got {dict(clip_grad)}'
         )
 
 
-def branch_param_groups(
-    student: nn.Module, parts: dict[str, dict], weight_decay: float
-) -> list[dict]:
-    """Parameter groups of a branch's student.
+def learns(branch: nn.Module) -> bool:
+    """Whether a branch has anything to train.
 
     Args:
-        student (nn.Module): With the children ``backbone``, ``projector``, ``search_head``.
-        parts (dict[str, dict]): Settings of children that differ from the rest.
+        branch (nn.Module): The branch.
+
+    Returns:
+        bool: True if one of its parameters requires a gradient.
+    """
+    return any(param.requires_grad for param in branch.parameters())
+
+
+def branch_param_groups(
+    branch: nn.Module, parts: dict[str, dict], weight_decay: float
+) -> list[dict]:
+    """Make the parameter groups of a branch: of its student, and of loss heads with parameters.
+
+    Args:
+        branch (nn.Module): With the child ``student``, whose children are the backbone and the necks,
+            and the child ``heads``.
+        parts (dict[str, dict]): Settings of parts (children of the student, or ``'heads'``) that
+            differ from the rest.
         weight_decay (float): Weight decay of the rest.
 
     Returns:
         list[dict]: Groups with ``params``, ``part``, ``weight_decay`` and, where a part sets it,
-        ``lr``. Frozen parameters are in none, empty groups are left out.
+        ``lr``. What requires no gradient is in none, empty groups are left out.
 
     Raises:
-        ValueError: If a part or one of its keys is not known.
+        ConfigError: If a part or one of its keys is not known.
     """
-    children = {name for name, _ in student.named_children()}
+    trained = [
+        (name.removeprefix('student.'), param)
+        for name, param in branch.named_parameters()
+        if param.requires_grad
+    ]
+    children = {name.split('.', 1)[0] for name, _ in branch.student.named_parameters()}
+    children |= {name.split('.', 1)[0] for name, _ in trained}
     for part, cfg in parts.items():
         unknown = set(cfg) - {'lr', 'weight_decay', 'decay_all'}
         if part not in children or unknown:
-            raise ValueError(
+            raise ConfigError(
                 f'unknown {f"keys {sorted(unknown)} in " if part in children else ""}part {part!r}: '
                 f'parts are {sorted(children)}, with lr, weight_decay, decay_all'
             )
@@ -221,9 +279,7 @@ def branch_param_groups(
         for part, cfg in settings.items()
         for decayed in (True, False)
     }
-    for name, param in student.named_parameters():
-        if not param.requires_grad:
-            continue
+    for name, param in trained:
         child = name.split('.', 1)[0]
         part = child if child in parts else 'main'
         decayed = settings[part].get('decay_all', False) or not (

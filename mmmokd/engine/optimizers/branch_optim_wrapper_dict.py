@@ -5,6 +5,10 @@ from contextlib import contextmanager
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
+from mmmokd.utils.errors import ConfigError
+
+from .wrappers import accumulative_counts, step_count
+
 
 class BranchOptimWrapperDict(OptimWrapperDict):
     """One optimizer wrapper a branch, driven as one by mmengine's train step.
@@ -18,16 +22,16 @@ class BranchOptimWrapperDict(OptimWrapperDict):
         **optim_wrappers (OptimWrapper): Wrapper of each branch.
 
     Raises:
-        ValueError: If there is none, or they differ in type, autocast dtype or accumulation.
+        ConfigError: If there is none, or they differ in type, autocast dtype or accumulation.
     """
 
     def __init__(self, **optim_wrappers: OptimWrapper) -> None:
         super().__init__(**optim_wrappers)
         common = {
-            (type(w), getattr(w, 'cast_dtype', None), w._accumulative_counts) for w in self.values()
+            (type(w), getattr(w, 'cast_dtype', None), accumulative_counts(w)) for w in self.values()
         }
         if len(common) != 1:
-            raise ValueError(
+            raise ConfigError(
                 'the optimizer wrappers of all branches need the same type, autocast dtype and '
                 f'accumulative_counts, but got {sorted(map(str, common))}'
             )
@@ -42,16 +46,18 @@ class BranchOptimWrapperDict(OptimWrapperDict):
         return self._first.inner_count
 
     @property
-    def _inner_count(self) -> int:
-        return self._first._inner_count
+    def accumulative_counts(self) -> int:
+        """int: Micro-batches of an optimizer step."""
+        return accumulative_counts(self)
 
     @property
-    def _max_counts(self) -> int:
-        return self._first._max_counts
+    def step_count(self) -> int:
+        """int: Optimizer steps, that of the last micro-batch included."""
+        return step_count(self)
 
     @property
-    def _accumulative_counts(self) -> int:
-        return self._first._accumulative_counts
+    def _accumulative_counts(self) -> int:  # mmengine's name, which its strategies read
+        return accumulative_counts(self)
 
     def should_update(self) -> bool:
         """Whether the last micro-batch completed an optimizer step."""
@@ -88,7 +94,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
             zero_kwargs (dict, optional): For ``zero_grad``. Defaults to None.
 
         Raises:
-            ValueError: If branches' losses are needed and missing, or are of other branches.
+            ConfigError: If branches' losses are needed and missing, or are of other branches.
         """
         self._scale(loss).backward()
         for wrapper in self.values():
@@ -105,7 +111,7 @@ class BranchOptimWrapperDict(OptimWrapperDict):
             branch_losses = dict.fromkeys(self.keys(), loss)
         if branch_losses is None or set(branch_losses) != set(self.keys()):
             found = 'none' if branch_losses is None else f'those of {sorted(branch_losses)}'
-            raise ValueError(
+            raise ConfigError(
                 f'mixed precision scales the losses of {sorted(self.keys())} one by one and needs '
                 f'them as `loss.branch_losses`, but got {found}'
             )

@@ -6,6 +6,9 @@ from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructo
 from torch import nn
 
 from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmmokd.utils.errors import ConfigError
+
+from .trained_parameters import check_trained_parameters
 
 _PARAMWISE = (
     'layer_decay_rate',
@@ -38,7 +41,7 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
             dict with ``decay_mult``.
 
     Raises:
-        ValueError: If a setting is missing or not known or, when called, if the model has no
+        ConfigError: If a setting is missing or not known or, when called, if the model has no
             backbone with a ``get_layer_depth``.
 
     Example:
@@ -54,17 +57,17 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
     def _validate_cfg(self) -> None:
         lacks = [key for key in ('lr', 'weight_decay') if key not in self.optimizer_cfg]
         if lacks:
-            raise ValueError(f'layer decay needs {" and ".join(lacks)} in optim_wrapper.optimizer')
+            raise ConfigError(f'layer decay needs {" and ".join(lacks)} in optim_wrapper.optimizer')
         super()._validate_cfg()
         unknown = sorted(set(self.paramwise_cfg) - set(_PARAMWISE))
         if unknown or 'layer_decay_rate' not in self.paramwise_cfg:
-            raise ValueError(
+            raise ConfigError(
                 f'optim_wrapper.paramwise_cfg needs layer_decay_rate and may have '
                 f'{", ".join(_PARAMWISE[1:])}, but has {sorted(self.paramwise_cfg)}'
             )
         for key, settings in self.paramwise_cfg.get('custom_keys', {}).items():
             if 'lr_mult' in settings:
-                raise ValueError(
+                raise ConfigError(
                     f'custom_keys[{key!r}] has lr_mult, but layer_decay_rate sets the learning rates'
                 )
 
@@ -106,8 +109,12 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
 
         Returns:
             OptimWrapper: The wrapper.
+
+        Raises:
+            ConfigError: If a parameter that requires a gradient would be in no group, or in two.
         """
         wrapper = super().__call__(model)
+        check_trained_parameters(model, wrapper)
         # mmengine's extra group, which it logs as `base_lr`: scaling to the batch size leaves it out.
         wrapper.base_param_settings = None
         return wrapper
@@ -124,12 +131,12 @@ def layer_depth_of(model: nn.Module) -> Callable[[str], tuple[int, int]]:
         of layers; what is outside of the backbone belongs to the last one.
 
     Raises:
-        ValueError: If the backbone does not tell its layers.
+        ConfigError: If the backbone does not tell its layers.
     """
     backbone = getattr(model, 'backbone', None)
     kind = f'{type(backbone).__module__}.{type(backbone).__name__}'
     if not hasattr(backbone, 'get_layer_depth'):
-        raise ValueError(
+        raise ConfigError(
             'layer decay needs a backbone with get_layer_depth, as mmpretrain has them, but '
             f'{type(model).__name__} has {"none" if backbone is None else kind}'
         )
@@ -138,7 +145,7 @@ def layer_depth_of(model: nn.Module) -> Callable[[str], tuple[int, int]]:
         try:
             return backbone.get_layer_depth(name, prefix='backbone.')
         except NotImplementedError as error:
-            raise ValueError(
+            raise ConfigError(
                 f'layer decay: {kind} does not tell the layers of this depth or variant'
             ) from error
 

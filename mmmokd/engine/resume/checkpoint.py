@@ -9,9 +9,11 @@ from mmengine.optim import OptimWrapper, _ParamScheduler
 from torch import Tensor
 
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import CheckpointError
 
+from ..optimizers.wrappers import iter_wrappers
 from ..schedulers.replay import has_same_settings, replay_schedules
-from .counts import Position, RunCounts, iter_wrappers
+from .counts import Position, RunCounts
 
 # Of an optimizer's groups; more are what schedules move. The rest may be state, as with Prodigy.
 SETTINGS = ('lr', 'weight_decay', 'momentum', 'betas')
@@ -29,7 +31,7 @@ def check_optimizers(optim_wrapper: OptimWrapper, saved: dict[str, Any] | None) 
         saved (dict, optional): The state; None if the checkpoint has none.
 
     Raises:
-        ValueError: If the checkpoint is of other optimizers, or of other parameters in them.
+        CheckpointError: If the checkpoint is of other optimizers, or of other parameters in them.
     """
     if saved is None:
         return
@@ -42,7 +44,7 @@ def check_optimizers(optim_wrapper: OptimWrapper, saved: dict[str, Any] | None) 
         sides = (', '.join(names) or 'one without a name' for names in (saved, own))
         fault = 'it has optimizers of {}, and this run of {}'.format(*sides)
     if fault:
-        raise ValueError(
+        raise CheckpointError(
             f'cannot resume, for the checkpoint is of another model or optimizer: {fault}. To begin '
             'with its weights, give --cfg-options load_from=CHECKPOINT instead of --resume'
         )
@@ -102,7 +104,7 @@ def follow_config(runner, checkpoint: dict[str, Any], position: Position) -> Non
         position (Position): The place.
 
     Raises:
-        ValueError: If a schedule cannot be computed.
+        CheckpointError: If a schedule cannot be computed.
     """
     schedulers = _schedulers(runner)
     counts = RunCounts.of_run(runner)

@@ -1,14 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """What a training run counts in, and where one continues that counts otherwise."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from mmengine.dist import get_world_size
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from mmmokd.utils import is_epoch_based
+
+from ..optimizers.wrappers import accumulative_counts
 
 RECORD = 'run_counts'  # in the `meta` of a checkpoint
 
@@ -50,13 +50,12 @@ class RunCounts:
         loader = runner.train_dataloader
         dataset = loader.dataset
         by_epoch = is_epoch_based(runner)
-        wrapper = next(iter_wrappers(runner.optim_wrapper))[1]
         return cls(
             by_epoch=by_epoch,
             # Not the loader's own batch size, which is None where the config has a batch sampler.
             batch_size=getattr(loader.batch_sampler, 'batch_size', None),
             processes=get_world_size(),
-            accumulative_counts=wrapper._accumulative_counts,
+            accumulative_counts=accumulative_counts(runner.optim_wrapper),
             images=len(dataset) if hasattr(dataset, '__len__') else None,
             epoch_length=len(loader),
             max_epochs=runner.max_epochs if by_epoch else None,
@@ -117,21 +116,6 @@ class RunCounts:
             dict: Plain values by name.
         """
         return asdict(self)
-
-
-def iter_wrappers(optim_wrapper: OptimWrapper) -> Iterator[tuple[str, OptimWrapper]]:
-    """The optimizer wrappers of a run.
-
-    Args:
-        optim_wrapper (OptimWrapper): One, or a dict of them.
-
-    Yields:
-        tuple[str, OptimWrapper]: Each with its name, which is '' where there is but one.
-    """
-    if isinstance(optim_wrapper, OptimWrapperDict):
-        yield from optim_wrapper.items()
-    else:
-        yield '', optim_wrapper
 
 
 def _loop_counts_epochs(train_cfg: dict[str, Any]) -> bool | None:

@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmmokd.engine.hooks.checkpoint_hook import POINTER
+from mmmokd.utils.errors import CheckpointError
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 from mmmokd.weights.files import read_checkpoint
 
@@ -30,7 +31,7 @@ def load_checkpoint_strict(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read safely, has nothing below ``prefix``, or lacks a weight of
+        CheckpointError: If it cannot be read safely, has nothing below ``prefix``, or lacks a weight of
             the model.
     """
     checkpoint = read_checkpoint(path, map_location)
@@ -39,7 +40,7 @@ def load_checkpoint_strict(
         key[len(prefix) :]: value for key, value in everything.items() if key.startswith(prefix)
     }
     if not weights:
-        raise ValueError(
+        raise CheckpointError(
             f'checkpoint {path} has nothing below {prefix!r}, but {name_some(list(everything))}'
         )
     unexpected = load_state_dict_strict(model, weights, f'checkpoint {path}')
@@ -61,12 +62,12 @@ def check_resumable(path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read safely or holds no state of training.
+        CheckpointError: If it cannot be read safely or holds no state of training.
     """
     checkpoint = read_checkpoint(path)
     lacks = [key for key in RESUME_KEYS if key not in checkpoint]
     if lacks:
-        raise ValueError(
+        raise CheckpointError(
             f'cannot resume from checkpoint {path}: it has no {" and no ".join(lacks)}. To begin '
             f'with its weights, give --cfg-options load_from={path} instead of --resume'
         )
@@ -86,7 +87,7 @@ def find_resume_checkpoint(work_dir: str | Path) -> Path | None:
         Path | None: The checkpoint; None if the folder holds none at all.
 
     Raises:
-        ValueError: If the folder holds checkpoints and none is complete.
+        CheckpointError: If the folder holds checkpoints and none is complete.
     """
     work_dir = Path(work_dir)
     candidates = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
@@ -102,5 +103,7 @@ def find_resume_checkpoint(work_dir: str | Path) -> Path | None:
             return file
         print_log(f'{file} is cut short and left out', logger='current', level=30)
     if present:
-        raise ValueError(f'none of the {len(set(present))} checkpoints in {work_dir} is complete')
+        raise CheckpointError(
+            f'none of the {len(set(present))} checkpoints in {work_dir} is complete'
+        )
     return None

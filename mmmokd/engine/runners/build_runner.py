@@ -16,6 +16,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init__.py)
 from mmmokd.engine.hooks.checkpoint_hook import save_whole_checkpoints
+from mmmokd.engine.hooks.optimizer_check_hook import OptimizerCheckHook
+from mmmokd.engine.runners.branch_settings import drop_idle_settings
 from mmmokd.engine.runners.data_errors import explain_broken_data
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.engine.runners.shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
@@ -41,7 +43,7 @@ GLOO_LETS_GO = 0.5  # seconds
 
 
 def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
-    """Make a config right for a machine without a GPU; with one, check that it is there to be used.
+    """Adapt a config to a machine without a GPU; with GPUs, check that there are enough.
 
     Without a GPU: dataloaders do not pin memory, mixed precision in the optimizer's wrapper is left
     out, and for several processes SyncBN becomes BN (PyTorch's runs on GPUs only) and the model is
@@ -71,7 +73,7 @@ def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
     if distributed:
         if cfg.launcher != 'pytorch':
             raise ConfigError(
-                f'--launcher {cfg.launcher} needs GPUs and there is none; several processes on the '
+                f'--launcher {cfg.launcher} needs GPUs, but none is available; several processes on the '
                 'CPU are started with tools/dist_train.sh (--launcher pytorch)'
             )
         notices += _drop_sync_bn(cfg)
@@ -229,25 +231,29 @@ def build_runner(cfg: Config) -> Runner:
 
     Args:
         cfg (Config): A full config, with ``work_dir`` and ``launcher``; changed in place as
-            :func:`prepare_cfg_for_device` says, and the changes are logged.
+            :func:`drop_idle_settings` and :func:`prepare_cfg_for_device` say, and the changes are
+            logged.
 
     Returns:
         Runner: Ready to ``train()`` or ``test()``. Call :func:`close_process_group` afterwards.
 
     Raises:
-        ConfigError: If the processes that the launcher stands for do not exist, or the work dir
-            cannot be written to.
+        ConfigError: If the processes that the launcher stands for do not exist, the work dir cannot
+            be written to, or optimizers or schedules are of other branches than the model's.
     """
     drop_absent_hooks(cfg)
     check_feature_maps(cfg)
     check_folder(cfg.work_dir)
-    notices = prepare_cfg_for_device(cfg)
+    idle, notices = drop_idle_settings(cfg), prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
         init_cpu_process_group(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     save_whole_checkpoints(runner)
+    runner.register_hook(OptimizerCheckHook())
     explain_broken_data(runner)
     end_workers_with_parent(runner)
+    for notice in idle:
+        runner.logger.info(notice)
     for notice in notices:
         runner.logger.log(logging.WARNING, notice)
     return runner

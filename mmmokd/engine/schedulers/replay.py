@@ -6,6 +6,8 @@ from typing import Any
 
 from mmengine.optim import _ParamScheduler
 
+from mmmokd.utils.errors import CheckpointError
+
 from .warmup_cosine_param_scheduler import WarmupCosineParamScheduler
 
 # Arguments of a scheduler that say nothing of what it does.
@@ -44,11 +46,11 @@ def replay_schedules(
         epoch_length (int, optional): Iterations of an epoch; None for a run without epochs.
 
     Raises:
-        ValueError: If a schedule goes by what a validation measures, and not by steps alone.
+        CheckpointError: If a schedule goes by what a validation measures, and not by steps alone.
     """
     measured = [s for s in schedulers if getattr(s, 'need_val_args', False)]
     if measured:
-        raise ValueError(
+        raise CheckpointError(
             f'the schedule {type(measured[0]).__name__} goes by what was measured and cannot be '
             'computed for other counts or settings: resume with those of the checkpoint, or begin '
             'with its weights by --cfg-options load_from=CHECKPOINT instead of --resume'

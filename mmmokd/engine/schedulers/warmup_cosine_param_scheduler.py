@@ -7,8 +7,10 @@ from mmengine.logging import print_log
 from mmengine.optim.scheduler.param_scheduler import INF, _ParamScheduler
 
 from mmmokd.registry import PARAM_SCHEDULERS
+from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.schedules import warmup_cosine_schedule
 
-from .functional import warmup_cosine_schedule
+from ..optimizers.wrappers import accumulative_counts
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -41,7 +43,7 @@ class WarmupCosineParamScheduler(_ParamScheduler):
         **kwargs: See mmengine's ``_ParamScheduler``.
 
     Raises:
-        ValueError: If no group has the part, the warm-up is longer than the run, the length is not
+        ConfigError: If no group has the part, the warm-up is longer than the run, the length is not
             known, or the scheduler would step by epoch.
     """
 
@@ -60,27 +62,26 @@ class WarmupCosineParamScheduler(_ParamScheduler):
     ) -> None:
         parts = [group.get('part', 'main') for group in optimizer.param_groups]
         if part not in parts:
-            raise ValueError(
+            raise ConfigError(
                 f'no parameter group has part={part!r}; there are {sorted(set(parts))}'
             )
         if by_epoch:
-            raise ValueError(
+            raise ConfigError(
                 f'the {param_name} schedule steps with the optimizer: with by_epoch=True set '
                 'convert_to_iter_based=True'
             )
         if base_length is not None and end < base_length:
             warmup = self._shortened(warmup, end, base_length)
         if begin != 0 or end >= INF or not 0 <= warmup <= end:
-            raise ValueError(
+            raise ConfigError(
                 f'the {param_name} schedule needs begin=0 and 0 <= warmup <= end, the length of the '
                 f'run, but got begin={begin}, warmup={warmup}, end={end} (iterations)'
             )
         self.final = final
         self.part = part
-        accumulative_counts = getattr(optimizer, '_accumulative_counts', 1)
-        self.accumulative_counts = accumulative_counts
-        self.warmup_steps = math.ceil(warmup / accumulative_counts)
-        self.max_steps = math.ceil(end / accumulative_counts)
+        self.accumulative_counts = accumulative_counts(optimizer)
+        self.warmup_steps = math.ceil(warmup / self.accumulative_counts)
+        self.max_steps = math.ceil(end / self.accumulative_counts)
         self._warned = False
         super().__init__(optimizer, param_name, begin=begin, end=end, by_epoch=False, **kwargs)
 
@@ -110,19 +111,19 @@ class WarmupCosineParamScheduler(_ParamScheduler):
             WarmupCosineParamScheduler: The scheduler.
 
         Raises:
-            ValueError: If ``by_epoch`` is not set, an epoch has no iteration, or the warm-up is
+            ConfigError: If ``by_epoch`` is not set, an epoch has no iteration, or the warm-up is
                 longer than the run.
         """
         if not by_epoch:
-            raise ValueError('convert_to_iter_based=True needs by_epoch=True')
+            raise ConfigError('convert_to_iter_based=True needs by_epoch=True')
         if epoch_length < 1:
             # The Runner builds schedules before it calls the hook that counts the images.
-            raise ValueError(
+            raise ConfigError(
                 'an epoch has no iteration, for train_dataloader makes no batch: with drop_last=True '
                 'the training set needs at least batch_size x processes images'
             )
         if warmup > end and base_length is None:
-            raise ValueError(
+            raise ConfigError(
                 f'the warm-up of {warmup} epochs is longer than the run of {end}: shorten `warmup` of '
                 'the schedules in param_scheduler, or give them a `base_length`, the epochs that it is '
                 'for, or train for longer'

@@ -13,7 +13,7 @@ from .backbone import build_backbone, complete_backbone, describe_backbone
 from .branch import Branch, make_teacher
 from .inference import BackboneSpec, infer_features
 from .input_check import (
-    ViewGroup,
+    ViewPass,
     check_gradients,
     check_views,
     find_lonely_norms,
@@ -31,7 +31,7 @@ __all__ = [
     'FeatureMapAdapter',
     'PyramidAdapter',
     'TokenAdapter',
-    'ViewGroup',
+    'ViewPass',
     'adapt_features',
     'build_backbone',
     'complete_backbone',

@@ -5,7 +5,6 @@ from .distillation_head import (
     BaseDistillationHead,
     DistillationHead,
     SearchDistillationHead,
-    teacher_temp_at,
 )
 from .koleo_head import KoLeoHead
 from .view_pair_head import ViewPairHead
@@ -18,5 +17,4 @@ __all__ = [
     'KoLeoHead',
     'SearchDistillationHead',
     'ViewPairHead',
-    'teacher_temp_at',
 ]

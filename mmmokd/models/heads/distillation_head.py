@@ -6,6 +6,8 @@ from torch import Tensor
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.schedules import teacher_temp_at
 
 from ..losses import (
     at_least_float32,
@@ -15,25 +17,6 @@ from ..losses import (
 )
 from ..utils import check_counts, check_number
 from .base import BranchHead
-
-
-def teacher_temp_at(epoch: float, start: float, end: float, warmup_epochs: int) -> float:
-    """Teacher temperature: ``linspace(start, end, warmup_epochs)[epoch]``, then ``end``.
-
-    Args:
-        epoch (float): Counted from 0; between two epochs the temperature is, too.
-        start (float): Temperature of epoch 0.
-        end (float): Temperature of epoch ``warmup_epochs - 1`` and later.
-        warmup_epochs (int): Length of the warm-up; 0 for none.
-
-    Returns:
-        float: The temperature.
-    """
-    if epoch >= warmup_epochs:
-        return end
-    if warmup_epochs == 1:
-        return start
-    return start + (end - start) * min(epoch, warmup_epochs - 1) / (warmup_epochs - 1)
 
 
 class BaseDistillationHead(BranchHead):
@@ -50,7 +33,7 @@ class BaseDistillationHead(BranchHead):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a temperature is not positive or a count or weight is negative.
+        ConfigError: If a temperature is not positive or a count or weight is negative.
     """
 
     def __init__(
@@ -127,7 +110,7 @@ class DistillationHead(BaseDistillationHead):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a temperature is not positive, a count or weight is negative, or
+        ConfigError: If a temperature is not positive, a count or weight is negative, or
             ``center_momentum`` is not in [0, 1].
 
     Example:
@@ -164,11 +147,13 @@ class DistillationHead(BaseDistillationHead):
         check_counts('a distillation head', out_channels=out_channels)
         check_number('a distillation head', 'center_momentum', center_momentum, zero=True)
         if not 0 <= center_momentum <= 1:
-            raise ValueError(f'center_momentum must be in [0, 1], but got {center_momentum}')
+            raise ConfigError(f'center_momentum must be in [0, 1], but got {center_momentum}')
         self.center_momentum = center_momentum
         self.register_buffer('center', torch.zeros(1, out_channels))
         # Set by HeadScheduleHook: whether further micro-batches belong to the optimizer step.
         self.accumulating = False
+        # Of the micro-batches of a step that is not complete. Not in the state_dict, as gradients are
+        # not: a run that is resumed within a step begins the step anew (see AccumulatedLRHook).
         self._pending: list[Tensor] = []
 
     def targets(self, teacher: Tensor) -> Tensor:
@@ -250,7 +235,7 @@ class SearchDistillationHead(BaseDistillationHead):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a temperature is not positive or a count or weight is negative.
+        ConfigError: If a temperature is not positive or a count or weight is negative.
     """
 
     must_agree = ('out_channels', 'embed_dims')

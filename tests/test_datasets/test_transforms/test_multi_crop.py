@@ -42,13 +42,13 @@ def test_paper_recipe_is_the_default():
     assert [view.shape for view in views] == [(224, 224, 3)] * 2 + [(96, 96, 3)] * 8
     assert all(view.dtype == np.uint8 for view in views)
     assert crop.num_views == 10
-    assert [group['blur'] for group in crop.groups] == [1.0, 0.1, 0.5]
-    assert [group['solarize'] for group in crop.groups] == [0.0, 0.2, 0.0]
-    assert [group['scale'] for group in crop.groups] == [(0.25, 1.0), (0.25, 1.0), (0.05, 0.25)]
+    assert [group.blur for group in crop.groups] == [1.0, 0.1, 0.5]
+    assert [group.solarize for group in crop.groups] == [0.0, 0.2, 0.0]
+    assert [group.scale for group in crop.groups] == [(0.25, 1.0), (0.25, 1.0), (0.05, 0.25)]
     for group in crop.groups:
-        assert group['color_jitter'] == (0.4, 0.4, 0.2, 0.1)
-        assert (group['flip'], group['color_jitter_prob'], group['grayscale']) == (0.5, 0.8, 0.2)
-        assert (group['blur_radius'], group['interpolation']) == ((0.1, 2.0), 'bicubic')
+        assert group.color_jitter == (0.4, 0.4, 0.2, 0.1)
+        assert (group.flip, group.color_jitter_prob, group.grayscale) == (0.5, 0.8, 0.2)
+        assert (group.blur_radius, group.interpolation) == ((0.1, 2.0), 'bicubic')
 
 
 def test_builds_from_a_config_and_packs():
@@ -74,7 +74,8 @@ def test_builds_from_a_config_and_packs():
         ([dict(SMALL, num=1.5)], 'num'),
         ([dict(SMALL, num=True)], 'num'),
         ([dict(SMALL, size=0)], 'size'),
-        ([dict(SMALL, size=(4, 4))], 'size'),
+        ([dict(SMALL, size=(4, 0))], 'size'),
+        ([dict(SMALL, size=(4, 4, 4))], 'size'),
         ([dict(scale=(0.1, 1.0))], 'size'),
         ([dict(size=4)], 'scale'),
         ([dict(size=4, scale=(0.0, 1.0))], 'scale'),
@@ -148,6 +149,18 @@ def test_color_order_is_kept():
     blue[..., 0] = 200
     (view,) = views_of(MultiCrop([dict(PLAIN, grayscale=1.0, **SMALL)]), blue)
     assert (view == round(200 * 0.114)).all()
+
+
+def test_views_of_height_and_width():
+    """A pair is (height, width), as the views of it are; the crops are of any shape all the same."""
+    group = dict(PLAIN, size=[6, 10], scale=(1, 1), ratio=(5 / 3, 5 / 3))
+    crop = MultiCrop([group])
+    assert crop.groups[0].size == (6, 10)
+    img = noise(30, 50)
+    rgb = Image.fromarray(np.ascontiguousarray(img[..., ::-1]))
+    expected = np.asarray(rgb.resize((10, 6), Image.Resampling.BICUBIC))[..., ::-1]
+    (view,) = views_of(crop, img)
+    np.testing.assert_array_equal(view, expected)
 
 
 def test_crops_are_uniform_in_area_and_flips_in_share():

@@ -16,23 +16,36 @@ from mmmokd.analysis import effective_rank, feature_std, mutual_information, pro
 from mmmokd.engine.hooks.collapse_monitor_hook import CollapseMonitorHook
 from mmmokd.models.heads import DistillationHead
 from mmmokd.models.necks import DINOProjector
+from mmmokd.structures import BackboneFeatures, NetworkOutput
 
 PROTOTYPES, CHANNELS = 32, 16
 
 
-class Branch(nn.Module):
-    """A branch reduced to what the monitor touches: the teacher's projector and the head."""
+class Network(nn.Module):
+    """A projector on features that are given."""
 
-    def __init__(self, temperature=0.04):
+    def __init__(self):
         super().__init__()
-        projector = DINOProjector(CHANNELS, PROTOTYPES, hid_channels=24, bottleneck_channels=8)
-        projector.init_weights()
-        self.teacher = nn.ModuleDict(dict(projector=projector))
-        self.teacher.projector = self.teacher['projector']
-        self.heads = nn.ModuleDict(
-            dict(sm=DistillationHead(PROTOTYPES, 0.9, teacher_temp=temperature,
-                                     warmup_teacher_temp_epochs=0))
-        )  # fmt: skip
+        self.projector = DINOProjector(CHANNELS, PROTOTYPES, hid_channels=24, bottleneck_channels=8)
+        self.projector.init_weights()
+
+    def forward(self, features):
+        tokens = features[:, None]
+        return NetworkOutput(self, [BackboneFeatures(features, tokens, (1, 1))], len(features))
+
+
+class Branch(nn.Module):
+    """A branch reduced to what the monitor touches: its networks and its heads."""
+
+    def __init__(self, temperature=0.04, **heads):
+        super().__init__()
+        self.student = nn.Identity()
+        self.teacher = Network()
+        head = DistillationHead(PROTOTYPES, teacher_temp=temperature, warmup_teacher_temp_epochs=0)
+        self.heads = nn.ModuleDict(dict(heads, self=head))
+
+    def terms(self):
+        return [(term, None, head) for term, head in self.heads.items()]
 
 
 class Logger:
@@ -69,9 +82,10 @@ class Drive:
         seen = {}
         for name, branch in self.model.branches.items():
             with torch.no_grad():
-                logits = branch.teacher.projector(features)
-                seen[name] = logits, branch.heads['sm'].targets(logits)
-                branch.heads['sm'].update_center(logits[None])
+                head = branch.heads['self']
+                logits = branch.teacher(features)[head.reads]  # (1, B, K)
+                seen[name] = logits[0], head.targets(logits[0])
+                head.update_center(logits)
         self.hook.after_train_iter(self.runner, self.runner.iter, outputs={})
         self.runner.iter += 1
         return seen
@@ -116,11 +130,11 @@ def test_signals_are_those_of_the_step_with_the_center_before_its_update():
 
 def test_listens_only_in_its_turn():
     drive = Drive(dict(cnn=Branch()), interval=10)
-    hooks = drive.model.branches['cnn'].teacher.projector._forward_hooks
+    hooks = drive.model.branches['cnn'].teacher._forward_hooks
     for i in range(20):
         drive.hook.before_train_iter(drive.runner, i)
         assert len(hooks) == (1 if i in (9, 19) else 0)
-        drive.model.branches['cnn'].teacher.projector(torch.randn(4, CHANNELS))
+        drive.model.branches['cnn'].teacher(torch.randn(4, CHANNELS))
         drive.hook.after_train_iter(drive.runner, i)
         assert len(hooks) == 0
         drive.runner.iter += 1
@@ -150,7 +164,7 @@ def test_constant_targets():
     branch = Branch()
     branch.teacher.projector.mlp[-1].weight.data.zero_()
     branch.teacher.projector.mlp[-1].bias.data.normal_()
-    branch.heads['sm'].center_momentum = 1.0
+    branch.heads['self'].center_momentum = 1.0
     (text,) = Drive(dict(cnn=branch)).run(healthy(), 300)
     assert 'gave all 32 views of the batch the same target, and not a uniform one' in text
     assert 'let the center follow faster' in text and 'at most 3.47' in text
@@ -159,7 +173,7 @@ def test_constant_targets():
 def test_constant_features():
     torch.manual_seed(0)
     branch = Branch()
-    branch.heads['sm'].center_momentum = 1.0
+    branch.heads['self'].center_momentum = 1.0
     (text,) = Drive(dict(cnn=branch)).run(constant(), 300)
     assert 'the same feature: feature std 0.00000, expected above 0.01' in text
     assert 'normalization' in text
@@ -229,14 +243,45 @@ def test_broken_numbers_are_left_to_the_loss_hook():
 
 def test_errors():
     runner = SimpleNamespace(model=nn.Linear(2, 2), max_iters=10)
-    with pytest.raises(TypeError, match='branches of MOKD, but Linear has none'):
+    with pytest.raises(TypeError, match='for models with branches, as MOKD, but Linear has none'):
         CollapseMonitorHook().before_train(runner)
     with pytest.raises(ValueError, match='at least 1, but got 0 and 5'):
         CollapseMonitorHook(interval=0)
     drive = Drive(dict(cnn=Branch()), interval=1)
     drive.hook.before_train_iter(drive.runner, 0)
-    with pytest.raises(RuntimeError, match="projector of branch 'cnn' did not run"):
+    with pytest.raises(RuntimeError, match="teacher of branch 'cnn' did not run"):
         drive.hook.after_train_iter(drive.runner, 0)
+
+
+class Uncentered(nn.Module):
+    """A head without targets, as those that compare pairs of views."""
+
+    reads, teacher = 'pooled', 'own'
+
+
+def test_watches_the_heads_that_can_be_asked():
+    """The first of a branch with targets of its own teacher; another one by its name."""
+    plain, frozen, alone = Branch(), Branch(), Branch()
+    del plain.heads['self']
+    plain.heads['koleo'] = Uncentered()
+    frozen.student, alone.teacher = None, None
+    drive = Drive(dict(cnn=Branch(koleo=Uncentered()), plain=plain, frozen=frozen, alone=alone))
+    assert {name: head for name, (_, head) in drive.hook._watched.items()} == {
+        'cnn': drive.model.branches['cnn'].heads['self']
+    }
+    (text,) = drive.runner.logger.infos
+    assert text.startswith('CollapseMonitorHook does not watch') and 'plain, frozen, alone' in text
+
+    other = DistillationHead(PROTOTYPES, student_temp=0.2)
+    peers = DistillationHead(PROTOTYPES, teacher='peers')
+    branches = dict(cnn=Branch(other=other, cross=peers))
+    assert Drive(branches, head='other').hook._watched['cnn'][1] is other
+    with pytest.raises(ValueError, match='no branch has a loss head .none.'):
+        Drive(branches, head='none')
+    with pytest.raises(
+        ValueError, match="'cross' of branch cnn gives no targets of the branch's own"
+    ):
+        Drive(branches, head='cross')
 
 
 class Noise(Dataset):
@@ -256,7 +301,7 @@ class OneBranchModel(BaseModel):
         self.weight = nn.Parameter(torch.ones(()))
 
     def forward(self, inputs, data_samples=None, mode='loss'):
-        self.branches['cnn'].teacher.projector(torch.stack(inputs))
+        self.branches['cnn'].teacher(torch.stack(inputs))['projector']
         return dict(loss=self.weight.square())
 
 

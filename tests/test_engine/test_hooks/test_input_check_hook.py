@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from mmmokd.datasets import MultiCrop
 from mmmokd.engine.hooks import InputCheckHook, input_check_hook
-from mmmokd.engine.hooks.input_check_hook import crop_sizes, one_image_batches, view_groups
+from mmmokd.engine.hooks.input_check_hook import crop_sizes, one_image_batches, view_passes
 
 
 class Images(Dataset):
@@ -52,15 +52,15 @@ def check(model, train, val=None):
 
 def test_views_of_a_training_set():
     dataset = Images(3, crop((32, 1), (32, 1), (24, 2), (16, 1), (24, 1)))
-    assert view_groups(ConcatDataset([dataset, dataset]), 2) == [
+    assert view_passes(ConcatDataset([dataset, dataset]), 2) == [
         ((32, 32), 2),
         ((24, 24), 2),
         ((16, 16), 1),
         ((24, 24), 1),
     ]
-    assert view_groups(dataset, 1)[:2] == [((32, 32), 1), ((32, 32), 1)]
-    assert view_groups(Images(3), 2) == []
-    assert view_groups(ConcatDataset([dataset, Images(1, crop((8, 2)))]), 2) == []
+    assert view_passes(dataset, 1)[:2] == [((32, 32), 1), ((32, 32), 1)]
+    assert view_passes(Images(3), 2) == []
+    assert view_passes(ConcatDataset([dataset, Images(1, crop((8, 2)))]), 2) == []
     assert crop_sizes(Images(1, CenterCrop())) == [(40, 48)]
 
 

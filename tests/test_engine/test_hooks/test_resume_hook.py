@@ -66,7 +66,7 @@ class Seen(Hook):
                 teacher_moved=not torch.equal(self.before[0], teacher),
                 prototypes_moved=not torch.equal(self.before[1], next(prototypes.parameters())),
                 momentum=scalars['train/ema_momentum'].current(),
-                temperature=scalars['train/vit.teacher_temp'].current(),
+                temperature=scalars['train/vit.sm.teacher_temp'].current(),
             )
         )
 

@@ -165,7 +165,11 @@ SGD = dict(type='SGD', lr=0.1)
 @pytest.mark.parametrize(
     ('branches', 'message'),
     [
-        (dict(vit=dict(optimizer=SGD)), r"has the branches \['cnn', 'vit'\], .* has \['vit'\]"),
+        (dict(vit=dict(optimizer=SGD)), r"has only \['vit'\]: cnn would have no optimizer"),
+        (
+            dict(cnn=dict(optimizer=SGD), vit=dict(optimizer=SGD), vti=dict(optimizer=SGD)),
+            r"optim_wrapper.branches has vti, but the model has the branches \['cnn', 'vit'\]",
+        ),
         (
             dict(cnn=dict(optimizer=SGD, clip_grad=dict(max_norm=1)), vit=dict(optimizer=SGD)),
             r'branches.cnn needs `optimizer` and may have `parts`, .*clip_grad',

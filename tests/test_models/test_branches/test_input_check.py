@@ -7,7 +7,7 @@ from mokd_testing import branch_cfg, copy_of, random_views, with_batch_norm
 from mmmokd.models.branches import (
     Branch,
     PyramidAdapter,
-    ViewGroup,
+    ViewPass,
     check_gradients,
     check_views,
     find_lonely_norms,
@@ -58,7 +58,7 @@ def test_grids_and_nothing_else():
         (32, 32): (8, 8),
         (24, 16): (6, 4),
     }
-    assert find_lonely_norms(branch.student, [ViewGroup((4, 4), 1)], 1)
+    assert find_lonely_norms(branch.student, [ViewPass((4, 4), 1)], 1)
     assert torch.equal(state, torch.get_rng_state())
     assert modes == [module.training for module in branch.modules()] and not frozen.training
     assert all(torch.equal(value, before[key]) for key, value in branch.state_dict().items())
@@ -82,9 +82,9 @@ def test_grids_and_nothing_else():
         ),
         (
             BEIT, 24, (64, 96),
-            'BEiTViT cannot take images of 96x96: .* Of the sizes tried, it takes 64x64. Give views',
+            'BEiTViT cannot take images of 96x96: .* Of the sizes tested, it takes 64x64. Give views',
         ),
-        (dict(type='LeViT', arch='128s', img_size=128), 384, (64,), 'tried, it takes 128x128. Give'),
+        (dict(type='LeViT', arch='128s', img_size=128), 384, (64,), 'tested, it takes 128x128. Give'),
         (
             dict(type='MlpMixer', arch='s', img_size=64), 512, (64,),
             'branch vit: the backbone MlpMixer gave .* form no grid',
@@ -117,18 +117,18 @@ def test_memory_that_runs_out_is_no_matter_of_sizes(monkeypatch):
         check_views('cnn', branch.student, [(32, 32)])
 
 
-G, L = ViewGroup((32, 32), 2), ViewGroup((4, 4), 1)
+G, L = ViewPass((32, 32), 2), ViewPass((4, 4), 1)
 
 
 @pytest.mark.parametrize(
     ('groups', 'num_global_views', 'found'),
     [
         ([G, L], 2, True),  # a map of one place, one view of one image
-        ([G, ViewGroup((4, 4), 2)], 2, False),
-        ([G, ViewGroup((8, 8), 1)], 2, False),
+        ([G, ViewPass((4, 4), 2)], 2, False),
+        ([G, ViewPass((8, 8), 1)], 2, False),
         ([G], 2, False),
-        ([ViewGroup((4, 4), 2)], 2, False),
-        ([ViewGroup((4, 4), 2)], 1, True),  # the teacher sees one view
+        ([ViewPass((4, 4), 2)], 2, False),
+        ([ViewPass((4, 4), 2)], 1, True),  # the teacher sees one view
     ],
 )
 def test_lonely_norms_are_those_that_pytorch_refuses(groups, num_global_views, found):

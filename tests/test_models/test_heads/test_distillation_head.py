@@ -4,7 +4,8 @@ import pytest
 import torch
 from mokd_testing import slow_center, slow_search_loss, slow_view_loss
 
-from mmmokd.models.heads import DistillationHead, SearchDistillationHead, teacher_temp_at
+from mmmokd.models.heads import DistillationHead, SearchDistillationHead
+from mmmokd.utils.schedules import teacher_temp_at
 
 CASES = [
     dict(views=2, globals_=2, prototypes=3),

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from mmmokd.engine.schedulers import cosine_schedule, warmup_cosine_schedule
+from mmmokd.utils.schedules import cosine_schedule, warmup_cosine_schedule
 
 
 def schedule_of_dino(base, final, total, warmup):

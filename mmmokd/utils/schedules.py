@@ -40,3 +40,22 @@ def warmup_cosine_schedule(
     if step < warmup_steps:
         return start * step / (warmup_steps - 1) if warmup_steps > 1 else 0.0
     return cosine_schedule(step - warmup_steps, max_steps - warmup_steps, start, end)
+
+
+def teacher_temp_at(epoch: float, start: float, end: float, warmup_epochs: int) -> float:
+    """Teacher temperature: ``linspace(start, end, warmup_epochs)[epoch]``, then ``end``.
+
+    Args:
+        epoch (float): Counted from 0; between two epochs the temperature is between theirs.
+        start (float): Temperature of epoch 0.
+        end (float): Temperature of epoch ``warmup_epochs - 1`` and later.
+        warmup_epochs (int): Length of the warm-up; 0 for none.
+
+    Returns:
+        float: The temperature.
+    """
+    if epoch >= warmup_epochs:
+        return end
+    if warmup_epochs == 1:
+        return start
+    return start + (end - start) * min(epoch, warmup_epochs - 1) / (warmup_epochs - 1)
