@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a branch's backbone is: told by its config or, of a standard model, by its weights."""
+"""Description of a branch's backbone, from its config or, of a standard model, by its weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -98,7 +98,7 @@ def backbone_config(
 
 
 def read_pixels(file: WeightFile) -> Pixels | None:
-    """How the images were normalized that the weights were trained on.
+    """Read how the images were normalized that the weights were trained on.
 
     Args:
         file (WeightFile): A MOKD checkpoint.
