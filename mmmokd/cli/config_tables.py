@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What mmengine reads in a config besides the arguments of registered classes, as data."""
+"""Tables of the sections of a config that mmengine reads itself, and of values."""
 
 import math
 from collections.abc import Callable, Collection
@@ -113,7 +113,7 @@ HINTS = {
 
 
 class Rule(NamedTuple):
-    """What a number must be.
+    """A condition on a number.
 
     Attributes:
         low (float): The least value.
@@ -133,13 +133,13 @@ class Rule(NamedTuple):
     above: bool = False
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is right.
+        """Check a value.
 
         Args:
             value (Any): The value.
 
         Returns:
-            bool: True if it is.
+            bool: True if it is right.
         """
         if any(
             value is each or (type(value) is type(each) and value == each) for each in self.also
@@ -163,14 +163,14 @@ class Rule(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a value must be, in words: of a type, or one of some values."""
+    """A condition on a value: its type, or a list of values."""
 
     text: str
     types: tuple[type, ...] = ()
     values: tuple = ()
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is right."""
+        """Check a value."""
         return isinstance(value, self.types) or any(value == each for each in self.values)
 
     def __str__(self) -> str:

@@ -91,7 +91,7 @@ def load(folder, text, base=BASE, name='mine.py'):
         ),
         (
             'model = dict(branches=dict(cnn=dict(projector=dict(train_gian=True))))',
-            'projector (DINOProjector) takes no train_gian. Did you mean train_gain?',
+            ' takes no train_gian. Did you mean train_gain?',
         ),
         (
             'model = dict(branches=dict(cnn=dict(heads=dict(smm=dict(loss_weight=2)))))',

@@ -19,3 +19,5 @@ model = dict(
         vit=dict(frozen=True, init_cfg=partner, cross_weight=None),
     )
 )
+optim_wrapper = dict(branches=dict(_delete_=True, cnn=_base_.optim_wrapper.branches.cnn))
+param_scheduler = dict(_delete_=True, cnn=_base_.param_scheduler.cnn)

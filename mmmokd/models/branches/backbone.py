@@ -28,7 +28,7 @@ UNEXPECTED = 'unexpected keyword argument'
 def build_backbone(cfg: dict) -> nn.Module:
     """Build a branch's backbone so that it gives maps, of images of several sizes.
 
-    What a branch needs and the config leaves open is set, and said in the log:
+    What a branch needs and the config leaves open is set and logged:
 
     - ``gap_before_final_norm=False``, ``out_type='raw'`` and ``reshape_last_feat=True`` of
       mmpretrain's backbones, whose defaults give pooled features only, or tokens out of their grid.
@@ -106,7 +106,7 @@ def class_of(cfg: dict) -> Any:
 
 
 def has_argument(cls: Any, key: str) -> bool:
-    """Whether a class takes an argument, itself or by ``**kwargs`` of a class below it.
+    """Check if a class takes an argument, itself or by ``**kwargs`` of a class below it.
 
     Args:
         cls (type): A class.
@@ -138,7 +138,7 @@ def _default(cls: Any, key: str) -> Any:
 
 def _build_timm(cfg: dict) -> tuple[nn.Module, dict]:
     """Build a model of timm that gives a map, with those of ``FOR_SIZES`` that it takes."""
-    may_change = not cfg.get('features_only')
+    may_change = 'features_only' not in cfg
     state = torch.get_rng_state()
     try:
         backbone, chosen = _build_timm_for_sizes(cfg)
@@ -153,7 +153,7 @@ def _build_timm(cfg: dict) -> tuple[nn.Module, dict]:
 
 
 def _gives_map(backbone: nn.Module) -> bool:
-    """Whether a model of timm gives a map; those with a head for distillation may pool theirs."""
+    """Check if a model of timm gives a map; those with a head for distillation may pool theirs."""
     if not hasattr(backbone.timm_model, 'head_dist'):
         return True
     try:

@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 from mmmokd.structures.network_output import FEATURES
+from mmmokd.utils.errors import ConfigError
 
 from ..utils import check_number
 from .backbone import class_of, has_argument
@@ -28,17 +29,17 @@ def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool)
         dict[str, dict]: Full configs, the table's terms first.
 
     Raises:
-        ValueError: If a config is not a dict, a term is unknown, or a further term learns from peers
+        ConfigError: If a config is not a dict, a term is unknown, or a further term learns from peers
             and there are none.
     """
     heads = dict(heads or {})
     for term, cfg in heads.items():
         if cfg is not None and not isinstance(cfg, dict):
-            raise ValueError(f'heads.{term} must be a dict of settings or None, but got {cfg!r}')
+            raise ConfigError(f'heads.{term} must be a dict of settings or None, but got {cfg!r}')
     further = {t: cfg for t, cfg in heads.items() if t not in table and cfg is not None}
     unknown = sorted(t for t, cfg in further.items() if 'type' not in cfg)
     if unknown:
-        raise ValueError(
+        raise ConfigError(
             f'unknown loss heads {unknown}; a branch has {", ".join(table) or "none"} by default, '
             'and a further one needs a type'
         )
@@ -50,7 +51,7 @@ def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool)
         cfg = _update(cfg, own)
         if head_argument(cfg, 'teacher') == 'peers' and not peers:
             if term in further:
-                raise ValueError(
+                raise ConfigError(
                     f"heads.{term} learns from peers (teacher='peers'), but the branch has none: "
                     f'give it one in cross_weight, or leave the head out (heads.{term}=None)'
                 )
@@ -110,25 +111,25 @@ def resolve_peers(name: str, weight: Any, branches: Mapping[str, Any]) -> dict[s
         dict[str, float]: Weights by peer, in the order of the branches.
 
     Raises:
-        ValueError: If a peer is unknown or the branch itself, or a weight is not a number >= 0.
+        ConfigError: If a peer is unknown or the branch itself, or a weight is not a number >= 0.
     """
     others = [other for other, cfg in branches.items() if other != name and cfg is not None]
     if not isinstance(weight, Mapping):
         if not isinstance(weight, Real):
-            raise ValueError(
+            raise ConfigError(
                 'cross_weight of a branch must be a number >= 0 or a dict of numbers by peer, but '
                 f'got {weight!r}'
             )
         check_number('a branch', 'cross_weight', weight, zero=True)
         return dict.fromkeys(others, weight)
     if name in weight:
-        raise ValueError(
+        raise ConfigError(
             f'cross_weight names the branch {name} itself: from its own teacher it learns by the '
             "heads with teacher='own', whose weight is their loss_weight"
         )
     for peer, value in weight.items():
         if peer not in branches:
-            raise ValueError(
+            raise ConfigError(
                 f'cross_weight names {peer!r}, but the other branches are '
                 f'{", ".join(others) or "none"}'
             )
@@ -153,7 +154,7 @@ def resolve_necks(
         dict[str, dict]: Full configs, the table's necks first.
 
     Raises:
-        ValueError: If a config is not a dict with a type, or no head reads a neck that is given.
+        ConfigError: If a config is not a dict with a type, or no head reads a neck that is given.
     """
     read = set(read)
     necks = {}
@@ -162,7 +163,7 @@ def resolve_necks(
         if own is None:
             continue
         if not isinstance(own, dict):
-            raise ValueError(f'{name} must be a dict with a type, got {own!r}')
+            raise ConfigError(f'{name} must be a dict with a type, got {own!r}')
         cfg = {**default, **own}
         cls = class_of(cfg)
         extra = {k: v for k, v in defaults.items() if k not in cfg and has_argument(cls, k)}
@@ -171,17 +172,17 @@ def resolve_necks(
         if name in table or own is None:
             continue
         if not isinstance(own, dict) or 'type' not in own:
-            raise ValueError(f'{name} must be a dict with a type, got {own!r}')
+            raise ConfigError(f'{name} must be a dict with a type, got {own!r}')
         necks[name] = dict(own)
     unread = [name for name in necks if name not in read]
     if unread:
-        raise ValueError(
+        raise ConfigError(
             f'no head reads {", ".join(unread)}: leave the neck out ({unread[0]}=None), or add a '
             f'head with reads={unread[0]!r}'
         )
     missing = sorted(name for name in read if name not in necks and name not in FEATURES)
     if missing:
-        raise ValueError(
+        raise ConfigError(
             f'a head reads {missing[0]!r}, but the branch has no neck of that name: there are '
             f'{", ".join((*necks, *FEATURES))}'
         )
