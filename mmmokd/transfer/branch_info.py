@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmmokd.models.branches import complete_backbone
 from mmmokd.registry import MODELS
-from mmmokd.utils.config_tree import type_name
+from mmmokd.utils.config_tree import iter_dicts, type_name
 from mmmokd.utils.errors import CheckpointError
 from mmmokd.weights import BackboneInfo, WeightFile, describe_weights, inspect_weights
 from mmmokd.weights.backbone_info import Pixels
@@ -112,7 +112,13 @@ def read_pixels(file: WeightFile) -> Pixels | None:
     preprocessor = cfg.get('data_preprocessor') or cfg['model'].get('data_preprocessor') or {}
     if 'mean' not in preprocessor:
         return None
-    rgb = bool(preprocessor.get('to_rgb'))
+    loads = [
+        node
+        for _, node in iter_dicts(cfg.get('train_dataloader') or {})
+        if type_name(node.get('type')) == 'LoadImage'
+    ]
+    # Either the pipeline gives RGB, or the preprocessor turns BGR round.
+    rgb = bool(preprocessor.get('to_rgb')) != any(node.get('to_rgb') for node in loads)
     return Pixels(list(preprocessor['mean']), list(preprocessor['std']), rgb)
 
 
