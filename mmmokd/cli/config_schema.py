@@ -2,6 +2,7 @@
 """Check a config at load time: unknown names, types and keys, missing arguments, wrong values."""
 
 import ast
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -38,9 +39,9 @@ LIBRARY = '.mim'  # the folder of a library's configs
 BASE_VARIABLE = re.compile(r'\{\{\s*([\w.:]+)\s*\}\}')
 KINDS = {bool: 'True or False', int: 'an integer', float: 'a number', type(None): 'None'}
 
-Path_ = tuple[str, ...]
+Place = tuple[str, ...]
 # Its place in the config, what stands there, and what is wrong with it.
-Fault = tuple[Path_, str, str]
+Fault = tuple[Place, str, str]
 
 
 class Arguments(NamedTuple):
@@ -87,7 +88,7 @@ def check_config(cfg: Config, options: Mapping[str, str] | None = None) -> None:
         raise ConfigError(f'{origin}: {place}{fault}{hint}')
 
 
-def _origin(cfg: Config, path: Path_, options: Mapping[str, str]) -> tuple[str, str]:
+def _origin(cfg: Config, path: Place, options: Mapping[str, str]) -> tuple[str, str]:
     """The option that a fault comes from, else the file; what to do about it."""
     by_place = {tuple(place.split('.')): option for place, option in options.items()}
     for key, option in by_place.items():
@@ -125,7 +126,7 @@ def _faults(cfg: Config) -> Iterator[Fault]:
             yield from _faults_at(cfg, path, node)
 
 
-def _faults_at(cfg: Config, path: Path_, node: dict) -> Iterator[Fault]:
+def _faults_at(cfg: Config, path: Place, node: dict) -> Iterator[Fault]:
     dotted, kind = '.'.join(path), type_name(node.get('type'))
     place = dotted + (f' ({kind})' if kind else '')
     if dotted in tables.BY_NAME and (path[0] != 'model' or _model_with_branches(cfg)):
@@ -137,7 +138,13 @@ def _faults_at(cfg: Config, path: Path_, node: dict) -> Iterator[Fault]:
         if not targets and sure and (unknown := _unknown_type(cfg, path, node)):
             yield (*path, 'type'), place, f': {unknown}'
             return
-    elif node and role_of(path) in tables.TYPED and _registries_of(path):
+    # The dataset of a bank may leave its type to that of the queries.
+    elif (
+        node
+        and role_of(path) in tables.TYPED
+        and _registries_of(path)
+        and (path[-2:] != ('bank_dataloader', 'dataset'))
+    ):
         yield path, place, " lacks what it needs: 'type'."
     found = _arguments_at(cfg, path, node, targets)
     sure = 'type' not in node or bool(_registries_of(path))
@@ -166,32 +173,28 @@ def _is_wrong_other(found: Arguments, value: Any) -> bool:
 def _faults_of_entries(place: str, node: dict) -> Iterator[Fault]:
     needed, path = tables.BY_NAME[place], tuple(place.split('.'))
     good = {name for name, entry in node.items() if isinstance(entry, dict) and needed in entry}
-    right = good | {*(MMENGINE_HOOKS if place == 'default_hooks' else ())}
-    for name, entry in node.items():
-        if entry is None or name in good:
-            continue
-        if name in right or not (hint := nearest(name, right)):
-            yield (*path, name), f'{place}.{name}', f' lacks what it needs: {needed!r}.'
-        else:
-            yield (*path, name), place, f' takes no {name}.{hint}'
+    right = good.union(MMENGINE_HOOKS if place == 'default_hooks' else ())
+    for name in (name for name, entry in node.items() if entry is not None and name not in good):
+        hint = '' if name in right else nearest(name, right)
+        lacks = (f'{place}.{name}', f' lacks what it needs: {needed!r}.')
+        yield (*path, name), *((place, f' takes no {name}.{hint}') if hint else lacks)
 
 
-def _unknown_type(cfg: Config, path: Path_, node: dict) -> str | None:
+def _unknown_type(cfg: Config, path: Place, node: dict) -> str | None:
     if not _is_built_as_it_is(path):
         return None
     roots = _registries_of(path)
     prefix, _, name = str(node['type']).rpartition('.')
-    own = _registered(OWN_SCOPE, roots) - _registered('mmengine', roots)
-    # This package's own, of which the scope was left out.
-    hint = nearest(name, own, 1.0).replace('mean ', f'mean {OWN_SCOPE}.') or nearest(
-        name, _registered(prefix or _scope_at(cfg, path), roots), 0.6 if roots else NEAR
-    )
-    if not roots and not hint:
+    # Also this package's own, of which the scope was left out.
+    known = {each: f'{OWN_SCOPE}.{each}' for each in _registered(OWN_SCOPE, roots)}
+    known |= {each: each for each in _registered(prefix or _scope_at(cfg, path), roots)}
+    near = difflib.get_close_matches(name, known, 1, 0.6 if roots else NEAR)
+    if not roots and not near:
         return None
-    hint = hint or nearest(f'{OWN_SCOPE}.{name}', (f'{OWN_SCOPE}.{each}' for each in own), NEAR)
-    hint = hint or ' Is its module in custom_imports, and is what it needs installed?'
-    kind = roots[0].name if roots else 'class'
-    return f'no {kind} is registered as {node["type"]!r}.{hint}'
+    hint = ' Is its module in custom_imports, and is what it needs installed?'
+    if near:
+        hint = f' Did you mean {known[near[0]]}?'
+    return f'no {roots[0].name if roots else "class"} is registered as {node["type"]!r}.{hint}'
 
 
 # Places in a config.
@@ -215,7 +218,7 @@ def role_of(path: Sequence[str]) -> str:
     return 'dataloader' if names[-1] in tables.LOADERS else names[-1]
 
 
-def _registries_of(path: Path_) -> tuple[Registry, ...]:
+def _registries_of(path: Place) -> tuple[Registry, ...]:
     """Registries of the type of a dict; () if the class around the dict decides."""
     if path[0] != 'model':
         return tables.REGISTRIES.get(role_of(path), ())
@@ -224,7 +227,7 @@ def _registries_of(path: Path_) -> tuple[Registry, ...]:
     return (MODELS,) if of_branch or role_of(path) in tables.MODEL_PARTS else ()
 
 
-def _is_built_as_it_is(path: Path_) -> bool:
+def _is_built_as_it_is(path: Place) -> bool:
     """Tell whether a dict with a type is passed to its class unchanged, and is not a variable."""
     if path == ('optim_wrapper',) or path[0] not in inspect.signature(Runner.__init__).parameters:
         return False
@@ -232,7 +235,7 @@ def _is_built_as_it_is(path: Path_) -> bool:
     return 'policies' not in path and not (len(path) > 1 and path[-1].endswith('_cfg'))
 
 
-def _scope_at(cfg: Config, path: Path_) -> str:
+def _scope_at(cfg: Config, path: Place) -> str:
     """``_scope_`` of a dict or of one around it, else the default."""
     scope, node = cfg.get('default_scope') or 'mmpretrain', cfg._cfg_dict
     for part in path:
@@ -242,7 +245,7 @@ def _scope_at(cfg: Config, path: Path_) -> str:
     return scope
 
 
-def _arguments_at(cfg: Config, path: Path_, node: dict, targets: Sequence[Callable]) -> Arguments:
+def _arguments_at(cfg: Config, path: Place, node: dict, targets: Sequence[Callable]) -> Arguments:
     """Keys that a dict may have, given what reads it or is built from it."""
     role = role_of(path)
     if path[-1] in tables.LOADERS:
@@ -267,7 +270,7 @@ def _arguments_at(cfg: Config, path: Path_, node: dict, targets: Sequence[Callab
     return found._replace(required=found.required - {*given})
 
 
-def _section_at(cfg: Config, path: Path_, node: dict) -> Arguments | None:
+def _section_at(cfg: Config, path: Place, node: dict) -> Arguments | None:
     """A dict that a Runner, or an optimizer's constructor, reads itself."""
     by_name = ('branches', 'parts')
     names = (
@@ -314,7 +317,7 @@ def _model_with_branches(cfg: Config) -> type | None:
     return targets[0] if targets and 'branches' in arguments_of(targets[0]).names else None
 
 
-def _arguments_of_branch(cfg: Config, path: Path_, node: dict, model: type) -> Arguments | None:
+def _arguments_of_branch(cfg: Config, path: Place, node: dict, model: type) -> Arguments | None:
     """A branch, its heads, or a head or neck, which updates that of the model's table."""
     terms, necks = getattr(model, 'terms', {}), getattr(model, 'necks', {})
     within = path[3:]
@@ -442,7 +445,7 @@ def _find(kind: Any, scope: str, roots: Sequence[Registry]) -> tuple[list[Callab
 
 
 def _wrong_value(
-    path: Path_, node: Mapping, key: str, annotation: Any, targets: Sequence[Callable]
+    path: Place, node: Mapping, key: str, annotation: Any, targets: Sequence[Callable]
 ) -> str | None:
     """Say what is wrong with a value; None if nothing is known to be."""
     value, names = node[key], [type_name(node.get('type')), role_of(path) if path else '', '*']
@@ -459,7 +462,7 @@ def _wrong_value(
     return f'should be {allowed}, not {value!r}{hint}'
 
 
-def _by_annotation(path: Path_, annotation: Any, value: Any) -> str | None:
+def _by_annotation(path: Place, annotation: Any, value: Any) -> str | None:
     """Compare a value with its annotation: a text for a number, or a list for a text."""
     if path[:1] == ('model',) and annotation is bool:  # often with a text besides, in libraries
         return None

@@ -20,7 +20,8 @@ CONFIGS = ROOT / 'configs' / 'mokd' / 'quickstart'
 OUT = ROOT / 'work_dirs' / 'quickstart'
 RECORD = 'quickstart.json'  # what was asked for
 REPORT = ('results.md', 'results.json', 'quickstart.png')
-RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': 'cnn-vit'}
+PAIR = 'cnn-vit'
+RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': PAIR}
 # Of mmengine's log: how far it is, and warnings of images and of collapsed branches.
 PROGRESS = re.compile(r'- (INFO - (?:Epoch|resum).*|WARNING - (?:Branch|.*image).*)')
 
@@ -42,7 +43,9 @@ class Task(NamedTuple):
         """The config of a training, named as in ``RUNS``."""
         from mmmokd.cli.config import load_config
 
-        return load_config(CONFIGS / f'mokd_{names}_{self.kind}.py', self.options)
+        branches = PAIR.split('-')
+        alone = {f'model.branches.{b}': None for b in branches if b not in names.split('-')}
+        return load_config(CONFIGS / f'mokd_{PAIR}_{self.kind}.py', {**self.options, **alone})
 
 
 def default_out(images: Path | None, seed: int) -> Path:
