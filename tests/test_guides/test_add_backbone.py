@@ -98,8 +98,10 @@ def test_the_adapter_reads_what_a_ready_one_reads(size):
     from mmmokd.models.branches import infer_features
 
     backbone = MODELS.build(dict(type='mmmokd.ScanNet'))
-    print(infer_features(backbone, size, ScanNetAdapter()))
+    spec = infer_features(backbone, 96, ScanNetAdapter())
+    print(spec.pooled_channels, spec.token_channels, spec.grid)  # 192 192 (6, 6)
     # [end-try]
+    assert spec[:3] == (192, 192, (6, 6))
     images = torch.randn(2, 3, *size)
     found = ScanNetAdapter()(backbone(images), backbone, size)
     expected = MODELS.build(adapter)(backbone(images), backbone, size)
