@@ -284,7 +284,8 @@ def _section_at(cfg: Config, path: Place, node: dict) -> Arguments | None:
     if section is None:
         return None
     taken = {k: v for each in section.functions for k, v in arguments_of(each).names.items()}
-    found = Arguments(taken, closed=True).but(tables.NOT_IN_SECTIONS, section.keys)
+    found = Arguments(taken, section.required, closed=True)
+    found = found.but(tables.NOT_IN_SECTIONS, section.keys)
     if path != ('optim_wrapper',):
         return found
     constructor, kind = (type_name(node.get(key)) for key in ('constructor', 'type'))

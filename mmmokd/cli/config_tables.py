@@ -81,6 +81,7 @@ class Section(NamedTuple):
 
     functions: tuple[Callable, ...] = ()
     keys: Collection[str] = ()
+    required: frozenset[str] = frozenset()
 
 
 # By place; '*' is any name.
@@ -97,7 +98,7 @@ SECTIONS = {
     'optim_wrapper.clip_grad': Section(
         (clip_grad_norm_, clip_grad_value_), ('type', 'per_parameter')
     ),
-    'randomness': Section((Runner.set_randomness,)),
+    'randomness': Section((Runner.set_randomness,), required=frozenset({'seed'})),
 }
 NOT_IN_SECTIONS = {'self', 'launcher', 'distributed', 'parameters'}
 # Dicts whose entries have names of their own; what every entry has.

@@ -42,6 +42,10 @@ def load(folder, text, base=BASE, name='mine.py'):
             'nothing reads train_dataloder. Did you mean train_dataloader?',
         ),
         ('env_cfg = dict(cudnn_benchmrk=True)', 'env_cfg takes no cudnn_benchmrk. Did you mean'),
+        (
+            'randomness = dict(_delete_=True, deterministic=True)',
+            "randomness lacks what it needs: 'seed'.",
+        ),
         ('auto_scale_lr = dict(base_batchsize=64)', 'auto_scale_lr takes no base_batchsize. Did'),
         ('train_cfg = dict(max_epoch=3)', 'train_cfg takes no max_epoch. Did you mean max_epochs?'),
         (
