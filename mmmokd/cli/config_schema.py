@@ -327,8 +327,10 @@ def _arguments_of_branch(cfg: Config, path: Place, node: dict, model: type) -> A
         default = dict(type=getattr(model, 'branch_type', None))
     elif within[0] == 'heads' and len(within) == 2:
         default = terms.get(within[1], {})
-    elif len(within) == 1 and within[0] in necks:
+    elif within[0] in necks and len(within) == 1:
         default = {**getattr(model, 'neck_defaults', {}), **necks[within[0]]}
+    elif len(within) == 1 and within[0] != 'backbone' and 'type' in node:  # another neck
+        default = {}
     else:
         return None
     targets, _ = _find(node.get('type') or default.get('type'), _scope_at(cfg, path), (MODELS,))
