@@ -83,7 +83,16 @@ class NetworkOutput:
 
         Returns:
             list[Tensor]: Shape (V_p * B, N_p, D) for each pass p of V_p views.
+
+        Raises:
+            ConfigError: If the neck does not embed maps.
         """
+        neck = self.neck(name)
+        if not getattr(neck, 'embeds_maps', False):
+            raise ConfigError(
+                f'a head searches the maps of {name!r}, but {type(neck).__name__} embeds none: let '
+                'the head read a TransformerSearchHead'
+            )
         return self._keep(f'{name}.embedded', lambda: self._embed(name))
 
     def once(self, key: str, compute: Callable[[], T]) -> T:

@@ -30,7 +30,7 @@ class Task(NamedTuple):
     """What the three trainings have in common.
 
     Attributes:
-        kind (str): End of their configs' names.
+        kind (str): End of the config's name.
         labeled (bool): Whether there are classes for k-NN.
         options (dict[str, Any]): Overrides of the configs, by dotted key.
     """
@@ -40,7 +40,7 @@ class Task(NamedTuple):
     options: dict[str, Any]
 
     def load(self, names: str) -> 'Config':
-        """The config of a training, named as in ``RUNS``."""
+        """Load the config of a training, named as in ``RUNS``."""
         from mmmokd.cli.config import load_config
 
         branches = PAIR.split('-')

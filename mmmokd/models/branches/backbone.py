@@ -51,16 +51,7 @@ def build_backbone(cfg: dict) -> nn.Module:
     Returns:
         nn.Module: The backbone.
     """
-    cls = class_of(cfg)
-    if getattr(cls, '__name__', '') == 'TIMMBackbone':
-        backbone, chosen = _build_timm(cfg)
-    else:
-        chosen = {
-            key: value
-            for key, value in FOR_MAPS.items()
-            if key not in cfg and _default(cls, key) not in (None, value, *READABLE_OUT_TYPES)
-        }
-        backbone = MODELS.build(dict(cfg, **chosen))
+    backbone, chosen = _build(cfg)
     _keep_rotary_buffers(backbone)
     said = [f'{key}={value!r}' for key, value in chosen.items()]
     if PAD_SMALL_MAP not in cfg and _pad_small_maps(backbone):
@@ -73,6 +64,31 @@ def build_backbone(cfg: dict) -> nn.Module:
             level=logging.INFO,
         )
     return backbone
+
+
+def complete_backbone(cfg: dict) -> dict:
+    """A backbone's config with all that :func:`build_backbone` sets.
+
+    Args:
+        cfg (dict): Config of any backbone of mmpretrain or timm.
+
+    Returns:
+        dict: What builds the same backbone by itself, except that small maps are not padded.
+    """
+    return dict(cfg, **_build(cfg)[1])
+
+
+def _build(cfg: dict) -> tuple[nn.Module, dict]:
+    """A backbone that gives maps, and the arguments that were set for it."""
+    cls = class_of(cfg)
+    if getattr(cls, '__name__', '') == 'TIMMBackbone':
+        return _build_timm(cfg)
+    chosen = {
+        key: value
+        for key, value in FOR_MAPS.items()
+        if key not in cfg and _default(cls, key) not in (None, value, *READABLE_OUT_TYPES)
+    }
+    return MODELS.build(dict(cfg, **chosen)), chosen
 
 
 def describe_backbone(cfg: dict) -> str:

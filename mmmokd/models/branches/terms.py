@@ -49,6 +49,10 @@ def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool)
         if own is None:
             continue
         cfg = _update(cfg, own)
+        if class_of(cfg) is None:
+            raise ConfigError(
+                f'heads.{term} needs a type that is registered, but got {cfg.get("type")!r}'
+            )
         if head_argument(cfg, 'teacher') == 'peers' and not peers:
             if term in further:
                 raise ConfigError(
@@ -187,3 +191,67 @@ def resolve_necks(
             f'{", ".join((*necks, *FEATURES))}'
         )
     return necks
+
+
+def outputs_read(
+    peers: Mapping[str, Mapping], heads: Mapping[str, Mapping[str, dict]]
+) -> dict[str, set[str]]:
+    """List what is read of each branch: by its own heads, and by those that learn from it.
+
+    Args:
+        peers (Mapping[str, Mapping]): Whom each branch learns from.
+        heads (Mapping[str, Mapping[str, dict]]): Full configs of each branch's heads.
+
+    Returns:
+        dict[str, set[str]]: Names of necks, ``'pooled'`` and ``'tokens'``, by branch.
+
+    Raises:
+        ConfigError: If a head does not say what it reads.
+    """
+    read: dict[str, set[str]] = {name: set() for name in peers}
+    for name, own in heads.items():
+        for term, head in own.items():
+            reads = head_argument(head, 'reads')
+            if not isinstance(reads, str):
+                raise ConfigError(
+                    f'branch {name}: heads.{term} needs `reads`, what it reads of the networks: '
+                    f"'pooled', 'tokens' or the name of a neck"
+                )
+            read[name].add(reads)
+            if head_argument(head, 'teacher') == 'peers':
+                for peer in peers[name]:
+                    read[peer].add(reads)
+    return read
+
+
+def check_trained(heads: Mapping[str, dict], read: Iterable[str], frozen: bool) -> None:
+    """Refuse a branch that nothing trains, or of which others would read what nothing trains.
+
+    Args:
+        heads (Mapping[str, dict]): Full configs of its heads.
+        read (Iterable[str]): What heads read of it; see :func:`outputs_read`.
+        frozen (bool): Whether it is frozen.
+
+    Raises:
+        ConfigError: If no head trains it or a neck that others read, or, of a frozen branch, no
+            other branch learns from it.
+    """
+    own = {head_argument(head, 'reads') for head in heads.values()}
+    if frozen and not read:
+        raise ConfigError(
+            'it is frozen and no other branch learns from it: leave it out (set it to None), or name '
+            'it in the cross_weight of another'
+        )
+    if frozen:
+        return
+    if not own:
+        raise ConfigError(
+            'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
+        )
+    untrained = sorted(set(read) - own - set(FEATURES))
+    if untrained:
+        raise ConfigError(
+            f'another branch learns from its {untrained[0]}, which no head of its own trains: give '
+            f'it a head with reads={untrained[0]!r}, or take the heads of the others away that read '
+            'it'
+        )

@@ -49,6 +49,10 @@ class BaseDistillationHead(BranchHead):
     ) -> None:
         check_number('a distillation head', 'loss_weight', loss_weight, zero=True)
         super().__init__(reads, teacher, loss_weight, init_cfg)
+        if teacher == 'none':
+            raise ConfigError(
+                f"{type(self).__name__} learns from a teacher: set teacher to 'own' or 'peers'"
+            )
         for name, value in dict(
             student_temp=student_temp,
             teacher_temp=teacher_temp,

@@ -20,21 +20,18 @@ from mmmokd.weights.loaded import watch_plain_modules
 
 from ..branches import Branch
 from ..branches.backbone import class_of, has_argument
-from ..branches.terms import head_argument, resolve_heads, resolve_necks, resolve_peers
+from ..branches.terms import (
+    check_trained,
+    outputs_read,
+    resolve_heads,
+    resolve_necks,
+    resolve_peers,
+)
 from ..heads import BranchHead
 from ..utils import check_counts
 
-# What a branch's config may have besides necks; `cross_weight` is resolved to `peers` here.
-GIVEN = {'peers'}
-ARGUMENTS = tuple(
-    ['type', 'cross_weight']
-    + [
-        name
-        for name, parameter in inspect.signature(Branch.__init__).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-        and name not in {'self', 'global_size', *GIVEN}
-    ]
-)
+# Arguments of a branch that its config does not have: `cross_weight` is resolved to `peers`.
+RESOLVED = ('self', 'peers', 'global_size')
 LABELS = dict(out_channels='prototypes (out_channels)')
 CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
 
@@ -121,13 +118,15 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         for name, cfg in cfgs.items():
             if cfg is not None:
                 with _named(name):
-                    _check_branch(cfg, self.necks)
+                    _check_branch(
+                        cfg, self._arguments(cfg) if isinstance(cfg, dict) else [], self.necks
+                    )
                     peers[name], heads[name] = self._resolve_edges(name, cfg, cfgs)
-        read = _necks_read(peers, heads)
+        read = outputs_read(peers, heads)
         built = {}
         for name in peers:
             with _named(name):
-                self._check_taught(name, cfgs[name], heads[name], read[name])
+                check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
                 built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
         for name, branch in built.items():
             print_log(f'Branch {name}: {_describe(branch)}.', logger='current')
@@ -141,7 +140,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         if not cfg.get('frozen'):
             peers = resolve_peers(name, 1.0 if weight is None else weight, cfgs)
             return peers, resolve_heads(self.terms, cfg.get('heads'), bool(peers))
-        given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key) not in (None, {})]
+        given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key)]
         if given:
             raise ConfigError(
                 f'it is frozen and does not learn, so {" and ".join(given)} would have no effect: '
@@ -150,13 +149,23 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         return {}, {}
 
     def _build_branch(self, cfg: dict, peers: dict, heads: dict, read: set[str]) -> Branch:
-        own = {key: value for key, value in cfg.items() if key in ARGUMENTS}
+        arguments = self._arguments(cfg)
+        own = {key: value for key, value in cfg.items() if key in arguments}
         own.pop('cross_weight', None)
         own = {key: value for key, value in own.items() if value is not None}
-        given = {key: value for key, value in cfg.items() if key not in ARGUMENTS}
+        given = {key: value for key, value in cfg.items() if key not in arguments}
         necks = resolve_necks(self.necks, self.neck_defaults, given, read)
-        arguments = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
-        return MODELS.build({'type': self.branch_type, **arguments})
+        resolved = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
+        return MODELS.build({'type': self.branch_type, **resolved})
+
+    def _arguments(self, cfg: dict) -> list[str]:
+        """What a branch's config may have besides necks: its class's arguments."""
+        cls = class_of({'type': cfg.get('type') or self.branch_type}) or Branch
+        names = ['type', 'cross_weight']
+        for base in (base for base in inspect.getmro(cls) if issubclass(base, Branch)):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        return [name for name in dict.fromkeys(names) if name not in RESOLVED]
 
     def _check_neck_defaults(self, cfgs: Mapping[str, dict | None]) -> None:
         """Refuse defaults that no neck of the table takes."""
@@ -169,29 +178,6 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                 raise ConfigError(
                     f'neck_defaults: none of {", ".join(self.necks) or "no necks"} takes {key}'
                 )
-
-    @staticmethod
-    def _check_taught(name: str, cfg: dict, heads: dict, read: set[str]) -> None:
-        """Refuse a branch that nothing trains, or of which others would read what nothing trains."""
-        if cfg.get('frozen'):
-            if not read:
-                raise ConfigError(
-                    'it is frozen and no other branch learns from it: leave it out '
-                    f'(model.branches.{name}=None), or name it in the cross_weight of another'
-                )
-            return
-        own = {head_argument(head, 'reads') for head in heads.values()}
-        if not own:
-            raise ConfigError(
-                'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
-            )
-        untrained = sorted(read - own - set(FEATURES))
-        if untrained:
-            raise ConfigError(
-                f'another branch learns from its {untrained[0]}, which no head of its own trains: '
-                f'give it a head with reads={untrained[0]!r}, or take the heads of the others away '
-                'that read it'
-            )
 
     def _check_edges(self) -> None:
         """Refuse branches that differ, along an edge, in what a head compares."""
@@ -399,21 +385,21 @@ def _check_names(branches: Any) -> None:
         )
 
 
-def _check_branch(cfg: Any, necks: Mapping[str, dict]) -> None:
+def _check_branch(cfg: Any, arguments: Sequence[str], necks: Mapping[str, dict]) -> None:
     """Refuse what is not the config of a branch."""
     if not isinstance(cfg, dict):
         raise ConfigError(f'must be a dict with backbone, got {cfg!r}')
     if not cfg.get('backbone'):
         raise ConfigError(
-            f'has no backbone: it needs one, and takes {", ".join(ARGUMENTS)} and necks '
+            f'has no backbone: it needs one, and takes {", ".join(arguments)} and necks '
             f'({", ".join(necks)} or others)'
         )
     for key, value in cfg.items():
-        if key in ARGUMENTS or key in necks or value is None or isinstance(value, dict):
+        if key in arguments or key in necks or value is None or isinstance(value, dict):
             continue
-        near = difflib.get_close_matches(key, (*ARGUMENTS, *necks), n=1)
+        near = difflib.get_close_matches(key, (*arguments, *necks), n=1)
         raise ConfigError(
-            f'takes no {key}={value!r}: it takes {", ".join(ARGUMENTS)}, and necks, which are dicts '
+            f'takes no {key}={value!r}: it takes {", ".join(arguments)}, and necks, which are dicts '
             'with a type.' + (f' Did you mean {near[0]}?' if near else '')
         )
     backbone = cfg['backbone']
@@ -430,26 +416,6 @@ def _check_size(size: Any) -> None:
         raise ConfigError(
             f'global_size must be a number of pixels, (height, width) or None, but got {size!r}'
         )
-
-
-def _necks_read(
-    peers: Mapping[str, Mapping], heads: Mapping[str, Mapping[str, dict]]
-) -> dict[str, set[str]]:
-    """What is read of each branch: by its own heads, and by those of branches that learn from it."""
-    read: dict[str, set[str]] = {name: set() for name in peers}
-    for name, own in heads.items():
-        for term, head in own.items():
-            reads = head_argument(head, 'reads')
-            if not isinstance(reads, str):
-                raise ConfigError(
-                    f'branch {name}: heads.{term} needs `reads`, what it reads of the networks: '
-                    f"'pooled', 'tokens' or the name of a neck"
-                )
-            read[name].add(reads)
-            if head_argument(head, 'teacher') == 'peers':
-                for peer in peers[name]:
-                    read[peer].add(reads)
-    return read
 
 
 def _describe(branch: Branch) -> str:
