@@ -139,12 +139,7 @@ def _faults_at(cfg: Config, path: Place, node: dict) -> Iterator[Fault]:
             yield (*path, 'type'), place, f': {unknown}'
             return
     # The dataset of a bank may leave its type to that of the queries.
-    elif (
-        node
-        and role_of(path) in tables.TYPED
-        and _registries_of(path)
-        and (path[-2:] != ('bank_dataloader', 'dataset'))
-    ):
+    elif node and _needs_type(path):
         yield path, place, " lacks what it needs: 'type'."
     found = _arguments_at(cfg, path, node, targets)
     sure = 'type' not in node or bool(_registries_of(path))
@@ -159,6 +154,14 @@ def _faults_at(cfg: Config, path: Place, node: dict) -> Iterator[Fault]:
     for key in node:
         if wrong := _wrong_value(path, node, key, found.names.get(key), targets):
             yield (*path, str(key)), f'{dotted}.{key}' + (f' ({kind})' if kind else ''), f' {wrong}'
+
+
+def _needs_type(path: Place) -> bool:
+    """Whether a dict has a type of its own: no class of a library around it completes it."""
+    if path[-2:] == ('bank_dataloader', 'dataset'):  # whose type may be that of the queries
+        return False
+    direct = path[0] != 'model' or len(path) < 3 or path[1] == 'branches'
+    return direct and role_of(path) in tables.TYPED and bool(_registries_of(path))
 
 
 def _takes(found: Arguments, key: str, value: Any) -> bool:

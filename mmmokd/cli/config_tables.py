@@ -249,6 +249,6 @@ RULES: dict[str, dict[str, Rule | Kind]] = {
 }
 # Classes whose constructors take more than their signatures tell, or add to their own tables: they
 # pass `**kwargs` on past the next class of the MRO, or keep them.
-NOT_JUDGED = ('MaskFormerHead', 'MoCoV3ViT')
+NOT_JUDGED = ('MaskFormerHead', 'MoCoV3ViT', 'VFNetHead')
 # Attributes of classes of mmpretrain, mmdet and mmseg that say what an argument may be.
 ARCHITECTURES = dict(depth=('arch_settings',), arch=('arch_zoo', 'arch_settings'))
