@@ -233,7 +233,7 @@ RULES: dict[str, dict[str, Rule | Kind]] = {
     'LoggerHook': dict(interval=COUNT),
     'param_scheduler': dict.fromkeys(('begin', 'end', 'eta_min', 'warmup'), NOT_NEGATIVE),
     'model': dict(num_global_views=COUNT),
-    'branches': dict(cross_weight=Rule(0, also=(), each=True)),
+    'branches': dict(cross_weight=Rule(0, each=True)),
     'heads': dict(
         center_momentum=SHARE, loss_weight=NOT_NEGATIVE, warmup_teacher_temp_epochs=NOT_NEGATIVE
     ),
@@ -247,5 +247,8 @@ RULES: dict[str, dict[str, Rule | Kind]] = {
         'drop_rate': SHARE,
     },
 }
+# Classes whose constructors take more than their signatures tell, or add to their own tables: they
+# pass `**kwargs` on past the next class of the MRO, or keep them.
+NOT_JUDGED = ('MaskFormerHead', 'MoCoV3ViT', 'VFNetHead')
 # Attributes of classes of mmpretrain, mmdet and mmseg that say what an argument may be.
 ARCHITECTURES = dict(depth=('arch_settings',), arch=('arch_zoo', 'arch_settings'))
