@@ -130,7 +130,7 @@ default_hooks = dict(
     logger=dict(interval=1),
     checkpoint=dict(interval=1, max_keep_ckpts=-1),
     collapse_monitor=dict(interval=1))
-del load, crop, pack, first, second, local, projector, search_head
+del load, crop, pack, first, second, local
 """
 
 
