@@ -21,6 +21,8 @@ k = 20  # neighbors that vote
 pipeline = _base_.train_dataloader.dataset.pipeline
 load, pack = pipeline[0], pipeline[-1]
 size = next(transform for transform in pipeline if 'groups' in transform).groups[0].size
+height, width = (size, size) if isinstance(size, int) else size
+edge = max(height, width) * 256 // 224
 val_dataloader = dict(
     batch_size=64,
     num_workers=_base_.train_dataloader.num_workers,
@@ -31,9 +33,9 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             load,
-            dict(type='ResizeEdge', scale=size * 256 // 224, edge='short', backend='pillow',
+            dict(type='ResizeEdge', scale=edge, edge='short', backend='pillow',
                  interpolation='bicubic'),
-            dict(type='CenterCrop', crop_size=size),
+            dict(type='CenterCrop', crop_size=size if height == width else (width, height)),
             pack,
         ],
     ),

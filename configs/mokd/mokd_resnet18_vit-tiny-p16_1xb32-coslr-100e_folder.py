@@ -12,8 +12,9 @@ data_root = 'data/images'  # your folder, nested or not; no labels (k-NN: see *_
 batch_size = 32  # images a step: as many as fit into memory; learning rates follow
 num_workers = 4  # processes that read images: about the number of CPU cores
 max_epochs = 100  # passes over the folder: the fewer images it has, the more; 2 for a try
-global_size = 128  # side of the large views in pixels, a multiple of 32: 224 on a fast GPU
-local_size = 64  # side of the small views, likewise: 96 where the large ones have 224
+# Side of the large views in pixels, or (height, width), a multiple of 32: 224 on a fast GPU.
+global_size = 128
+local_size = 64  # of the small views, likewise: 96 where the large ones have 224
 num_local = 6  # small views of an image: fewer are faster, more teach more
 num_prototypes = 4096  # the paper has 65536 for 1.3 million images
 save_every = 10  # epochs between two checkpoints

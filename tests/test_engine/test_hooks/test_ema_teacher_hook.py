@@ -1,10 +1,19 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mokd_testing import AfterStep, copy_of, model_cfg, train, with_batch_norm
+from mokd_testing import (
+    AfterStep,
+    branch_cfg,
+    build_mokd,
+    copy_of,
+    model_cfg,
+    train,
+    with_batch_norm,
+)
 
 from mmmokd.engine import EMATeacherHook
 
@@ -89,6 +98,29 @@ def test_buffers_are_not_averaged(runner_cfg):
         assert all(torch.equal(state[name], later[name]) for name in buffers)
     means = [name for name in buffers if name.endswith('running_mean')]
     assert all(not torch.equal(before[-1][name], after.start[name]) for name in means)
+
+
+def test_teachers_are_paired_by_name():
+    """A student may have more than its teacher; one network alone has nothing to move."""
+    model = build_mokd(dict(cnn=branch_cfg('cnn', ema=False), vit=branch_cfg('vit')))
+    vit = model.branches['vit']
+    vit.student.extra = torch.nn.Linear(1, 1)
+    runner = SimpleNamespace(model=model, logger=SimpleNamespace(info=print))
+    hook = EMATeacherHook()
+    hook.before_train(runner)
+    names = [name for name, _ in vit.teacher.named_parameters()]
+    students = dict(vit.student.named_parameters())
+    assert list(map(id, hook._students)) == [id(students[name]) for name in names]
+    vit.teacher.other = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match='branch vit: .* its student has not: other.weight, other'):
+        hook.before_train(runner)
+
+
+def test_no_teacher_to_move(runner_cfg):
+    """SEED and the like keep the hooks of MOKD."""
+    branches = dict(cnn=branch_cfg('cnn', ema=False, cross_weight={}))
+    runner = train(runner_cfg(length=4, max_epochs=1, branches=branches))
+    assert runner.iter == 1 and 'train/ema_momentum' not in runner.message_hub.log_scalars
 
 
 def test_end_of_the_momentum(runner_cfg):
