@@ -327,6 +327,8 @@ def _arguments_of_branch(cfg: Config, path: Path_, node: dict, model: type) -> A
         default = terms.get(within[1], {})
     elif len(within) == 1 and within[0] in necks:
         default = {**getattr(model, 'neck_defaults', {}), **necks[within[0]]}
+    elif len(within) == 1 and 'type' in node and within[0] not in tables.NOT_NECKS:
+        default = {}
     else:
         return None
     targets, _ = _find(node.get('type') or default.get('type'), _scope_at(cfg, path), (MODELS,))
