@@ -45,7 +45,7 @@ PHRASES = {
     r'\bwhat one\b|\bone uses\b': '"you" or a passive',
     r"\bone's own\b": 'your own',
     r'\b(go(es)?|went|going) on\b': 'continue, resume',
-    r'\b(?<!there )(is|are|was|were) no (?!longer|limit|more|such)\w+': 'is not a ...',
+    r'\b(?<![Tt]here )(is|are|was|were) no (?!longer|limit|more|such)\w+': 'is not a ...',
     r'\b(is|are|was|were|be) (not |still |already )*there\b(?! (is|are|to)\b)': 'exist, be installed',
     r'\bnot there\b': 'not found, does not exist',
     rf', too\b(?! ({DEGREES})\b)': 'also, as well',

@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
 
+from mmmokd.utils.errors import MissingFileError
+
 PACKAGE = Path(__file__).resolve().parent
 PREFIX = 'mmmokd::'
 # mmengine's own, which knows no package but those of a list of its own.
@@ -27,12 +29,12 @@ def configs_dir() -> Path:
         Path: The folder, with ``_base_`` and ``mokd`` in it.
 
     Raises:
-        FileNotFoundError: If the package came without them.
+        MissingFileError: If the package came without them.
     """
     for folder in (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs'):
         if (folder / 'mokd').is_dir():
             return folder
-    raise FileNotFoundError(f'mmmokd in {PACKAGE} was installed without its configs')
+    raise MissingFileError(f'mmmokd in {PACKAGE} was installed without its configs')
 
 
 def find_config(path: str | Path) -> Path | None:
@@ -46,7 +48,7 @@ def find_config(path: str | Path) -> Path | None:
         Path, optional: The config; None if there is none that ends so.
 
     Raises:
-        FileNotFoundError: If the package came without its configs.
+        MissingFileError: If the package came without its configs.
     """
     folder = configs_dir()
     parts = Path(str(path).removeprefix(PREFIX)).parts
@@ -74,7 +76,7 @@ def named_config(path: str) -> Path:
         Path: Its file.
 
     Raises:
-        FileNotFoundError: If there is none; names the nearest.
+        MissingFileError: If there is none; names the nearest.
     """
     found = find_config(path)
     if found is not None:
@@ -83,7 +85,7 @@ def named_config(path: str) -> Path:
     names = {file.name: file for file in sorted(folder.rglob('*.py'))}
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f' Did you mean {PREFIX}{names[near[0]].relative_to(folder)}?' if near else ''
-    raise FileNotFoundError(f'config {path} does not exist.{hint}')
+    raise MissingFileError(f'config {path} does not exist.{hint}')
 
 
 @contextlib.contextmanager

@@ -2,6 +2,4 @@
 # One branch alone: DINO with a search head, to compare with.
 _base_ = './mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k.py'
 
-model = dict(branches=dict(_delete_=True, vit=_base_.model.branches.vit))
-optim_wrapper = dict(branches=dict(_delete_=True, vit=_base_.optim_wrapper.branches.vit))
-param_scheduler = dict(_delete_=True, vit=_base_.param_scheduler.vit)
+model = dict(branches=dict(cnn=None))

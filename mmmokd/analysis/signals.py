@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmmokd.utils.errors import ConfigError
+
 
 class PrototypeEntropy(NamedTuple):
     """How prototypes are used; see :func:`prototype_entropy`.
@@ -39,7 +41,7 @@ def prototype_entropy(probs: Tensor) -> PrototypeEntropy:
         PrototypeEntropy: Entropies in nats and as shares of log K.
 
     Raises:
-        ValueError: If there is no sample or fewer than two prototypes, or rows do not add up to 1.
+        ConfigError: If there is no sample or fewer than two prototypes, or rows do not add up to 1.
     """
     probs = _check_probs(probs)
     mean = torch.special.entr(probs).sum(dim=1).mean()
@@ -63,10 +65,10 @@ def mutual_information(probs: Tensor) -> Tensor:
         Tensor: Scalar, at least 0.
 
     Raises:
-        ValueError: If there are fewer than two samples or prototypes, or rows do not add up to 1.
+        ConfigError: If there are fewer than two samples or prototypes, or rows do not add up to 1.
     """
     if probs.ndim == 2 and len(probs) < 2:
-        raise ValueError(f'mutual information needs at least 2 samples, but got {len(probs)}')
+        raise ConfigError(f'mutual information needs at least 2 samples, but got {len(probs)}')
     entropy = prototype_entropy(probs)
     return (entropy.of_mean - entropy.mean).clamp(min=0)
 
@@ -86,7 +88,7 @@ def feature_std(features: Tensor) -> Tensor:
         Tensor: Scalar.
 
     Raises:
-        ValueError: If there are fewer than two samples.
+        ConfigError: If there are fewer than two samples.
     """
     features = F.normalize(_check_features(features), dim=1)
     return features.std(dim=0, unbiased=False).mean() * math.sqrt(features.shape[1])
@@ -105,7 +107,7 @@ def effective_rank(features: Tensor) -> Tensor:
         Tensor: Scalar from 1 to min(n - 1, C); 0 if all samples are the same up to rounding.
 
     Raises:
-        ValueError: If there are fewer than two samples.
+        ConfigError: If there are fewer than two samples.
     """
     features = _check_features(features)
     values = torch.linalg.svdvals(features - features.mean(dim=0))
@@ -120,7 +122,7 @@ def effective_rank(features: Tensor) -> Tensor:
 
 def _check_probs(probs: Tensor) -> Tensor:
     if probs.ndim != 2 or len(probs) < 1 or probs.shape[1] < 2:
-        raise ValueError(
+        raise ConfigError(
             'probabilities must be of shape (n, K), with at least 1 sample and 2 prototypes, but '
             f'are {tuple(probs.shape)}'
         )
@@ -128,13 +130,13 @@ def _check_probs(probs: Tensor) -> Tensor:
     # A tolerance for rows that were rounded to half precision; NaN is not within it.
     bad = (~((probs.sum(dim=1) - 1).abs() <= 1e-2)).sum().item()
     if bad:
-        raise ValueError(f'{bad} of {len(probs)} rows of probabilities do not add up to 1')
+        raise ConfigError(f'{bad} of {len(probs)} rows of probabilities do not add up to 1')
     return probs
 
 
 def _check_features(features: Tensor) -> Tensor:
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(
+        raise ConfigError(
             f'features must be of shape (n, C) with at least 2 samples, but are '
             f'{tuple(features.shape)}'
         )

@@ -199,7 +199,8 @@ class _Images(Dataset):
         from mmmokd.datasets.transforms import LoadImage
 
         self.items, self.load, self.rest = items, load, rest
-        self.convert = LoadImage(channel_order=channel_order)
+        to_rgb = getattr(load, 'to_rgb', False)  # what the pipeline gives of files
+        self.convert = LoadImage(channel_order=channel_order, to_rgb=to_rgb)
 
     def __len__(self) -> int:
         return len(self.items)

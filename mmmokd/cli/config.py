@@ -41,8 +41,8 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
         Config: The config.
 
     Raises:
-        FileNotFoundError: If there is no such file; names the nearest.
-        ValueError: If the file is of another kind, needs a library that is not installed, or an
+        MissingFileError: If the file does not exist; names the nearest.
+        ConfigError: If the file is of another kind, needs a library that is not installed, or an
             option overrides what neither the config nor a Runner has.
     """
     cfg, options = read_config(path), options or {}
@@ -79,7 +79,7 @@ def read_config(path: str | Path) -> Config:
         Config: The config, unchecked.
 
     Raises:
-        MissingFileError: If there is no such file; names the nearest.
+        MissingFileError: If the file does not exist; names the nearest.
         ConfigError: If it is of another kind, raises an error, or needs a library that is not
             installed.
     """
@@ -102,7 +102,7 @@ def read_config(path: str | Path) -> Config:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong as a file was read, and in which line of a config."""
+    """Say what went wrong while a file was read, and in which line of a config."""
     if isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__  # of custom_imports, with less of the search path
     frames = traceback.extract_tb(error.__traceback__)
@@ -113,7 +113,7 @@ def _reason(error: Exception) -> str:
 
 
 def _branches_of_optimizers(cfg: Config) -> list[str] | None:
-    """Names of the branches that have optimizers of their own; None where there is one optimizer."""
+    """Names of the branches with optimizers of their own; None for a single optimizer."""
     wrapper, model = cfg.get('optim_wrapper'), cfg.get('model')
     if not isinstance(wrapper, dict) or not is_per_branch(cfg, wrapper):
         return None
@@ -140,8 +140,8 @@ def _spread_optimizer(cfg: Config, options: dict[str, Any]) -> dict[str, str]:
     """Let ``optim_wrapper.optimizer`` among the options stand for that of every branch.
 
     Returns:
-        dict[str, str]: The option that each place to be set comes from, by place; what is said of a
-        single branch is last, and counts.
+        dict[str, str]: The option that each place to be set comes from, by place; options for a
+        single branch come last and win.
     """
     names = _branches_of_optimizers(cfg) or []
     common = 'optim_wrapper.optimizer'
@@ -251,16 +251,16 @@ def require_keys(cfg: Config, keys: Sequence[str], purpose: str) -> None:
 
     Args:
         cfg (Config): The config.
-        keys (Sequence[str]): Names that must be there and not None.
+        keys (Sequence[str]): Names that must be set and not None.
         purpose (str): For the message, for example ``'training'``.
 
     Raises:
-        ValueError: If one does not exist.
+        ConfigError: If one is missing or None.
     """
     missing = [key for key in keys if cfg.get(key) is None]
     if missing:
         raise ConfigError(
-            f'{cfg.filename} is no config for {purpose}: it has no {" and no ".join(missing)}'
+            f'{cfg.filename} is not a config for {purpose}: it has no {" and no ".join(missing)}'
         )
 
 
@@ -310,9 +310,9 @@ def enable_amp(cfg: Config) -> None:
         cfg (Config): The config; its ``optim_wrapper`` is changed in place.
 
     Raises:
-        ValueError: If there is no GPU.
+        ConfigError: If no GPU is available.
     """
     if get_device() == 'cpu':
-        raise ConfigError('--amp needs a GPU and there is none: leave it out')
+        raise ConfigError('--amp needs a GPU, but none is available: leave it out')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -1,7 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""The one check of a config, at load time: what nothing reads, takes, knows or can work with."""
+"""Check a config at load time: unknown names, types and keys, missing arguments, wrong values."""
 
 import ast
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -38,18 +39,18 @@ LIBRARY = '.mim'  # the folder of a library's configs
 BASE_VARIABLE = re.compile(r'\{\{\s*([\w.:]+)\s*\}\}')
 KINDS = {bool: 'True or False', int: 'an integer', float: 'a number', type(None): 'None'}
 
-Path_ = tuple[str, ...]
+Place = tuple[str, ...]
 # Its place in the config, what stands there, and what is wrong with it.
-Fault = tuple[Path_, str, str]
+Fault = tuple[Place, str, str]
 
 
 class Arguments(NamedTuple):
-    """What a dict may hold.
+    """Keys that a dict may have.
 
     Attributes:
         names (Mapping[str, Any]): Keys, with the type that each should have.
-        required (frozenset[str]): Those that must be there.
-        closed (bool): Whether there may be no others.
+        required (frozenset[str]): Those that must be given.
+        closed (bool): Whether no others are taken.
         others (Any): The type that others should have.
     """
 
@@ -87,7 +88,7 @@ def check_config(cfg: Config, options: Mapping[str, str] | None = None) -> None:
         raise ConfigError(f'{origin}: {place}{fault}{hint}')
 
 
-def _origin(cfg: Config, path: Path_, options: Mapping[str, str]) -> tuple[str, str]:
+def _origin(cfg: Config, path: Place, options: Mapping[str, str]) -> tuple[str, str]:
     """The option that a fault comes from, else the file; what to do about it."""
     by_place = {tuple(place.split('.')): option for place, option in options.items()}
     for key, option in by_place.items():
@@ -125,7 +126,7 @@ def _faults(cfg: Config) -> Iterator[Fault]:
             yield from _faults_at(cfg, path, node)
 
 
-def _faults_at(cfg: Config, path: Path_, node: dict) -> Iterator[Fault]:
+def _faults_at(cfg: Config, path: Place, node: dict) -> Iterator[Fault]:
     dotted, kind = '.'.join(path), type_name(node.get('type'))
     place = dotted + (f' ({kind})' if kind else '')
     if dotted in tables.BY_NAME and (path[0] != 'model' or _model_with_branches(cfg)):
@@ -137,7 +138,13 @@ def _faults_at(cfg: Config, path: Path_, node: dict) -> Iterator[Fault]:
         if not targets and sure and (unknown := _unknown_type(cfg, path, node)):
             yield (*path, 'type'), place, f': {unknown}'
             return
-    elif node and role_of(path) in tables.TYPED and _registries_of(path):
+    # The dataset of a bank may leave its type to that of the queries.
+    elif (
+        node
+        and role_of(path) in tables.TYPED
+        and _registries_of(path)
+        and (path[-2:] != ('bank_dataloader', 'dataset'))
+    ):
         yield path, place, " lacks what it needs: 'type'."
     found = _arguments_at(cfg, path, node, targets)
     sure = 'type' not in node or bool(_registries_of(path))
@@ -157,7 +164,7 @@ def _faults_at(cfg: Config, path: Path_, node: dict) -> Iterator[Fault]:
 
 
 def _is_wrong_other(found: Arguments, value: Any) -> bool:
-    """Whether a value is not of the type that ``**kwargs`` ask for: of dicts, one to be built."""
+    """Check a value against the type of ``**kwargs``: where that is dict, a config with a type."""
     return found.others is dict and not (
         value is None or (isinstance(value, dict) and 'type' in value)
     )
@@ -166,39 +173,35 @@ def _is_wrong_other(found: Arguments, value: Any) -> bool:
 def _faults_of_entries(place: str, node: dict) -> Iterator[Fault]:
     needed, path = tables.BY_NAME[place], tuple(place.split('.'))
     good = {name for name, entry in node.items() if isinstance(entry, dict) and needed in entry}
-    right = good | {*(MMENGINE_HOOKS if place == 'default_hooks' else ())}
-    for name, entry in node.items():
-        if entry is None or name in good:
-            continue
-        if name in right or not (hint := nearest(name, right)):
-            yield (*path, name), f'{place}.{name}', f' lacks what it needs: {needed!r}.'
-        else:
-            yield (*path, name), place, f' takes no {name}.{hint}'
+    right = good.union(MMENGINE_HOOKS if place == 'default_hooks' else ())
+    for name in (name for name, entry in node.items() if entry is not None and name not in good):
+        hint = '' if name in right else nearest(name, right)
+        lacks = (f'{place}.{name}', f' lacks what it needs: {needed!r}.')
+        yield (*path, name), *((place, f' takes no {name}.{hint}') if hint else lacks)
 
 
-def _unknown_type(cfg: Config, path: Path_, node: dict) -> str | None:
+def _unknown_type(cfg: Config, path: Place, node: dict) -> str | None:
     if not _is_built_as_it_is(path):
         return None
     roots = _registries_of(path)
     prefix, _, name = str(node['type']).rpartition('.')
-    own = _registered(OWN_SCOPE, roots) - _registered('mmengine', roots)
-    # This package's own, of which the scope was left out.
-    hint = nearest(name, own, 1.0).replace('mean ', f'mean {OWN_SCOPE}.') or nearest(
-        name, _registered(prefix or _scope_at(cfg, path), roots), 0.6 if roots else NEAR
-    )
-    if not roots and not hint:
+    # Also this package's own, of which the scope was left out.
+    known = {each: f'{OWN_SCOPE}.{each}' for each in _registered(OWN_SCOPE, roots)}
+    known |= {each: each for each in _registered(prefix or _scope_at(cfg, path), roots)}
+    near = difflib.get_close_matches(name, known, 1, 0.6 if roots else NEAR)
+    if not roots and not near:
         return None
-    hint = hint or nearest(f'{OWN_SCOPE}.{name}', (f'{OWN_SCOPE}.{each}' for each in own), NEAR)
-    hint = hint or ' Is its module in custom_imports, and is what it needs installed?'
-    kind = roots[0].name if roots else 'class'
-    return f'no {kind} is registered as {node["type"]!r}.{hint}'
+    hint = ' Is its module in custom_imports, and is what it needs installed?'
+    if near:
+        hint = f' Did you mean {known[near[0]]}?'
+    return f'no {roots[0].name if roots else "class"} is registered as {node["type"]!r}.{hint}'
 
 
-# What a dict is, and what it may hold.
+# Places in a config.
 
 
 def role_of(path: Sequence[str]) -> str:
-    """What a dict is to the one around it.
+    """Find out what a dict is to the one around it.
 
     Args:
         path (Sequence[str]): The dict's place.
@@ -215,8 +218,8 @@ def role_of(path: Sequence[str]) -> str:
     return 'dataloader' if names[-1] in tables.LOADERS else names[-1]
 
 
-def _registries_of(path: Path_) -> tuple[Registry, ...]:
-    """Where the type of a dict is looked up; () where that is up to the class around the dict."""
+def _registries_of(path: Place) -> tuple[Registry, ...]:
+    """Registries of the type of a dict; () if the class around the dict decides."""
     if path[0] != 'model':
         return tables.REGISTRIES.get(role_of(path), ())
     in_branch = path[1:2] == ('branches',)  # a branch, its backbone and necks, its heads
@@ -224,15 +227,15 @@ def _registries_of(path: Path_) -> tuple[Registry, ...]:
     return (MODELS,) if of_branch or role_of(path) in tables.MODEL_PARTS else ()
 
 
-def _is_built_as_it_is(path: Path_) -> bool:
-    """Whether a dict with a type goes to its class as it is, and is not a variable."""
+def _is_built_as_it_is(path: Place) -> bool:
+    """Tell whether a dict with a type is passed to its class unchanged, and is not a variable."""
     if path == ('optim_wrapper',) or path[0] not in inspect.signature(Runner.__init__).parameters:
         return False
     # A layer's init_cfg, norm_cfg and the like, and random augmentations, have such keys.
     return 'policies' not in path and not (len(path) > 1 and path[-1].endswith('_cfg'))
 
 
-def _scope_at(cfg: Config, path: Path_) -> str:
+def _scope_at(cfg: Config, path: Place) -> str:
     """``_scope_`` of a dict or of one around it, else the default."""
     scope, node = cfg.get('default_scope') or 'mmpretrain', cfg._cfg_dict
     for part in path:
@@ -242,8 +245,8 @@ def _scope_at(cfg: Config, path: Path_) -> str:
     return scope
 
 
-def _arguments_at(cfg: Config, path: Path_, node: dict, targets: Sequence[Callable]) -> Arguments:
-    """What a dict may hold, by who reads it or is built from it."""
+def _arguments_at(cfg: Config, path: Place, node: dict, targets: Sequence[Callable]) -> Arguments:
+    """Keys that a dict may have, given what reads it or is built from it."""
     role = role_of(path)
     if path[-1] in tables.LOADERS:
         # What a bank's loader lacks comes from the queries'.
@@ -267,7 +270,7 @@ def _arguments_at(cfg: Config, path: Path_, node: dict, targets: Sequence[Callab
     return found._replace(required=found.required - {*given})
 
 
-def _section_at(cfg: Config, path: Path_, node: dict) -> Arguments | None:
+def _section_at(cfg: Config, path: Place, node: dict) -> Arguments | None:
     """A dict that a Runner, or an optimizer's constructor, reads itself."""
     by_name = ('branches', 'parts')
     names = (
@@ -281,7 +284,8 @@ def _section_at(cfg: Config, path: Path_, node: dict) -> Arguments | None:
     if section is None:
         return None
     taken = {k: v for each in section.functions for k, v in arguments_of(each).names.items()}
-    found = Arguments(taken, closed=True).but(tables.NOT_IN_SECTIONS, section.keys)
+    found = Arguments(taken, section.required, closed=True)
+    found = found.but(tables.NOT_IN_SECTIONS, section.keys)
     if path != ('optim_wrapper',):
         return found
     constructor, kind = (type_name(node.get(key)) for key in ('constructor', 'type'))
@@ -291,7 +295,7 @@ def _section_at(cfg: Config, path: Path_, node: dict) -> Arguments | None:
 
 
 def is_per_branch(cfg: Config, wrapper: Mapping) -> bool:
-    """Whether an optimizer's wrapper builds one optimizer per branch.
+    """Tell whether an optimizer's wrapper builds one optimizer per branch.
 
     Args:
         cfg (Config): The config, for its scope.
@@ -314,7 +318,7 @@ def _model_with_branches(cfg: Config) -> type | None:
     return targets[0] if targets and 'branches' in arguments_of(targets[0]).names else None
 
 
-def _arguments_of_branch(cfg: Config, path: Path_, node: dict, model: type) -> Arguments | None:
+def _arguments_of_branch(cfg: Config, path: Place, node: dict, model: type) -> Arguments | None:
     """A branch, its heads, or a head or neck, which updates that of the model's table."""
     terms, necks = getattr(model, 'terms', {}), getattr(model, 'necks', {})
     within = path[3:]
@@ -339,7 +343,7 @@ def _arguments_of_branch(cfg: Config, path: Path_, node: dict, model: type) -> A
 
 
 def _preprocessors(scope: str) -> Arguments:
-    """What any preprocessor of data takes: its type is up to the model."""
+    """Arguments of all data preprocessors, since the model decides on the type."""
     names = [name for name in _registered(scope, (MODELS,)) if name.endswith('DataPreprocessor')]
     found = [arguments_of(each) for name in names for each in _find(name, scope, (MODELS,))[0]]
     known = {key for each in found for key in each.names}
@@ -383,7 +387,7 @@ def arguments_of(target: Callable) -> Arguments:
 
 
 def _any_of(targets: Iterable[Callable]) -> Arguments:
-    """What at least one of several classes takes, and what all of them need."""
+    """Arguments that at least one of several classes takes; required are those of all."""
     each = [arguments_of(target) for target in targets]
     if len(each) == 1:
         return each[0]
@@ -423,7 +427,7 @@ def _registered(scope: str, roots: Sequence[Registry]) -> set[str]:
 
 
 def _find(kind: Any, scope: str, roots: Sequence[Registry]) -> tuple[list[Callable], bool]:
-    """What a ``type`` may stand for; whether every registry could be asked."""
+    """Classes that a ``type`` may stand for, and whether every registry could be searched."""
     if not isinstance(kind, str):
         return [kind] if callable(kind) else [], True
     prefix, _, name = kind.rpartition('.')
@@ -444,9 +448,9 @@ def _find(kind: Any, scope: str, roots: Sequence[Registry]) -> tuple[list[Callab
 
 
 def _wrong_value(
-    path: Path_, node: Mapping, key: str, annotation: Any, targets: Sequence[Callable]
+    path: Place, node: Mapping, key: str, annotation: Any, targets: Sequence[Callable]
 ) -> str | None:
-    """What is wrong with a value; None if nothing is known to be."""
+    """Say what is wrong with a value; None if nothing is known to be."""
     value, names = node[key], [type_name(node.get('type')), role_of(path) if path else '', '*']
     rule = next(filter(None, (tables.RULES.get(name, {}).get(key) for name in names)), None)
     allowed = (
@@ -461,8 +465,8 @@ def _wrong_value(
     return f'should be {allowed}, not {value!r}{hint}'
 
 
-def _by_annotation(path: Path_, annotation: Any, value: Any) -> str | None:
-    """What a class asks for, where that is a number and the value a text, or the other way round."""
+def _by_annotation(path: Place, annotation: Any, value: Any) -> str | None:
+    """Compare a value with its annotation: a text for a number, or a list for a text."""
     if path[:1] == ('model',) and annotation is bool:  # often with a text besides, in libraries
         return None
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -524,7 +528,7 @@ def unread_names(cfg: Config) -> set[str]:
             tree = ast.parse(BASE_VARIABLE.sub(r'(\1)', text))
         except SyntaxError:  # JSON, YAML
             return set()
-        # One that is unpacked from a list is no mistyped key.
+        # A name that is unpacked from a list is not a mistyped key.
         statements = [each for each in tree.body if isinstance(each, ast.Assign)]
         assigned = [x.id for each in statements for x in each.targets if isinstance(x, ast.Name)]
         loads = [
@@ -537,7 +541,7 @@ def unread_names(cfg: Config) -> set[str]:
         if LIBRARY not in Path(file).parts:
             unread |= {*assigned}
         unread -= used
-    # One that says again what is there does no harm.
+    # A variable whose value is in use does no harm.
     return {name for name in unread & unknown if not places_of(cfg, name)}
 
 
@@ -566,7 +570,7 @@ def places_of(cfg: Config, name: str) -> list[str]:
 
 
 def _files(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Every file that a config is made of, with its text: each one's path stands before it."""
+    """Files of a config with their texts; in ``Config.text`` the path precedes each text."""
     file, lines = str(cfg.filename), []
     for line in (cfg.text or '').splitlines():
         if line.endswith(('.py', '.json', '.yml', '.yaml')) and Path(line).is_absolute():

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What mmengine reads in a config besides the arguments of registered classes, as data."""
+"""Tables of the sections of a config that mmengine reads itself, and of values."""
 
 import math
 from collections.abc import Callable, Collection
@@ -82,6 +82,7 @@ class Section(NamedTuple):
 
     functions: tuple[Callable, ...] = ()
     keys: Collection[str] = ()
+    required: frozenset[str] = frozenset()
 
 
 # By place; '*' is any name.
@@ -98,7 +99,7 @@ SECTIONS = {
     'optim_wrapper.clip_grad': Section(
         (clip_grad_norm_, clip_grad_value_), ('type', 'per_parameter')
     ),
-    'randomness': Section((Runner.set_randomness,)),
+    'randomness': Section((Runner.set_randomness,), required=frozenset({'seed'})),
 }
 NOT_IN_SECTIONS = {'self', 'launcher', 'distributed', 'parameters'}
 # Dicts whose entries have names of their own; what every entry has.
@@ -114,7 +115,7 @@ HINTS = {
 
 
 class Rule(NamedTuple):
-    """What a number must be.
+    """A condition on a number.
 
     Attributes:
         low (float): The least value.
@@ -134,13 +135,13 @@ class Rule(NamedTuple):
     above: bool = False
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is right.
+        """Check a value.
 
         Args:
             value (Any): The value.
 
         Returns:
-            bool: True if it is.
+            bool: True if it is right.
         """
         if any(
             value is each or (type(value) is type(each) and value == each) for each in self.also
@@ -164,14 +165,14 @@ class Rule(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a value must be, in words: of a type, or one of some values."""
+    """A condition on a value: its type, or a list of values."""
 
     text: str
     types: tuple[type, ...] = ()
     values: tuple = ()
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is right."""
+        """Check a value."""
         return isinstance(value, self.types) or any(value == each for each in self.values)
 
     def __str__(self) -> str:

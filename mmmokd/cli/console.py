@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a command shows while it runs: what its user wants to know; its log file has the rest."""
+"""Keep the console of a command to what its user wants to know; the log file has the rest."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ WARNINGS = (
 
 
 def is_background(record: logging.LogRecord) -> bool:
-    """Whether a message is for the log file alone.
+    """Tell whether a message is for the log file alone.
 
     Args:
         record (logging.LogRecord): Of any logger of mmengine.

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Which errors end a command with one message, and what it says."""
+"""Explain errors in one message."""
 
 import errno
 import re
@@ -11,7 +11,7 @@ from mmmokd.utils.errors import UserError
 # Of a file that its user named, and of a disk, whoever reads or writes.
 FILE_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-# What only some configs need, and how to get it.
+# Packages that only some configs need, and how to install them.
 OPTIONAL = {
     'mlflow': 'bash tools/setup_env.sh loggers, or pip install mlflow',
     'mmdet': 'bash tools/setup_env.sh det',
@@ -26,10 +26,10 @@ IN_WORKER = re.compile(r'Caught \w+ in DataLoader worker process \d+\.\n')
 
 
 def explain_error(error: BaseException) -> str | None:
-    """What to say of an error to who started a command.
+    """Explain an error to the user who started a command.
 
     Args:
-        error (BaseException): As caught; one of a worker of a dataloader, too.
+        error (BaseException): As caught; also one from a worker of a dataloader.
 
     Returns:
         str, optional: One message, of a :class:`~mmmokd.utils.errors.UserError`, a file that cannot

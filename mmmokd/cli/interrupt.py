@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What is said of a training that is stopped from outside."""
+"""Report the progress of an interrupted training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,11 +54,11 @@ def resumable(work_dir: str) -> Iterator[PositionHook]:
         PositionHook: To be registered in the Runner.
     """
     hook = PositionHook()
-    with where(lambda: hook.position + how_to_go_on(work_dir)):
+    with where(lambda: hook.position + how_to_resume(work_dir)):
         yield hook
 
 
-def how_to_go_on(work_dir: str) -> str:
+def how_to_resume(work_dir: str) -> str:
     """Say by which command to continue with a training.
 
     Args:

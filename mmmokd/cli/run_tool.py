@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How a command begins and ends. Light to import: a command reads its arguments first."""
+"""Begin and end a command. Light to import: a command reads its arguments first."""
 
 import argparse
 import ast
@@ -64,7 +64,7 @@ class CfgOptions(DictAction):
 
 
 class ToolParser(argparse.ArgumentParser):
-    """Tells torchrun, too, what is wrong with the arguments."""
+    """Also tells torchrun what is wrong with the arguments."""
 
     def error(self, message: str) -> NoReturn:
         _tell_launcher(f'error: {message}')
@@ -101,7 +101,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add the values that override those of a config.
 
     They come as ``cfg_options``, a dict or None; where they were given, as written, in
-    ``cfg_options_text``, too.
+    ``cfg_options_text`` as well.
 
     Args:
         parser (argparse.ArgumentParser): Of a command that reads a config.
@@ -112,7 +112,8 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         action=CfgOptions,
         metavar='KEY=VALUE',
         help='override values of the config, for example train_cfg.max_epochs=10 '
-        'train_dataloader.batch_size=8; lists as key="[a,b]" or key=a,b',
+        'train_dataloader.batch_size=8; lists as key="[a,b]" or key=a,b, '
+        'a text with commas as key=\'"a, b"\'',
     )
 
 

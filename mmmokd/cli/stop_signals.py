@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How a command ends that is stopped from outside. Light to import, see ``run_tool.py``."""
+"""End a command that is stopped from outside. Light to import, see ``run_tool.py``."""
 
 import os
 import re
@@ -91,7 +91,7 @@ def interruptible() -> Iterator[None]:
     Raises:
         Interrupted: At a signal, also where the block made another error of it: PyTorch's writer of
             files raises a KeyboardInterrupt of its own, and a connection to a process that was
-            interrupted, too, may break before this one is.
+            also interrupted may break before this one is.
     """
     # What whoever started this process had it ignore, as nohup does, stays ignored.
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -137,7 +137,7 @@ def _stop_once(process: int) -> Callable[[int, FrameType | None], None]:
 
 @contextmanager
 def _ending_if_stuck() -> Iterator[None]:
-    """End the first of several processes, too, if it waits for one of them that ended.
+    """Also end the first of several processes if it waits for one of them that ended.
 
     A handler of Python's runs between two of its instructions, and the call of a GPU that waits for
     others does not come to an end.

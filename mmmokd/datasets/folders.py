@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mmmokd.utils.errors import DataError
+from mmmokd.utils.errors import DataError, MissingFileError, NotAFolderError
 from mmmokd.utils.names import printable
 
 from .remote import is_remote, list_remote
@@ -185,7 +185,7 @@ def check_folder(path: str, extensions: Sequence[str]) -> None:
         extensions (Sequence[str]): Endings of images.
 
     Raises:
-        FileNotFoundError: If it does not exist.
+        MissingFileError: If it does not exist.
         NotADirectoryError: If it is a file; says what to do with one of its kind.
     """
     folder = osp.abspath(path)
@@ -196,13 +196,13 @@ def check_folder(path: str, extensions: Sequence[str]) -> None:
             hint = 'Unpack it, and set data_root to the folder.'
         elif ending in extensions:
             hint = f'Set data_root to the folder of many of them, such as {osp.dirname(folder)}.'
-        raise NotADirectoryError(
+        raise NotAFolderError(
             f'The folder of images, {printable(folder)}, is a file. {printable(hint)}'
         )
     if not osp.isdir(folder):
         unset = [name for name in UNSET.findall(path) if name not in os.environ]
         why = f' The environment variable {unset[0]} is not set.' if unset else ''
         link = ' It is a link to what does not exist.' if osp.islink(folder) else ''
-        raise FileNotFoundError(
+        raise MissingFileError(
             f'The folder of images, {printable(folder)}, does not exist.{why}{link}'
         )

@@ -21,7 +21,7 @@ from mmmokd.datasets.transforms.files import has_plugin, how_to_read, read_file
 from mmmokd.datasets.walk import require_readable_images
 from mmmokd.datasets.worker_generator import WorkerGenerator
 from mmmokd.registry import DATASETS
-from mmmokd.utils.errors import DataError
+from mmmokd.utils.errors import ConfigError, DataError, MissingFileError
 from mmmokd.utils.names import printable
 from mmmokd.utils.state_dict import name_some
 
@@ -70,7 +70,7 @@ class ImageFolder(CustomDataset):
         **kwargs: Further arguments of :class:`mmpretrain.datasets.CustomDataset`.
 
     Raises:
-        FileNotFoundError: If the folder or the list file does not exist, or no listed path is.
+        MissingFileError: If the folder or the list file does not exist, or no listed path is.
         NotADirectoryError: If ``data_root`` is a file.
         DataError: If there is no image, no folder is given or one twice, a remote one cannot be
             listed, or there are no class folders for ``with_label``.
@@ -88,11 +88,11 @@ class ImageFolder(CustomDataset):
         **kwargs,
     ) -> None:
         if not (data_root or data_prefix or ann_file):
-            raise DataError('ImageFolder needs data_root, the folder of images.')
+            raise ConfigError('ImageFolder needs data_root, the folder of images.')
         if extensions is None:
             extensions = (*IMAGE_EXTENSIONS, *filter(has_plugin, MORE_EXTENSIONS))
         if isinstance(extensions, str) or not extensions:
-            raise DataError(f"extensions must be a list such as ['.jpg'], got {extensions!r}.")
+            raise ConfigError(f"extensions must be a list such as ['.jpg'], got {extensions!r}.")
         roots = split_roots(data_root)
         if len(roots) > 1 and ann_file:
             raise DataError(
@@ -249,7 +249,7 @@ class ImageFolder(CustomDataset):
         if not is_remote(self.ann_file):
             path = osp.abspath(self.ann_file)
             if not osp.isfile(path):
-                raise FileNotFoundError(f'The list file (ann_file), {path}, does not exist.')
+                raise MissingFileError(f'The list file (ann_file), {path}, does not exist.')
         # As list_from_file of mmengine; names that are no UTF-8 are kept as the file system has them.
         text = read_file(self.ann_file).decode('utf-8', 'surrogateescape')
         lines = [line.strip('\ufeff \t\r') for line in text.split('\n')]
@@ -280,7 +280,7 @@ class ImageFolder(CustomDataset):
         probed = paths[:: -(-len(paths) // NUM_PROBED)]
         full = [osp.abspath(osp.join(self.img_prefix, path)) for path in probed]
         if not any(map(osp.isfile, full)):
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'None of {len(full)} paths tried of the {len(paths)} in the list file '
                 f'{self.ann_file} is there: {", ".join(full[:3])}. They are taken relative to '
                 'data_root joined with data_prefix.'

@@ -5,7 +5,7 @@ import importlib.util
 
 from mmengine.fileio import get_file_backend
 
-from mmmokd.utils.errors import DataError
+from mmmokd.utils.errors import DataError, MissingFileError
 
 # What mmengine reads one by one; they have no folders that could be listed.
 WEB = ('http', 'https')
@@ -33,7 +33,7 @@ def list_remote(root: str) -> list[str]:
         list[str]: Their paths below it, with '/' between the parts, sorted, without hidden ones.
 
     Raises:
-        FileNotFoundError: If there are none.
+        MissingFileError: If there are none.
         DataError: If the storage is not known, cannot be reached, has no folders, or needs a
             library that is not installed; names it.
     """
@@ -56,7 +56,7 @@ def list_remote(root: str) -> list[str]:
         found = [path[start:] for path in full]
     found = sorted(path for path in found if not any(x.startswith('.') for x in path.split('/')))
     if not found:
-        raise FileNotFoundError(f'The folder of images, {root}, does not exist, or is empty.')
+        raise MissingFileError(f'The folder of images, {root}, does not exist, or is empty.')
     return found
 
 

@@ -5,6 +5,8 @@ import torch
 from mmengine.dist import get_rank
 from torch.utils.data import get_worker_info
 
+from mmmokd.utils.errors import ConfigError
+
 
 class WorkerGenerator:
     """Random numbers that differ per data worker, per rank and per epoch, and follow from the seed.
@@ -42,10 +44,10 @@ class WorkerGenerator:
                 at first).
 
         Raises:
-            ValueError: If ``epoch`` or ``stream`` is negative.
+            ConfigError: If ``epoch`` or ``stream`` is negative.
         """
         if epoch < 0 or (stream is not None and stream < 0):
-            raise ValueError(f'epoch and stream must be >= 0, but got {epoch} and {stream}.')
+            raise ConfigError(f'epoch and stream must be >= 0, but got {epoch} and {stream}.')
         self._epoch_and_stream[0] = epoch
         if stream is not None:
             self._epoch_and_stream[1] = stream

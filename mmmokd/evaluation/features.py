@@ -62,7 +62,7 @@ def extract_features(
         block, which is the pooled feature, is last.
 
     Raises:
-        ValueError: If the dataset is empty or not labeled, the order of its images is not known,
+        DataError: If the dataset is empty or not labeled, the order of its images is not known,
             the model's features are not one vector for each image, or not always of one shape, or
             it gives no maps.
     """
@@ -111,7 +111,7 @@ def _extract_share(
         if after_iter is not None:
             after_iter(index, batch)
     if done != size:
-        raise ValueError(f'the dataloader gave {done} images where its sampler has {size}')
+        raise DataError(f'the dataloader gave {done} images where its sampler has {size}')
     return store
 
 
@@ -161,7 +161,7 @@ def batch_features(
         dict[str, Tensor]: Shape (B, b, C) for each, float32.
 
     Raises:
-        ValueError: If the images are not one tensor, or the features not one vector an image.
+        DataError: If the images are not one tensor, or the features not one vector an image.
     """
     inputs = read_inputs(model, batch)
     found = {}

@@ -24,7 +24,7 @@ def sample_order(dataloader: DataLoader) -> list[int]:
         list[int]: This process's indices, padding included.
 
     Raises:
-        ValueError: If the dataset is empty, the sampler's order is not fixed, or images would be
+        DataError: If the dataset is empty, the sampler's order is not fixed, or images would be
             dropped from an incomplete last batch.
     """
     size = len(dataloader.dataset)
@@ -67,14 +67,14 @@ def gather_by_index(
         dict[str, Tensor] | None: Shape (size, ...) for each; None on a rank without a result.
 
     Raises:
-        ValueError: If an image is in no process.
+        DataError: If an image is in no process.
     """
     orders = [torch.tensor(each, dtype=torch.long) for each in all_gather_object(order)]
     seen = torch.zeros(size, dtype=torch.bool)
     for each in orders:
         seen[each] = True
     if not seen.all():
-        raise ValueError(
+        raise DataError(
             f'{int((~seen).sum())} of {size} images were given to no process by the sampler'
         )
     if get_world_size() == 1 and order == list(range(size)):

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Whether a detector or segmentor can work with the maps that its backbone gives."""
+"""Check of the maps that a backbone gives against the heads of a detector or segmentor."""
 
 import copy
 import math
@@ -77,7 +77,7 @@ def check_feature_maps(cfg: Config) -> None:
 
 
 def _backbone_outputs(backbone: dict[str, Any]) -> Any:
-    """What a backbone gives; None where it cannot be found out."""
+    """Outputs of a backbone; None if they cannot be determined."""
     cfg = dict(copy.deepcopy(backbone), init_cfg=None)  # a class may change what it is given
     for key in ('pretrained', 'checkpoint_path'):  # nothing is to be downloaded
         cfg.pop(key, None)
@@ -116,7 +116,7 @@ def _as_maps(model: dict[str, Any], outputs: Any, scope: str) -> list[Tensor] | 
 
 
 def _neck_outputs(model: dict[str, Any], maps: list[Tensor], scope: str) -> list[Tensor] | None:
-    """What a neck makes of maps; None where it cannot be found out."""
+    """Outputs of a neck; None if they cannot be determined."""
     neck, same = model['neck'], len(maps) > 1 and len({_stride(one) for one in maps}) == 1
     name = type_name(neck['type']) if isinstance(neck, dict) else 'list of necks'
     try:
@@ -151,7 +151,7 @@ def _neck_outputs(model: dict[str, Any], maps: list[Tensor], scope: str) -> list
 
 
 def _asserted_by(module: nn.Module, error: Exception) -> bool:
-    """Whether an assertion of the module's own, about its input, failed."""
+    """Check if an assertion of the module itself, about its input, failed."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     own = frames[-1].f_locals.get('self') is module
     return own and isinstance(error, AssertionError)

@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from mmmokd.utils.errors import ConfigError
+
 from .backbone_features import BackboneFeatures
 
 T = TypeVar('T')
@@ -52,7 +54,7 @@ class NetworkOutput:
 
         Raises:
             KeyError: If the network has no such neck.
-            ValueError: For ``'tokens'`` of views whose maps differ in size.
+            ConfigError: For ``'tokens'`` of views whose maps differ in size.
         """
         return self._keep(name, lambda: self._compute(name).unflatten(0, (-1, self.batch)))
 
@@ -81,7 +83,16 @@ class NetworkOutput:
 
         Returns:
             list[Tensor]: Shape (V_p * B, N_p, D) for each pass p of V_p views.
+
+        Raises:
+            ConfigError: If the neck does not embed maps.
         """
+        neck = self.neck(name)
+        if not getattr(neck, 'embeds_maps', False):
+            raise ConfigError(
+                f'a head searches the maps of {name!r}, but {type(neck).__name__} embeds none: let '
+                'the head read a TransformerSearchHead'
+            )
         return self._keep(f'{name}.embedded', lambda: self._embed(name))
 
     def once(self, key: str, compute: Callable[[], T]) -> T:
@@ -122,7 +133,7 @@ class NetworkOutput:
             return torch.cat([features.pooled for features in self.passes])
         if name == 'tokens':
             if len({features.grid for features in self.passes}) > 1:
-                raise ValueError(
+                raise ConfigError(
                     "the views' maps differ in size, "
                     f'{", ".join(str(features.grid) for features in self.passes)}: a head that '
                     "reads 'tokens' of such views takes them from `passes`"

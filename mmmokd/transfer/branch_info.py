@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a branch's backbone is: told by its config or, of a standard model, by its weights."""
+"""Description of a branch's backbone, from its config or, of a standard model, by its weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,9 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
+from mmmokd.models.branches import complete_backbone
 from mmmokd.registry import MODELS
-from mmmokd.utils.config_tree import type_name
+from mmmokd.utils.config_tree import iter_dicts, type_name
 from mmmokd.utils.errors import CheckpointError
 from mmmokd.weights import BackboneInfo, WeightFile, describe_weights, inspect_weights
 from mmmokd.weights.backbone_info import Pixels
@@ -47,7 +48,21 @@ def branch_info(
         CheckpointError: If the config has no such branch, and as :func:`complete_info`.
     """
     cfg = backbone_config(file, branch, config)
+    if cfg is not None:
+        cfg = _as_in_the_branch(cfg, weights)
     return complete_info(weights, cfg, img_size)._replace(pixels=read_pixels(file))
+
+
+def _as_in_the_branch(cfg: dict[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A backbone's config with what its branch set, so that it has the same weights and features."""
+    cfg = {key: value for key, value in cfg.items() if key not in NOT_OF_THE_MODEL}
+    if type_name(cfg['type']) == 'VisionTransformer':  # the libraries choose the output themselves
+        return cfg
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        completed = complete_backbone(cfg)
+    if 'out_type' not in cfg and completed.get('out_type') == 'raw' and 'cls_token' in weights:
+        completed['out_type'] = 'cls_token'  # the branch's pooled feature, and of the same weights
+    return completed
 
 
 def backbone_config(
@@ -83,7 +98,7 @@ def backbone_config(
 
 
 def read_pixels(file: WeightFile) -> Pixels | None:
-    """How the images were normalized that the weights were trained on.
+    """Read how the images were normalized that the weights were trained on.
 
     Args:
         file (WeightFile): A MOKD checkpoint.
@@ -97,7 +112,13 @@ def read_pixels(file: WeightFile) -> Pixels | None:
     preprocessor = cfg.get('data_preprocessor') or cfg['model'].get('data_preprocessor') or {}
     if 'mean' not in preprocessor:
         return None
-    rgb = bool(preprocessor.get('to_rgb'))
+    loads = [
+        node
+        for _, node in iter_dicts(cfg.get('train_dataloader') or {})
+        if type_name(node.get('type')) == 'LoadImage'
+    ]
+    # Either the pipeline gives RGB, or the preprocessor turns BGR round.
+    rgb = bool(preprocessor.get('to_rgb')) != any(node.get('to_rgb') for node in loads)
     return Pixels(list(preprocessor['mean']), list(preprocessor['std']), rgb)
 
 

@@ -24,7 +24,7 @@ def convert_from_official(
     config: Config | None = None,
     overwrite: bool = False,
 ) -> list[str]:
-    """Make a checkpoint of ours from a file of the authors'.
+    """Convert a file of the authors' into a checkpoint of this package.
 
     No code of the file runs: it is read as weights, and of Python's classes only
     ``argparse.Namespace``, which the authors' files keep their arguments in and which does nothing
@@ -38,14 +38,14 @@ def convert_from_official(
             Defaults to ('cnn', 'vit').
         config (Config, optional): A config whose model must have a place for every weight, and no
             further one. Defaults to None, not checked.
-        overwrite (bool): Whether to replace a target that is there. Defaults to False.
+        overwrite (bool): Whether to replace an existing target. Defaults to False.
 
     Returns:
         list[str]: What was done, in sentences.
 
     Raises:
         MissingFileError: If there is no such source.
-        CheckpointError: If the source is no such file, does not fit the config, or the target cannot be
+        CheckpointError: If the source is another file, does not fit the config, or the target cannot be
             written.
     """
     check_target(target, overwrite)
@@ -76,7 +76,7 @@ def convert_to_official(
     branches: tuple[str, str] = ('cnn', 'vit'),
     overwrite: bool = False,
 ) -> list[str]:
-    """Make a file in the authors' format from a checkpoint of ours.
+    """Convert a checkpoint of this package into the authors' format.
 
     Args:
         source (str | Path): Checkpoint of a MOKD with a ResNet's and a ViT's branch.
@@ -84,14 +84,14 @@ def convert_to_official(
             source has them, the epoch and the names of the architectures.
         branches (tuple[str, str]): Our names of the ResNet's and the ViT's branch.
             Defaults to ('cnn', 'vit').
-        overwrite (bool): Whether to replace a target that is there. Defaults to False.
+        overwrite (bool): Whether to replace an existing target. Defaults to False.
 
     Returns:
         list[str]: What was done, in sentences.
 
     Raises:
         MissingFileError: If there is no such source.
-        CheckpointError: If the source is no such checkpoint, a branch is of an architecture that the
+        CheckpointError: If the source is another checkpoint, a branch is of an architecture that the
             official code does not have, or the target cannot be written.
     """
     check_target(target, overwrite)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Whether two models that hold the same weights compute the same."""
+"""Check that two models with the same weights compute the same features."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,7 +44,7 @@ def check_same_features(library: Library, weights: Mapping[str, Tensor]) -> None
     expected = pooled(_run(library, own, own, images))
     if found.shape != expected.shape:
         other = f'gives features of shape {tuple(found.shape)}, not {tuple(expected.shape)}'
-    elif not (difference := _difference(found, expected)) <= TOLERANCE:  # true of NaN, too
+    elif not (difference := _difference(found, expected)) <= TOLERANCE:  # also true of NaN
         other = f'its features differ by up to {difference:.2g}'
     else:
         return

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 
 def get_node(cfg: Config, path: Sequence[str]) -> Any:
-    """What stands in a config.
+    """Look up a value in a config.
 
     Args:
         cfg (Config): The config.
@@ -18,7 +18,7 @@ def get_node(cfg: Config, path: Sequence[str]) -> Any:
         Any: A value.
 
     Raises:
-        LookupError: If there is no such place.
+        LookupError: If the place does not exist.
     """
     node = cfg._cfg_dict
     for part in path:

@@ -13,7 +13,7 @@ RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
 def is_first_process(launcher: str) -> bool:
-    """Whether this process is the only one, or the first, of a run whose processes did not yet join.
+    """Tell whether this is the only process, or the first, of a run whose processes did not yet join.
 
     Args:
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.

@@ -24,11 +24,11 @@ def printable(name: str) -> str:
 
 
 def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """A hint at what was meant, for the end of a message.
+    """Hint at what was meant, for the end of a message.
 
     Args:
-        key (str): What was found.
-        known (Iterable[str]): What may be there.
+        key (str): The name that was found.
+        known (Iterable[str]): The names that exist.
         cutoff (float): How near a name must be, 1 for equal. Defaults to 0.6.
 
     Returns:

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmmokd.utils.errors import CheckpointError
+
 
 def resize_pos_embed_2d(
     pos_embed: Tensor,
@@ -29,11 +31,11 @@ def resize_pos_embed_2d(
         Tensor: Shape (1, num_extra_tokens + dst_h * dst_w, D). The input itself when the grid fits.
 
     Raises:
-        ValueError: If the embedding does not have ``num_extra_tokens + h * w`` tokens.
+        CheckpointError: If the embedding does not have ``num_extra_tokens + h * w`` tokens.
     """
     expected = num_extra_tokens + src_grid[0] * src_grid[1]
     if pos_embed.shape[1] != expected:
-        raise ValueError(
+        raise CheckpointError(
             f'a position embedding for a {src_grid[0]}x{src_grid[1]} grid and {num_extra_tokens} '
             f'extra tokens has {expected} tokens, but this one has {pos_embed.shape[1]}'
         )
@@ -53,7 +55,7 @@ def resize_pos_embed_2d(
             recompute_scale_factor=False,
         )
     if tuple(weight.shape[-2:]) != tuple(dst_grid):
-        raise ValueError(
+        raise CheckpointError(
             f'resizing a position embedding from {src_grid} with scale_offset={scale_offset} gave '
             f'{tuple(weight.shape[-2:])}, not {tuple(dst_grid)}; use scale_offset=None'
         )
@@ -72,14 +74,14 @@ def resize_square_pos_embed(pos_embed: Tensor, num_tokens: int, source: str) -> 
         Tensor: Shape (1, E + M, D).
 
     Raises:
-        ValueError: If one of them is not a square with as many class tokens as the other.
+        CheckpointError: If one of them is not a square with as many class tokens as the other.
     """
     for extra in (1, 0):
         sizes = (pos_embed.shape[1] - extra, num_tokens - extra)
         old, new = (math.isqrt(max(size, 0)) for size in sizes)
         if (old**2, new**2) == sizes and old and new:
             return resize_pos_embed_2d(pos_embed, (old, old), (new, new), num_extra_tokens=extra)
-    raise ValueError(
+    raise CheckpointError(
         f'the position embedding of {source} has {pos_embed.shape[1]} tokens, which cannot be '
         f'resized to {num_tokens}: both should be squares, with or without a class token'
     )

@@ -70,7 +70,8 @@ def load_state_dict_strict(
         raise CheckpointError(
             f'{source} does not fit {type(model).__name__}: {name_some(problems, 2)}'
         ) from error
-    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    # What is there, and missing all the same, was dropped by its module, which computes it anew.
+    missing = [k for k in missing if k not in weights and not k.endswith('num_batches_tracked')]
     if missing and may_lack is not None and all(map(may_lack, missing)):
         print_log(
             f'{type(model).__name__}: {name_some(missing)} are not in {source} and keep the values '

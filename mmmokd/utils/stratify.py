@@ -3,6 +3,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmmokd.utils.errors import ConfigError
+
 
 def stratified_share(
     labels: Sequence[int] | np.ndarray,
@@ -27,12 +29,12 @@ def stratified_share(
         np.ndarray: Indices of the images drawn, ascending, int64.
 
     Raises:
-        ValueError: If ``share`` is not above 0 and at most 1, or a count is negative.
+        ConfigError: If ``share`` is not above 0 and at most 1, or a count is negative.
     """
     if not 0 < share <= 1:
-        raise ValueError(f'share must be above 0 and at most 1, but got {share}')
+        raise ConfigError(f'share must be above 0 and at most 1, but got {share}')
     if min_per_class < 0 or min_left < 0:
-        raise ValueError(
+        raise ConfigError(
             f'counts per class cannot be negative, but got min_per_class={min_per_class} and '
             f'min_left={min_left}'
         )

@@ -90,7 +90,7 @@ def plot_training(
         metrics (dict[str, dict[str, list[tuple[float, float]]]]): (epoch, value) pairs by curve,
             by what is measured, with the unit.
         baselines (dict[str, float]): Values to draw as horizontal lines beside every metric.
-        views (Sequence[Sequence[np.ndarray]]): For each of some images its views, BGR, uint8.
+        views (Sequence[Sequence[np.ndarray]]): For each of some images its views, RGB, uint8.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -128,7 +128,7 @@ def _draw_views(figure, views: Sequence[Sequence[np.ndarray]]) -> None:
     side = max(view.shape[0] for view in views[0])
     for row, row_views in zip(axes, views, strict=True):
         for axis, view in zip(row, row_views, strict=True):
-            axis.imshow(view[..., ::-1], interpolation='nearest')
+            axis.imshow(view, interpolation='nearest')
             # One scale for all: a local view is drawn as small as the models get it.
             margin = (side - view.shape[0]) / 2
             axis.set_xlim(-0.5 - margin, view.shape[1] - 0.5 + margin)

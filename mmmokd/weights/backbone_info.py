@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a backbone is, told from its weights."""
+"""Description of a backbone, from its weights."""
 
 import math
 import re
@@ -37,7 +37,7 @@ class Pixels(NamedTuple):
 
 
 class BackboneInfo(NamedTuple):
-    """What a backbone is. Its text is for messages.
+    """Description of a backbone. Its text is for messages.
 
     Attributes:
         family (str): Name of its class in mmpretrain: ``'ResNet'``, ``'VisionTransformer'``, ....
@@ -71,7 +71,7 @@ class BackboneInfo(NamedTuple):
 
     @property
     def is_vit(self) -> bool:
-        """Whether it is a plain ViT."""
+        """bool: Whether it is a plain ViT."""
         return self.patch is not None
 
     def __str__(self) -> str:

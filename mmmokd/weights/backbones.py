@@ -47,7 +47,7 @@ _EXTRAS = {
 
 
 def backbone_kind(weights: Mapping[str, Tensor]) -> str | None:
-    """Which of the two common kinds a backbone's weights are of.
+    """Tell which of the two common kinds a backbone's weights are of.
 
     Args:
         weights (Mapping[str, Tensor]): Weights by name.
@@ -145,7 +145,7 @@ def _check_needed_parts(
 
 
 def _hint(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    """Which argument of a ViT makes it fit."""
+    """Name the argument of a ViT that makes it fit."""
     hints = []
     for pattern, what, argument in _OPTIONS:
         ours, theirs = (any(map(pattern.fullmatch, keys)) for keys in (own, weights))
@@ -167,7 +167,7 @@ def adapt_weights(
         source (str): Where the weights are from, for the message.
 
     Returns:
-        dict[str, Tensor]: The weights; as they were, if one side is no ViT.
+        dict[str, Tensor]: The weights; as they were, if one side is not a ViT.
     """
     theirs, ours = vit_library(weights), vit_library(own)
     if theirs is None or ours is None:

@@ -18,7 +18,7 @@ def read_config_text(text: str) -> dict[str, Any]:
         dict[str, Any]: The config's values by name.
 
     Raises:
-        CheckpointError: If the text is no such config.
+        CheckpointError: If the text is not such a config.
     """
     try:
         return {

@@ -28,7 +28,7 @@ def _history_method(cls: type, name: str) -> Any:
 
 
 def _safe_globals() -> list:
-    """What a checkpoint of mmengine holds besides tensors: the log's history, in NumPy arrays."""
+    """Types in a checkpoint of mmengine besides tensors: the log's history, in NumPy arrays."""
     allowed = [item for item in get_torch_safe_globals() if item is not getattr]
     return [*allowed, (_history_method, 'builtins.getattr')]
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What was loaded into a model stays while the model's weights are initialized.
+"""Initialization of weights that keeps what was loaded into a model.
 
 mmengine draws a module's weights, then loads those of ``Pretrained``. But many classes continue and draw
 again after that: a ViT its position embedding, a ResNet the last norm of every block, unless
@@ -83,7 +83,7 @@ def remember_loaded(module: nn.Module) -> None:
 
 @functools.cache
 def reads_checkpoint_itself(cls: type) -> bool:
-    """Whether a class reads the checkpoint of its ``init_cfg`` in its own ``init_weights``.
+    """Tell whether a class reads the checkpoint of its ``init_cfg`` in its own ``init_weights``.
 
     mmseg's VisionTransformer, MAE, BEiT, SwinTransformer and PIDNet and mmdet's SwinTransformer,
     PyramidVisionTransformer and DetectoRS_ResNet do. They pass over a prefix, and load what fits.
@@ -103,7 +103,7 @@ def reads_checkpoint_itself(cls: type) -> bool:
 
 
 def _must_take_over(module: nn.Module, entry: dict) -> bool:
-    """Whether a class would pass over a part of ``init_cfg`` that our ``Pretrained`` reads."""
+    """Tell whether a class would pass over a part of ``init_cfg`` that our ``Pretrained`` reads."""
     if not reads_checkpoint_itself(type(module)):
         return False
     own = module.state_dict()

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Which tensors of a model were loaded: every module remembers it, by name."""
+"""Record of the tensors of a model that were loaded: every module keeps their names."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -91,7 +91,7 @@ def pretrained_entries(init_cfg: dict | list[dict] | None) -> list[dict]:
 
 
 def is_pretrained(entry: Any) -> bool:
-    """Whether an entry of an ``init_cfg`` loads weights.
+    """Tell whether an entry of an ``init_cfg`` loads weights.
 
     Args:
         entry (Any): The entry.

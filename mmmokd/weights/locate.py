@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Where in a file of another project the weights of a backbone are."""
+"""Search for a backbone's weights in a file of another project."""
 
 import re
 from collections import Counter
@@ -46,7 +46,7 @@ class Found(NamedTuple):
 
 
 def name_source(keys: Iterable[str]) -> str:
-    """Which project wrote a file.
+    """Name the project that wrote a file.
 
     Args:
         keys (Iterable[str]): Names of weights, and of what else lies beside them in the file.

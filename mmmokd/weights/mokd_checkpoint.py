@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a file of weights holds: branches, or another model."""
+"""Contents of a file of weights: branches, or another model."""
 
 import argparse
 import re
@@ -22,7 +22,7 @@ _BRANCH = re.compile(r'branches\.([^.]+)\.(student|teacher)\.')
 
 
 class WeightFile(NamedTuple):
-    """What a file of weights holds.
+    """Contents of a file of weights.
 
     Attributes:
         path (str): Where it is from.
@@ -207,7 +207,7 @@ def default_network(networks: Sequence[str]) -> str:
 
 
 def backbone_prefix(branch: str, network: str = 'teacher') -> str:
-    """What the names of a branch's backbone begin with.
+    """Prefix of the names of a branch's backbone.
 
     Args:
         branch (str): Name of the branch.
@@ -243,7 +243,7 @@ def select_weights(file: WeightFile, prefix: str) -> dict[str, Tensor]:
 
 
 def describe_contents(file: WeightFile) -> str:
-    """What there is to choose from in a file of weights.
+    """Describe what a file of weights holds, for a message.
 
     Args:
         file (WeightFile): A file's weights.

@@ -185,7 +185,7 @@ def _check_networks(checkpoint: dict) -> None:
 
 
 def _differences(weights: dict[str, Tensor], kind: str, branch: str, network: str) -> list[str]:
-    """What a network, its weights renamed, has or lacks that those of the official code do not."""
+    """Differences of a network, its weights renamed, from those of the official code."""
     if not weights:
         return [f'{branch} has no {network}']
     places = _PLACES[kind]

@@ -34,10 +34,10 @@ class PretrainedInit(_PretrainedInit):
     checkpoint of MOKD, this package's or the authors', every weight of the module must be there and
     fit; a wrong prefix is an error that lists the branches. So it is for a plain ViT or ResNet of any
     other file, whose weights may lie below any name: those of the teacher, or of an average, are
-    taken where there are several, as the log tells. What is no ViT or ResNet loads as mmengine loads
+    taken where there are several, as the log tells. What is not a ViT or ResNet loads as mmengine loads
     it, what is missing being logged, except that it is an error if nothing fits at all. A local file
     is never unpickled. A ViT's weights may have the names of mmpretrain, mmseg, timm (official DINO's
-    and DINOv2's, too) or torchvision.
+    and DINOv2's as well) or torchvision.
 
     Args:
         checkpoint (str): A local file, or anything else that mmengine can load.
@@ -157,7 +157,7 @@ def _bare(names: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_published(checkpoint: str) -> bool:
-    """Whether it is one of the models that mmengine knows by name, which its libraries' configs take.
+    """Tell whether it is a model that mmengine knows by name, as its libraries' configs use.
 
     Some have more weights than their model, as the bias of Caffe's first convolution.
     """

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a plain ViT's weights are called in each library."""
+"""Names of a plain ViT's weights in each library."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -87,7 +87,7 @@ _CHUNK = re.compile(r'(^|.*\.)blocks\.\d+\.(?=\d+\.(?:norm1|norm2|attn|mlp|ls1|l
 
 @cache
 def name_pattern(template: str) -> re.Pattern:
-    """What the names that a template stands for look like.
+    """Pattern of the names that a template stands for.
 
     Args:
         template (str): A name with ``{n}`` and ``{s}`` for numbers, ``{leaf}`` for 'weight' or
@@ -121,7 +121,7 @@ def rename(name: str, names: Mapping[str, str]) -> str:
 
 
 def vit_library(keys: Iterable[str]) -> str | None:
-    """Which library's names a ViT's weights have.
+    """Tell whose names a ViT's weights have.
 
     Args:
         keys (Iterable[str]): Names of weights.

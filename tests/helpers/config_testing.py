@@ -65,7 +65,7 @@ def shrink_sizes(cfg):
     """Few prototypes, narrow projectors, two layers of a ViT's twelve, small and few views."""
     narrow = dict(out_channels=32, hid_channels=64, bottleneck_channels=32)
     cfg.model.setdefault('neck_defaults', {}).update(narrow)
-    for branch in cfg.model.branches.values():
+    for branch in filter(None, cfg.model.branches.values()):
         arch = branch.backbone.get('arch')
         if branch.backbone.type == 'mmmokd.VisionTransformer' and isinstance(arch, str):
             branch.backbone.arch = dict(ViT.arch_zoo[arch], num_layers=2)

@@ -7,6 +7,7 @@ All are plain functions that processes started by a test can import too.
 import itertools
 import math
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -64,6 +65,40 @@ def branch_cfg(kind, **kwargs):
             projection=kind != 'vit',
         ),
         **kwargs,
+    )
+
+
+def ring_cfg(folder):
+    """Configs of a ring of three branches: one also learns from a frozen one, one by a predictor.
+
+    The weights of the frozen branch are written to the folder, and to be loaded from it.
+    """
+    predictor = dict(
+        type='mmpretrain.NonLinearNeck', in_channels=PROTOTYPES, hid_channels=12,
+        out_channels=PROTOTYPES, with_avg_pool=False, with_last_bn=False, norm_cfg=dict(type='LN'),
+    )  # fmt: skip
+    latent = dict(
+        type='mmmokd.ViewPairHead',
+        reads='projector',
+        head=dict(
+            type='mmpretrain.LatentPredictHead',
+            loss=dict(type='mmpretrain.CosineSimilarityLoss'),
+            predictor=predictor,
+        ),
+    )
+    weights = Path(folder) / 'frozen.pth'
+    prefix = 'branches.big.teacher.'
+    if not weights.exists():
+        network = build_mokd(dict(big=branch_cfg('vit')), seed=7).branches['big'].teacher
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        state = {f'{prefix}{key}': value for key, value in network.state_dict().items()}
+        torch.save(dict(state_dict=state), weights)
+    init_cfg = dict(type='Pretrained', checkpoint=str(weights), prefix=prefix)
+    return dict(
+        cnn=branch_cfg('cnn', cross_weight=dict(vit=1.0)),
+        vit=branch_cfg('vit', cross_weight=dict(next=0.5), heads=dict(latent=latent)),
+        next=branch_cfg('next', cross_weight=dict(cnn=0.1, big=1.0)),
+        big=branch_cfg('vit', frozen=True, init_cfg=init_cfg),
     )
 
 

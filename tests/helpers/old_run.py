@@ -115,7 +115,7 @@ def run_cfg(images, work_dir, epochs, **kwargs):
         dict(num=1, size=16, scale=(0.25, 1.0), blur=0.1, solarize=0.2),
         dict(num=2, size=8, scale=(0.05, 0.25), blur=0.5),
     ]
-    word = 'Picture' if OLD_NAMES else 'Image'
+    word, load = ('Picture', {}) if OLD_NAMES else ('Image', dict(to_rgb=True))
     return Config(
         dict(
             default_scope='mmpretrain',
@@ -123,7 +123,7 @@ def run_cfg(images, work_dir, epochs, **kwargs):
             model=model_cfg(),
             data_preprocessor=dict(
                 type='SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53],
-                std=[58.395, 57.12, 57.375], to_rgb=True,
+                std=[58.395, 57.12, 57.375], to_rgb=OLD_NAMES,
             ),
             train_dataloader=dict(
                 batch_size=BATCH_SIZE,
@@ -132,7 +132,7 @@ def run_cfg(images, work_dir, epochs, **kwargs):
                     type=f'mmmokd.{word}Folder',
                     data_root=str(images),
                     pipeline=[
-                        dict(type=f'mmmokd.Load{word}', value_range=None),
+                        dict(type=f'mmmokd.Load{word}', value_range=None, **load),
                         dict(type='mmmokd.MultiCrop', groups=views),
                         dict(type='PackInputs'),
                     ],

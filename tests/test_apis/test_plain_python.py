@@ -41,9 +41,8 @@ def run(work_dir, images, **changes):
     cfg.train_dataloader.dataset.data_root = str(images)
     for group in cfg.train_dataloader.dataset.pipeline[1].groups:
         group.update(size=32, num=1)
-    for branch in cfg.model.branches.values():
-        branch.projector.update(out_channels=16, hid_channels=32)
-        branch.search_head.update(out_channels=16, num_layers=1)
+    cfg.model.neck_defaults = dict(out_channels=16, hid_channels=32, embed_dims=24, num_layers=1)
+    cfg.model.global_size = 32
     cfg.model.branches.vit.backbone.arch = VIT
     cfg.train_cfg.max_epochs = 1
     cfg.default_hooks.checkpoint = None
@@ -82,7 +81,8 @@ def test_two_runs_of_the_folder_config_in_one_process(notebook, tmp_path, images
 def test_views_are_checked_before_the_first_step(tmp_path, images):
     beit = dict(_delete_=True, type='BEiTViT', img_size=64, patch_size=16, arch='deit-t')
     with pytest.raises(ValueError, match='branch vit: the backbone BEiTViT .* images of 32x32'):
-        run(tmp_path / 'run', images, **{'model.branches.vit.backbone': beit})
+        changes = {'model.branches.vit.backbone': beit, 'model.global_size': 64}
+        run(tmp_path / 'run', images, **changes)
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('mokd_*.py')), ids=lambda path: path.stem)

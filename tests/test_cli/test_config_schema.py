@@ -42,6 +42,10 @@ def load(folder, text, base=BASE, name='mine.py'):
             'nothing reads train_dataloder. Did you mean train_dataloader?',
         ),
         ('env_cfg = dict(cudnn_benchmrk=True)', 'env_cfg takes no cudnn_benchmrk. Did you mean'),
+        (
+            'randomness = dict(_delete_=True, deterministic=True)',
+            "randomness lacks what it needs: 'seed'.",
+        ),
         ('auto_scale_lr = dict(base_batchsize=64)', 'auto_scale_lr takes no base_batchsize. Did'),
         ('train_cfg = dict(max_epoch=3)', 'train_cfg takes no max_epoch. Did you mean max_epochs?'),
         (
@@ -91,7 +95,7 @@ def load(folder, text, base=BASE, name='mine.py'):
         ),
         (
             'model = dict(branches=dict(cnn=dict(projector=dict(train_gian=True))))',
-            'projector (DINOProjector) takes no train_gian. Did you mean train_gain?',
+            ' takes no train_gian. Did you mean train_gain?',
         ),
         (
             'model = dict(branches=dict(cnn=dict(heads=dict(smm=dict(loss_weight=2)))))',

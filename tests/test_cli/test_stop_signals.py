@@ -10,7 +10,7 @@ import time
 import pytest
 
 from mmmokd.cli import stop_signals
-from mmmokd.cli.interrupt import PositionHook, how_to_go_on
+from mmmokd.cli.interrupt import PositionHook, how_to_resume
 from mmmokd.cli.run_tool import run_tool
 from mmmokd.cli.stop_signals import this_command, where
 from mmmokd.weights import save_file
@@ -178,13 +178,13 @@ def test_command_of_a_script(monkeypatch):
     assert this_command(resume=True) == 'bash tools/transfer.sh a.pth cnn b.py'
 
 
-def test_how_to_go_on(monkeypatch, tmp_path):
+def test_how_to_resume(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, 'orig_argv', ['train.py'])
-    said = how_to_go_on(str(tmp_path))
+    said = how_to_resume(str(tmp_path))
     assert said == ', before the first checkpoint; start again with: train.py'
     (tmp_path / 'epoch_1.pth').write_bytes(b'cut')
-    assert how_to_go_on(str(tmp_path)) == said
+    assert how_to_resume(str(tmp_path)) == said
     save_file({}, tmp_path / 'epoch_2.pth')
-    assert how_to_go_on(str(tmp_path)) == (
+    assert how_to_resume(str(tmp_path)) == (
         f', newest checkpoint {tmp_path / "epoch_2.pth"}; resume with: train.py --resume'
     )

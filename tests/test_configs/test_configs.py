@@ -147,7 +147,7 @@ def test_config_trains_one_step(path, tmp_path, data_roots):
     runner.register_hook(hook)
     runner.train()
 
-    assert set(hook.losses) - {'grad_norm'} >= expected_losses(cfg.model.branches)
+    assert set(hook.losses) - {'grad_norm'} >= expected_losses(runner.model.branches)
     assert all(map(math.isfinite, hook.losses.values()))
     for name, branch in runner.model.branches.items():
         for part in PARTS:
@@ -180,7 +180,7 @@ def test_config_trains_one_step(path, tmp_path, data_roots):
         assert parts == {'main', *cfg.optim_wrapper.branches[name].get('parts', {})}
     assert {type(hook).__name__ for hook in runner.hooks} >= OUR_HOOKS
     logged = set(runner.message_hub.log_scalars)
-    for name in cfg.model.branches:
+    for name in runner.model.branches:
         assert {f'train/{name}.{key}' for key in ('lr', 'sm.teacher_temp', 'entropy')} <= logged
     assert 'train/ema_momentum' in logged
 

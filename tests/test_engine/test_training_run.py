@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mokd_testing import build_runner, short_log, train, worst_difference
+from mokd_testing import build_runner, ring_cfg, short_log, train, worst_difference
 
 
 def optimizer_states(runner):
@@ -31,13 +31,14 @@ def settings_of(runner):
     }
 
 
-@pytest.mark.parametrize('counts', [2, 4])
-def test_accumulation_equals_a_larger_batch(runner_cfg, counts, float64):
-    """Students, teachers, centers, momenta and learning rates after three epochs."""
-    whole = train(runner_cfg('whole', length=24, batch_size=8, max_epochs=3))
+@pytest.mark.parametrize(('counts', 'ring'), [(2, True), (4, False)])
+def test_accumulation_equals_a_larger_batch(runner_cfg, tmp_path, counts, ring, float64):
+    """Students, teachers, centers, predictors, momenta and learning rates after three epochs."""
+    branches = ring_cfg(tmp_path) if ring else ('cnn', 'vit')
+    whole = train(runner_cfg('whole', length=24, batch_size=8, max_epochs=3, branches=branches))
     parts = train(
         runner_cfg(
-            'parts', length=24, batch_size=8 // counts, max_epochs=3,
+            'parts', length=24, batch_size=8 // counts, max_epochs=3, branches=branches,
             optim=dict(accumulative_counts=counts),
         )
     )  # fmt: skip
@@ -50,14 +51,16 @@ def test_accumulation_equals_a_larger_batch(runner_cfg, counts, float64):
     assert all(state[key].abs().max() > 1e-3 for key in state if key.endswith('center'))
 
 
-@pytest.mark.parametrize('counts', [1, 2])
-@pytest.mark.parametrize('after', [1, 2])
-def test_resumed_run_equals_an_uninterrupted_one(runner_cfg, counts, after):
+@pytest.mark.parametrize(
+    ('counts', 'after', 'ring'), [(1, 1, True), (1, 2, False), (2, 1, False), (2, 2, True)]
+)
+def test_resumed_run_equals_an_uninterrupted_one(runner_cfg, tmp_path, counts, after, ring):
     """From an epoch's checkpoint, bit for bit: weights, teachers, centers, momenta, settings."""
+    branches = ring_cfg(tmp_path) if ring else ('cnn', 'vit')
 
     def cfg(folder, **kwargs):
         made = runner_cfg(
-            folder, length=8, batch_size=2, max_epochs=3,
+            folder, length=8, batch_size=2, max_epochs=3, branches=branches,
             optim=dict(accumulative_counts=counts), **kwargs,
         )  # fmt: skip
         made.train_dataloader.sampler.shuffle = True

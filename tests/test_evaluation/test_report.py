@@ -14,6 +14,7 @@ from mmmokd.evaluation.report import (
     set_evaluation,
     write_results,
 )
+from mmmokd.utils.errors import CannotWriteError
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {
@@ -91,7 +92,7 @@ def test_failed_plot_leaves_no_half_result(tmp_path, monkeypatch):
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='cannot write to the folder'):
+    with pytest.raises(CannotWriteError, match='cannot write to the folder'):
         check_out(tmp_path / 'file' / 'out')
 
 

@@ -1,16 +1,19 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""The code of docs/en/advanced_guides/add_backbone.md: a backbone of one's own and its adapter."""
+"""The code of docs/en/advanced_guides/add_backbone.md: a backbone of your own and its adapter."""
 
 import pytest
-import torch
 from mmengine.hooks import Hook
-
-# [start-backbone]
-from mmengine.model import BaseModule
 from mokd_testing import build_mokd, copy_of, runner_cfg, train
+
+# isort: split
+# [start-backbone]
+import torch
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmmokd.models.branches import BackboneAdapter
 from mmmokd.registry import MODELS
+from mmmokd.structures import BackboneFeatures
 
 
 @MODELS.register_module()
@@ -44,11 +47,8 @@ class ScanNet(BaseModule):
 
 # [end-backbone]
 
+
 # [start-adapter]
-from mmmokd.models.branches import BackboneAdapter  # noqa: E402
-from mmmokd.structures import BackboneFeatures  # noqa: E402
-
-
 @MODELS.register_module()
 class ScanNetAdapter(BackboneAdapter):
     """Take the class token out of a ScanNet's sequence."""
@@ -98,8 +98,10 @@ def test_the_adapter_reads_what_a_ready_one_reads(size):
     from mmmokd.models.branches import infer_features
 
     backbone = MODELS.build(dict(type='mmmokd.ScanNet'))
-    print(infer_features(backbone, size, ScanNetAdapter()))
+    spec = infer_features(backbone, 96, ScanNetAdapter())
+    print(spec.pooled_channels, spec.token_channels, spec.grid)  # 192 192 (6, 6)
     # [end-try]
+    assert spec[:3] == (192, 192, (6, 6))
     images = torch.randn(2, 3, *size)
     found = ScanNetAdapter()(backbone(images), backbone, size)
     expected = MODELS.build(adapter)(backbone(images), backbone, size)

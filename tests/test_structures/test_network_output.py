@@ -63,6 +63,8 @@ def test_outputs():
     expected = [head(head.embed(each.tokens, each.grid)) for each in features]
     torch.testing.assert_close(output['search_head'], torch.cat(expected).unflatten(0, (5, B)))
     assert net.neck.calls == 1 and output['neck'] is output['neck']
+    with pytest.raises(ValueError, match="searches the maps of 'neck', but Neck embeds none"):
+        output.embedded('neck')
     with pytest.raises(KeyError, match="no neck 'other'"):
         output['other']
 

@@ -56,6 +56,8 @@ ELSEWHERE = (
     'for part in 1percent 10percent',
     'for branch in cnn vit',  # test_benchmark_transfer.py
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
+    'python tools/train.py configs/mokd/variants/',  # test_variants.py
+    'bash tools/dist_train.sh configs/dino/',  # likewise
 )
 REPLACED = (
     (r'mmmokd::(?=mokd/)', 'configs/'),  # those of the package are large: test_config_paths.py

@@ -67,7 +67,7 @@ def test_help_names_every_argument(train_here):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['--amp'], '--amp needs a GPU and there is none'),
+        (['--amp'], '--amp needs a GPU, but none is available'),
         (['--resume', 'nowhere/epoch_3.pth'], 'checkpoint nowhere/epoch_3.pth does not exist'),
         (['--launcher', 'slurm'], '--launcher slurm needs GPUs'),
         (['--cfg-options', 'max_epochs=3'], 'Did you mean train_cfg.max_epochs?'),
@@ -180,7 +180,7 @@ def members_alive(group):
     return alive
 
 
-def test_interrupted_run_says_how_to_go_on(run, cpu_env, tiny_config, tmp_path):
+def test_interrupted_run_says_how_to_resume(run, cpu_env, tiny_config, tmp_path):
     command = train_command(tiny_config, tmp_path, '--overwrite')
     command += ['train_dataloader.num_workers=2', 'train_cfg.max_epochs=60']
     how = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)

@@ -12,12 +12,15 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from backbone_families import FAMILIES
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint_with_prefix, load_checkpoint
 from torch import nn
 from weights_testing import IMAGE_SIZE, build, randomize, run_double, save_mokd
 
 from mmmokd.cli.config import load_config
+from mmmokd.models.branches import AutoAdapter, build_backbone
 from mmmokd.transfer.branch_info import complete_info
 from mmmokd.transfer.export import export_branch, key_report
 from mmmokd.transfer.libraries import build_library
@@ -110,8 +113,9 @@ def test_features_are_the_branchs(mokd, tmp_path, library, branch):
 
 
 def save_branch(path, cfg):
-    """Write a checkpoint with one branch, named a; returns its backbone."""
-    backbone = build(dict(cfg))
+    """Write a checkpoint with one branch, named a; returns its backbone, which gives maps."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        backbone = build_backbone(dict(cfg))
     randomize(backbone)
     weights = {f'branches.a.teacher.backbone.{k}': v for k, v in backbone.state_dict().items()}
     text = Config(dict(model=dict(branches=dict(a=dict(backbone=cfg))))).pretty_text
@@ -136,6 +140,26 @@ def test_networks_of_convolutions_in_timm(tmp_path, cfg):
     model = follow(lines, out)
     expected = pooled(run_double(backbone, IMAGES))
     assert torch.allclose(pooled(run_double(model, IMAGES)), expected, rtol=1e-9)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['convnext', 'beit', 'eva02', 'timm_pit_pooled', 'timm_coat'])
+def test_what_a_branch_sets_is_exported(tmp_path, name):
+    """Arguments that its config does not have, and on which weights and features depend."""
+    family = FAMILIES[name]
+    backbone = save_branch(tmp_path / 'a.pth', family.cfg)
+    out = tmp_path / 'out.pth'
+    cfg, init_cfg = follow(export_branch(tmp_path / 'a.pth', out, 'mmpretrain'), out)
+    model = build(cfg)
+    load_plainly(model, init_cfg)
+    backbone.eval(), model.eval()  # of which some return nothing
+    size = family.sizes[0]
+    images = torch.rand(2, 3, *size)
+    expected = AutoAdapter()(backbone(images), backbone, size).pooled
+    found = model(images)
+    if not isinstance(found[-1], torch.Tensor) or found[-1].ndim != 2:
+        found = [AutoAdapter()(found, model, size).pooled]
+    assert torch.allclose(found[-1], expected, atol=TOLERANCE)
 
 
 def test_nothing_is_written_of_what_computes_something_else(tmp_path):

@@ -135,7 +135,7 @@ def test_no_log_is_named(tmp_path):
 
 def test_plot_shows_the_views_in_their_colors_and_sizes(tmp_path, interrupted_run):
     scalars = read_scalars(interrupted_run)
-    large, small = (10, 200, 30), (210, 20, 120)  # BGR
+    large, small = (10, 200, 30), (210, 20, 120)
     views = [
         [np.full((28, 28, 3), large, np.uint8), np.full((14, 14, 3), small, np.uint8)]
         for _ in range(2)
@@ -151,7 +151,7 @@ def test_plot_shows_the_views_in_their_colors_and_sizes(tmp_path, interrupted_ru
     assert path.read_bytes().startswith(b'\x89PNG')
     image = cv2.imread(str(path))
     assert image.shape[0] > 500 and image.shape[1] > 800
-    areas = [int((image == color).all(axis=2).sum()) for color in (large, small)]
+    areas = [int((image[..., ::-1] == color).all(axis=2).sum()) for color in (large, small)]
     assert areas[1] > 1000
     assert areas[0] / areas[1] == pytest.approx(4, rel=0.1)
 

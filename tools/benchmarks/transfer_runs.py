@@ -115,7 +115,7 @@ def run_once(
 def _describe(
     initialization: Initialization, config: str | Path, seed: int, options: Sequence[str]
 ) -> dict[str, Any]:
-    """What a run's result depends on."""
+    """Everything that a run's result depends on."""
     weights = None
     if initialization.checkpoint is not None:
         file = Path(initialization.checkpoint).expanduser()

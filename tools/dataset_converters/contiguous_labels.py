@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmmokd.cli.run_tool import run_tool
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.errors import DataError, MissingFileError
 
 IGNORED = 255
 MAX_CLASSES = IGNORED
@@ -28,16 +29,16 @@ MAX_CLASSES = IGNORED
 def read_categories(path: Path) -> dict[int, str]:
     """Names by id, in the order of the ids, without 0."""
     if not path.is_file():
-        raise FileNotFoundError(f'list of classes {path} does not exist')
+        raise MissingFileError(f'list of classes {path} does not exist')
     try:
         categories = {int(item['id']): str(item['name']) for item in json.loads(path.read_text())}
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise DataError(
             f'{path} should be a list as [{{"id": 1, "name": "person"}}, ...]: {error!r}'
         ) from error
     categories = {number: categories[number] for number in sorted(categories) if number}
     if not 0 < len(categories) <= MAX_CLASSES or min(categories) < 0 or max(categories) >= 2**16:
-        raise ValueError(
+        raise DataError(
             f'{path} should have 1 to {MAX_CLASSES} classes with ids from 1 to 65535, but it has '
             f'{len(categories)}: {list(categories)[:5]}'
         )
@@ -48,9 +49,9 @@ def convert(maps: Path, out: Path, categories: dict[int, str]) -> int:
     """Write the maps and the list of names, all or nothing; returns the number of maps."""
     files = sorted(maps.rglob('*.png'))
     if not files:
-        raise FileNotFoundError(f'no label map (*.png) in {maps}')
+        raise MissingFileError(f'no label map (*.png) in {maps}')
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f'{out} is there already: name a new folder to write to')
+        raise DataError(f'{out} is there already: name a new folder to write to')
     table = np.full(2**16, IGNORED, np.uint8)
     table[list(categories)] = np.arange(len(categories))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,9 +69,9 @@ def read_map(file: Path) -> np.ndarray:
     try:
         labels = np.asarray(Image.open(file))
     except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f'label map {file} cannot be read: {error}') from error
+        raise DataError(f'label map {file} cannot be read: {error}') from error
     if labels.ndim != 2:
-        raise ValueError(f'label map {file} should have one channel, but is {labels.shape}')
+        raise DataError(f'label map {file} should have one channel, but is {labels.shape}')
     return labels
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from mmengine.logging import MMLogger
-from quickstart_runs import OUT, REPORT, RUNS, default_out, open_record, show_report, train
+from quickstart_runs import OUT, PAIR, REPORT, RUNS, default_out, open_record, show_report, train
 
 from mmmokd.cli.run_tool import run_tool
 from mmmokd.cli.stop_signals import this_command, where
@@ -89,7 +89,7 @@ def main() -> None:
         for i, (run, names) in enumerate(RUNS.items(), 1):
             print(f'\n=== run {i} of {len(RUNS)}: {run} (writes to {out / names}) ===', flush=True)
             train(out / names, task)
-        cfg = task.load('cnn-vit')
+        cfg = task.load(PAIR)
         MMLogger.get_current_instance().setLevel('WARNING')  # the number of copies, once more
         write_report(out, cfg, raw_pixel_knn(cfg) if task.labeled else None)
         print(show_report(out))

@@ -141,9 +141,14 @@ def sample_views(cfg: Config) -> list[list[np.ndarray]]:
         cfg (Config): Config with ``train_dataloader``.
 
     Returns:
-        list[list[np.ndarray]]: For each image its views, each (H, W, 3), BGR, uint8.
+        list[list[np.ndarray]]: For each image its views, each (H, W, 3), RGB, uint8.
     """
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     indices = range(0, len(dataset), max(1, len(dataset) // NUM_IMAGES))[:NUM_IMAGES]
-    return [[view.permute(1, 2, 0).numpy() for view in dataset[i]['inputs']] for i in indices]
+    is_rgb = any(step.get('to_rgb') for step in cfg.train_dataloader.dataset.pipeline)
+    step = 1 if is_rgb else -1
+    return [
+        [view.permute(1, 2, 0).numpy()[..., ::step] for view in dataset[i]['inputs']]
+        for i in indices
+    ]

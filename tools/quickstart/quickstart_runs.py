@@ -20,7 +20,8 @@ CONFIGS = ROOT / 'configs' / 'mokd' / 'quickstart'
 OUT = ROOT / 'work_dirs' / 'quickstart'
 RECORD = 'quickstart.json'  # what was asked for
 REPORT = ('results.md', 'results.json', 'quickstart.png')
-RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': 'cnn-vit'}
+PAIR = 'cnn-vit'
+RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': PAIR}
 # Of mmengine's log: how far it is, and warnings of images and of collapsed branches.
 PROGRESS = re.compile(r'- (INFO - (?:Epoch|resum).*|WARNING - (?:Branch|.*image).*)')
 
@@ -29,7 +30,7 @@ class Task(NamedTuple):
     """What the three trainings have in common.
 
     Attributes:
-        kind (str): End of their configs' names.
+        kind (str): End of the config's name.
         labeled (bool): Whether there are classes for k-NN.
         options (dict[str, Any]): Overrides of the configs, by dotted key.
     """
@@ -39,10 +40,12 @@ class Task(NamedTuple):
     options: dict[str, Any]
 
     def load(self, names: str) -> 'Config':
-        """The config of a training, named as in ``RUNS``."""
+        """Load the config of a training, named as in ``RUNS``."""
         from mmmokd.cli.config import load_config
 
-        return load_config(CONFIGS / f'mokd_{names}_{self.kind}.py', self.options)
+        branches = PAIR.split('-')
+        alone = {f'model.branches.{b}': None for b in branches if b not in names.split('-')}
+        return load_config(CONFIGS / f'mokd_{PAIR}_{self.kind}.py', {**self.options, **alone})
 
 
 def default_out(images: Path | None, seed: int) -> Path:

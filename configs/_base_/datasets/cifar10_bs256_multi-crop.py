@@ -5,7 +5,8 @@ data_root = 'data/cifar10/'  # downloaded into it if it does not exist
 batch_size = 256  # images a step of each GPU
 num_workers = 8  # of each GPU
 
-load = dict(type='mmmokd.LoadImage', channel_order='rgb')  # as the dataset holds them
+# channel_order: as the dataset holds them.
+load = dict(type='mmmokd.LoadImage', channel_order='rgb', to_rgb=True)
 train_pipeline = [
     load,
     dict(

@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 data_root = 'work_dirs/quickstart/data/fashion_mnist/'  # tools/quickstart.sh unpacks it there
 
-load = dict(type='mmmokd.LoadImage')
+load = dict(type='mmmokd.LoadImage', to_rgb=True)
 # Gray images: brightness and contrast are all the color there is. They change a lot, or a view's
 # brightness would be all that models learn. No flips: shoes all point one way.
 view = dict(
@@ -20,7 +20,7 @@ train_pipeline = [
 ]
 val_pipeline = [load, dict(type='PackInputs')]
 data_preprocessor = dict(
-    type='SelfSupDataPreprocessor', mean=[72.94] * 3, std=[90.02] * 3, to_rgb=True
+    type='SelfSupDataPreprocessor', mean=[72.94] * 3, std=[90.02] * 3, to_rgb=False
 )
 
 dataset = dict(type='FashionMNIST', data_root=data_root)

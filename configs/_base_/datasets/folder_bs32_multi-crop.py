@@ -8,6 +8,7 @@ train_dataloader = dict(
         pipeline=[
             dict(
                 type='mmmokd.LoadImage',
+                to_rgb=True,
                 # (0, 4095) for 12 bits kept in 16; None: the whole range of the images' type.
                 value_range=None,
                 bands=None,  # (3, 2, 1) for others than the first three of a multi-band TIFF
@@ -32,5 +33,5 @@ data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],  # ImageNet's; near enough for photographs
     std=[58.395, 57.12, 57.375],
-    to_rgb=True,
+    to_rgb=False,  # LoadImage gives RGB
 )

@@ -4,7 +4,7 @@ batch_size = 16  # images a step of each GPU
 num_workers = 8  # of each GPU
 
 train_pipeline = [
-    dict(type='mmmokd.LoadImage'),
+    dict(type='mmmokd.LoadImage', to_rgb=True),
     dict(
         type='mmmokd.MultiCrop',
         groups=[  # the global views first
@@ -16,7 +16,7 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 val_pipeline = [
-    dict(type='mmmokd.LoadImage', skip_bad=False),
+    dict(type='mmmokd.LoadImage', to_rgb=True, skip_bad=False),
     dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=224),
     dict(type='PackInputs'),
@@ -25,7 +25,7 @@ data_preprocessor = dict(
     type='SelfSupDataPreprocessor',
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
-    to_rgb=True,
+    to_rgb=False,  # LoadImage gives RGB
 )
 
 dataset = dict(type='ImageNet', data_root=data_root)

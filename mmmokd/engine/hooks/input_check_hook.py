@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmmokd.datasets import MultiCrop, iter_datasets, iter_transforms
+from mmmokd.datasets import LoadImage, MultiCrop, iter_datasets, iter_transforms
 from mmmokd.models.branches import (
     Branch,
     BranchNetwork,
@@ -54,10 +54,13 @@ class InputCheckHook(Hook):
         model, branches = get_ori_model(runner.model), _branches(runner.model)
         if not branches:
             return
-        views = view_passes(runner.train_dataloader.dataset, model.num_global_views)
-        later = []
-        if runner.val_loop is not None:
-            later = crop_sizes(runner.val_loop.dataloader.dataset)
+        sets = [runner.train_dataloader.dataset]
+        sets += [runner.val_loop.dataloader.dataset] if runner.val_loop is not None else []
+        for dataset in sets:
+            if notice := check_channel_order(dataset, model.data_preprocessor):
+                runner.logger.log(logging.WARNING, notice)
+        views = view_passes(sets[0], model.num_global_views)
+        later = crop_sizes(sets[1]) if len(sets) > 1 else []
         for name, branch in branches.items():
             seen = views[:1] if branch.frozen else views  # a teacher alone sees no local views
             network = branch.network('student')
@@ -82,7 +85,11 @@ class InputCheckHook(Hook):
         Raises:
             ConfigError: If a branch cannot take them.
         """
-        sizes = crop_sizes(runner.test_dataloader.dataset)
+        dataset = runner.test_dataloader.dataset
+        preprocessor = getattr(get_ori_model(runner.model), 'data_preprocessor', None)
+        if notice := check_channel_order(dataset, preprocessor):
+            runner.logger.log(logging.WARNING, notice)
+        sizes = crop_sizes(dataset)
         for name, branch in _branches(runner.model).items():
             check_views(name, branch.network('teacher'), sizes)
 
@@ -154,6 +161,41 @@ def crop_sizes(dataset) -> list[tuple[int, int]]:
         for transform in iter_transforms(inner)
         if type(transform).__name__ == 'CenterCrop' and hasattr(transform, 'crop_size')
     ]
+
+
+def check_channel_order(dataset, preprocessor: nn.Module | None) -> str | None:
+    """Make sure that images are turned from BGR to RGB once, or not at all.
+
+    Args:
+        dataset (Dataset): A dataset, wrapped or not, with a :class:`~mmmokd.datasets.LoadImage`.
+        preprocessor (nn.Module, optional): Data preprocessor of the model.
+
+    Returns:
+        str, optional: A warning if the model sees BGR, because nothing turns the channels round.
+
+    Raises:
+        ConfigError: If both the loader and the preprocessor turn them round.
+    """
+    turns = getattr(preprocessor, '_channel_conversion', None)
+    orders = {
+        transform.to_rgb
+        for inner in iter_datasets(dataset)
+        for transform in iter_transforms(inner)
+        if isinstance(transform, LoadImage)
+    }
+    if turns is None or not orders:
+        return None
+    if turns and True in orders:
+        raise ConfigError(
+            'LoadImage(to_rgb=True) gives RGB images, and data_preprocessor.to_rgb=True would turn '
+            'their channels round to BGR: set data_preprocessor.to_rgb=False'
+        )
+    if not turns and False in orders:
+        return (
+            'The model sees BGR images, for neither LoadImage nor the data_preprocessor has '
+            'to_rgb=True. If that is not meant, set it in one of the two.'
+        )
+    return None
 
 
 def one_image_batches(dataloader: DataLoader) -> str | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError, NonFiniteLossError
 
 from .checkpoint_hook import POINTER
 
@@ -36,12 +37,12 @@ class NonFiniteLossHook(Hook):
         """Check the losses of the iteration, and the weights if a checkpoint is due.
 
         Raises:
-            ValueError: If the model gave no loss.
+            ConfigError: If the model gave no loss.
             FloatingPointError: If a loss, or a weight, is not finite.
         """
         losses = {key: value for key, value in (outputs or {}).items() if 'loss' in key}
         if not losses:
-            raise ValueError(f'the train step gave no loss, but {sorted(outputs or {})}')
+            raise ConfigError(f'the train step gave no loss, but {sorted(outputs or {})}')
         bad = torch.stack([~value.detach().isfinite().all() for value in losses.values()]).int()
         # A rank may be alone with a bad batch: the others must not be left waiting for it.
         all_reduce(bad, op='max')
@@ -85,7 +86,7 @@ class NonFiniteLossHook(Hook):
 
     @staticmethod
     def _stop(runner, iteration: int, what: str) -> None:
-        raise FloatingPointError(
+        raise NonFiniteLossError(
             f'The run is stopped at iteration {iteration}: {what}. '
             f'{last_good_checkpoint(runner)} What to change: lower the learning rate or warm it up '
             'for longer, clip gradients harder, use bfloat16 instead of float16 or leave mixed '

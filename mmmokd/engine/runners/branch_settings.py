@@ -59,8 +59,7 @@ def _drop(
     unknown = sorted(set(settings) - set(branches))
     if unknown:
         raise ConfigError(
-            f'{where} is of the branches {sorted(settings)}, but the model has {sorted(branches)}, '
-            f'and no {" and no ".join(unknown)}'
+            f'{where} has {" and ".join(unknown)}, but the model has the branches {sorted(branches)}'
         )
     found = [name for name in settings if name in idle]
     for name in found:

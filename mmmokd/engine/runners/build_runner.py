@@ -43,7 +43,7 @@ GLOO_LETS_GO = 0.5  # seconds
 
 
 def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
-    """Make a config right for a machine without a GPU; with one, check that it is there to be used.
+    """Adapt a config to a machine without a GPU; with GPUs, check that there are enough.
 
     Without a GPU: dataloaders do not pin memory, mixed precision in the optimizer's wrapper is left
     out, and for several processes SyncBN becomes BN (PyTorch's runs on GPUs only) and the model is
@@ -73,7 +73,7 @@ def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
     if distributed:
         if cfg.launcher != 'pytorch':
             raise ConfigError(
-                f'--launcher {cfg.launcher} needs GPUs and there is none; several processes on the '
+                f'--launcher {cfg.launcher} needs GPUs, but none is available; several processes on the '
                 'CPU are started with tools/dist_train.sh (--launcher pytorch)'
             )
         notices += _drop_sync_bn(cfg)

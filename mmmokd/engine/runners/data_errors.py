@@ -39,7 +39,7 @@ def explain_broken_data(runner: Runner) -> None:
 
 @contextmanager
 def data_errors(dataset: dict, place: str) -> Iterator[None]:
-    """Say of files that are not as a data set expects them whose they are.
+    """Name the data set whose files are not as it expects them.
 
     Args:
         dataset (dict): Config of the data set that the block builds.

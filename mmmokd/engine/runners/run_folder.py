@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""One run to a folder, one process at a time that writes to it."""
+"""Claim a folder for one run: a single process writes to it at a time."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ from mmmokd.utils.errors import CannotWriteError, ConfigError
 
 LOCK, HOLDER = '.run.lock', '.run.json'
 ROOM = 2**18  # bytes: of the logs and the config that a run writes as it begins
-LOCK_TIMEOUT = 3.0  # seconds: the data workers of a killed run take a moment to end, too
+LOCK_TIMEOUT = 3.0  # seconds: the data workers of a killed run also take a moment to end
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of a write, which does not name its file
 TIMESTAMP = re.compile(r'\d{8}_\d{6}')
 

@@ -22,7 +22,7 @@ ADVICE = (
     'start the container with --shm-size=8g or --ipc=host, or take fewer workers, as by '
     '--cfg-options train_dataloader.num_workers=1'
 )
-# What PyTorch says, in the main process or in a worker, when there is no more of it.
+# Messages of PyTorch, in the main process or in a worker, when no more is left.
 EXHAUSTED = re.compile(
     r'out of shared memory|killed by signal: Bus error'
     r'|unable to (?:mmap|write to file|resize file|allocate shared memory|open shared memory)'
@@ -31,7 +31,7 @@ EXHAUSTED = re.compile(
 
 
 def explain_exhausted(error: BaseException) -> str | None:
-    """What to say of an error that comes of too little shared memory.
+    """Explain an error that is due to too little shared memory.
 
     Args:
         error (BaseException): As caught.

@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from torch import Tensor
 
-from mmmokd.utils.errors import DataError
+from mmmokd.utils.errors import ConfigError, DataError
 
 CHUNK_SIZE = 4096  # rows
 
@@ -21,15 +21,15 @@ def check_features(
         int: ``num_classes``, or else the bank's largest label plus one.
 
     Raises:
-        ValueError: If the shapes do not fit, the bank is empty, or a label is out of range.
+        ConfigError: If the shapes do not fit, the bank is empty, or a label is out of range.
     """
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
-        raise ValueError(
+        raise ConfigError(
             f'bank and queries must be features of shapes (N, C) and (Q, C), but got '
             f'{tuple(bank.shape)} and {tuple(queries.shape)}'
         )
     if bank_labels.shape != bank.shape[:1]:
-        raise ValueError(
+        raise ConfigError(
             f'the bank has {len(bank)} features, but its labels have the shape '
             f'{tuple(bank_labels.shape)}'
         )
@@ -53,7 +53,7 @@ def check_finite(features: Tensor, name: str) -> None:
         name (str): For the message, for example ``'query'``.
 
     Raises:
-        ValueError: If one is not finite; names how many are not.
+        ConfigError: If one is not finite; names how many are not.
     """
     chunks = features.split(CHUNK_SIZE)  # a mask of all of a large bank would be large
     bad = sum((~chunk.isfinite().all(dim=1)).sum().item() for chunk in chunks)

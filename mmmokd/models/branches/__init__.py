@@ -9,7 +9,7 @@ from .adapters import (
     TokenAdapter,
     adapt_features,
 )
-from .backbone import build_backbone, describe_backbone
+from .backbone import build_backbone, complete_backbone, describe_backbone
 from .branch import Branch, make_teacher
 from .inference import BackboneSpec, infer_features
 from .input_check import (
@@ -34,6 +34,7 @@ __all__ = [
     'ViewPass',
     'adapt_features',
     'build_backbone',
+    'complete_backbone',
     'check_gradients',
     'check_views',
     'describe_backbone',

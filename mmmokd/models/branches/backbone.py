@@ -28,7 +28,7 @@ UNEXPECTED = 'unexpected keyword argument'
 def build_backbone(cfg: dict) -> nn.Module:
     """Build a branch's backbone so that it gives maps, of images of several sizes.
 
-    What a branch needs and the config leaves open is set, and said in the log:
+    What a branch needs and the config leaves open is set and logged:
 
     - ``gap_before_final_norm=False``, ``out_type='raw'`` and ``reshape_last_feat=True`` of
       mmpretrain's backbones, whose defaults give pooled features only, or tokens out of their grid.
@@ -51,16 +51,7 @@ def build_backbone(cfg: dict) -> nn.Module:
     Returns:
         nn.Module: The backbone.
     """
-    cls = class_of(cfg)
-    if getattr(cls, '__name__', '') == 'TIMMBackbone':
-        backbone, chosen = _build_timm(cfg)
-    else:
-        chosen = {
-            key: value
-            for key, value in FOR_MAPS.items()
-            if key not in cfg and _default(cls, key) not in (None, value, *READABLE_OUT_TYPES)
-        }
-        backbone = MODELS.build(dict(cfg, **chosen))
+    backbone, chosen = _build(cfg)
     _keep_rotary_buffers(backbone)
     said = [f'{key}={value!r}' for key, value in chosen.items()]
     if PAD_SMALL_MAP not in cfg and _pad_small_maps(backbone):
@@ -73,6 +64,31 @@ def build_backbone(cfg: dict) -> nn.Module:
             level=logging.INFO,
         )
     return backbone
+
+
+def complete_backbone(cfg: dict) -> dict:
+    """A backbone's config with all that :func:`build_backbone` sets.
+
+    Args:
+        cfg (dict): Config of any backbone of mmpretrain or timm.
+
+    Returns:
+        dict: What builds the same backbone by itself, except that small maps are not padded.
+    """
+    return dict(cfg, **_build(cfg)[1])
+
+
+def _build(cfg: dict) -> tuple[nn.Module, dict]:
+    """A backbone that gives maps, and the arguments that were set for it."""
+    cls = class_of(cfg)
+    if getattr(cls, '__name__', '') == 'TIMMBackbone':
+        return _build_timm(cfg)
+    chosen = {
+        key: value
+        for key, value in FOR_MAPS.items()
+        if key not in cfg and _default(cls, key) not in (None, value, *READABLE_OUT_TYPES)
+    }
+    return MODELS.build(dict(cfg, **chosen)), chosen
 
 
 def describe_backbone(cfg: dict) -> str:
@@ -106,7 +122,7 @@ def class_of(cfg: dict) -> Any:
 
 
 def has_argument(cls: Any, key: str) -> bool:
-    """Whether a class takes an argument, itself or by ``**kwargs`` of a class below it.
+    """Check if a class takes an argument, itself or by ``**kwargs`` of a class below it.
 
     Args:
         cls (type): A class.
@@ -138,7 +154,7 @@ def _default(cls: Any, key: str) -> Any:
 
 def _build_timm(cfg: dict) -> tuple[nn.Module, dict]:
     """Build a model of timm that gives a map, with those of ``FOR_SIZES`` that it takes."""
-    may_change = not cfg.get('features_only')
+    may_change = 'features_only' not in cfg
     state = torch.get_rng_state()
     try:
         backbone, chosen = _build_timm_for_sizes(cfg)
@@ -153,7 +169,7 @@ def _build_timm(cfg: dict) -> tuple[nn.Module, dict]:
 
 
 def _gives_map(backbone: nn.Module) -> bool:
-    """Whether a model of timm gives a map; those with a head for distillation may pool theirs."""
+    """Check if a model of timm gives a map; those with a head for distillation may pool theirs."""
     if not hasattr(backbone.timm_model, 'head_dist'):
         return True
     try:

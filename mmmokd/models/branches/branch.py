@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.loaded import loaded_names, pretrained_entries
 
@@ -57,7 +58,7 @@ class Branch(BaseModule):
         **necks (dict): Config of each neck by name; see :class:`BranchNetwork`.
 
     Raises:
-        ValueError: If a frozen branch has heads or peers, a head is not a :class:`BranchHead`, or a
+        ConfigError: If a frozen branch has heads or peers, a head is not a :class:`BranchHead`, or a
             value is out of range.
     """
 
@@ -92,7 +93,7 @@ class Branch(BaseModule):
         elif ema:
             self.teacher = make_teacher(network)
         if frozen and (heads or peers):
-            raise ValueError(
+            raise ConfigError(
                 'a frozen branch learns from nothing, but got '
                 f'{", ".join((*(heads or ()), *self.peers))}'
             )
@@ -106,7 +107,7 @@ class Branch(BaseModule):
         """A head, or one for each peer."""
         cls = class_of(cfg)
         if isinstance(cls, type) and not issubclass(cls, BranchHead):
-            raise ValueError(
+            raise ConfigError(
                 f'heads.{term}: {cls.__name__} is not a loss head of a branch (BranchHead)'
             )
         reads = head_argument(cfg, 'reads')
@@ -131,10 +132,10 @@ class Branch(BaseModule):
             for ``'student'`` of a frozen branch.
 
         Raises:
-            ValueError: For another name.
+            ConfigError: For another name.
         """
         if name not in NETWORKS:
-            raise ValueError(f"network must be 'student' or 'teacher', but got {name!r}")
+            raise ConfigError(f"network must be 'student' or 'teacher', but got {name!r}")
         return next(
             net for net in (getattr(self, name), self.student, self.teacher) if net is not None
         )
@@ -190,7 +191,7 @@ class Branch(BaseModule):
         """Make sure that a frozen network was loaded, so that nobody learns from noise.
 
         Raises:
-            ValueError: If weights of a frozen branch were neither loaded by an ``init_cfg`` nor from
+            ConfigError: If weights of a frozen branch were neither loaded by an ``init_cfg`` nor from
                 a checkpoint; names them.
         """
         if not self.frozen:
@@ -205,7 +206,7 @@ class Branch(BaseModule):
         ]
         random = [name for name in names if name not in loaded]
         if random:
-            raise ValueError(
+            raise ConfigError(
                 f'the frozen branch would teach noise: {len(random)} of its weights are random '
                 f'({name_some(random)}). Load them: init_cfg of the branch (Pretrained, with a prefix '
                 "such as 'branches.NAME.teacher.') loads backbone and necks, init_cfg of its "

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a backbone gives a branch, found by one forward pass instead of by hand."""
+"""Inference of channels and grid of a backbone, by one forward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +16,12 @@ DEFAULT_SIZE = 224  # pixels, of backbones that take images of any size
 IMAGE_CHANNELS = 3
 
 
+class ImageSizeError(ConfigError):
+    """A backbone cannot take an image of some size."""
+
+
 class BackboneSpec(NamedTuple):
-    """What necks need to know of a backbone.
+    """Channels and grid of a backbone, as necks need them.
 
     Attributes:
         pooled_channels (int): C of the pooled feature, (B, C).
@@ -55,7 +59,8 @@ def infer_features(
         BackboneSpec: Channels of the pooled feature and of the tokens, grid, and the size used.
 
     Raises:
-        ConfigError: If the backbone cannot take the image, or the adapter cannot read its output.
+        ImageSizeError: If the backbone cannot take the image.
+        ConfigError: If the adapter cannot read its output.
 
     Example:
         >>> infer_features(MODELS.build(dict(type='mmpretrain.ResNet', depth=18)), 96)
@@ -78,7 +83,7 @@ def infer_features(
             made = ''
             if known not in (None, size):
                 made = f', made for images of {known[0]}x{known[1]} (img_size),'
-            raise ConfigError(
+            raise ImageSizeError(
                 f'the backbone {type(inner_model(backbone)).__name__}{made} cannot take an image of '
                 f'{image_channels}x{size[0]}x{size[1]}: {text}'
             ) from error

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a branch will meet in training, tried on images of zeros before it begins."""
+"""Checks of a branch with images of zeros, before training."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from mmmokd.utils.state_dict import name_some
 from .backbone import FOR_SIZES, PAD_SMALL_MAP, STRICT, describe_backbone
 from .inference import in_evaluation, native_size
 
-# Sides that are tried for the message when views of some size cannot pass: near it, in pixels.
+# Sides that are tested for the message when views of some size cannot pass: near it, in pixels.
 STEPS = (14, 16, 32)
 NUM_NAMED = 3
 CHANNELS = 3  # of every view that mmmokd.MultiCrop makes
@@ -63,7 +63,7 @@ def check_views(
 
     Raises:
         ConfigError: If the network cannot take images of a size, or its parts do not fit each
-            other; the message names branch, backbone, size and, where there is one, the argument.
+            other; the message names branch, backbone, size and, if one helps, the argument.
     """
     sizes = list(dict.fromkeys(sizes))
     grids = {}
@@ -226,7 +226,7 @@ def _explain(
     near = _nearest_sizes(network, size, others)
     known = f'it takes {", ".join(map(_by, near))}' if near else 'no size near it was found to pass'
     return (
-        f'{message} Of the sizes tried, {known}. Give views of sizes that it takes (`size` in the '
+        f'{message} Of the sizes tested, {known}. Give views of sizes that it takes (`size` in the '
         f'groups of mmmokd.MultiCrop), or model.branches.{name}.backbone another img_size or type'
     )
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures, NetworkOutput
 from mmmokd.structures.network_output import FEATURES
+from mmmokd.utils.errors import ConfigError
 from mmmokd.weights.loaded import is_pretrained, pretrained_entries
 
 from .backbone import build_backbone, class_of, describe_backbone, has_argument
-from .inference import BackboneSpec, infer_features
+from .inference import BackboneSpec, ImageSizeError, infer_features
 
 
 class BranchNetwork(BaseModule):
@@ -42,7 +43,7 @@ class BranchNetwork(BaseModule):
         **necks (dict): Config of each neck by its name.
 
     Raises:
-        ValueError: If a neck has a name that is taken, or the backbone cannot take the image.
+        ConfigError: If a neck has a name that is taken, or the backbone cannot take the image.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class BranchNetwork(BaseModule):
         self._widths = {name: cfg.get('out_channels') for name, cfg in necks.items()}
         for name, cfg in necks.items():
             if name in FEATURES or hasattr(self, name) or not name.isidentifier():
-                raise ValueError(f'a neck cannot be named {name!r}: choose another name')
+                raise ConfigError(f'a neck cannot be named {name!r}: choose another name')
             setattr(self, name, MODELS.build(self._complete(name, cfg)))
 
     @functools.cached_property
@@ -92,8 +93,8 @@ class BranchNetwork(BaseModule):
             return cfg
         try:
             spec = self.spec
-        except ValueError as error:
-            raise ValueError(
+        except ImageSizeError as error:
+            raise ConfigError(
                 f'{error}. To find {" and ".join(lacks)} of {name}, an image of the size '
                 'model.global_size was tried: set it to that of the global views, or give them in '
                 'the config'
@@ -128,7 +129,7 @@ class BranchNetwork(BaseModule):
             BackboneFeatures: Pooled feature, tokens, grid.
 
         Raises:
-            ValueError: If the images' channels are not those of the backbone, or the features'
+            ConfigError: If the images' channels are not those of the backbone, or the features'
                 not those that a neck was built for.
         """
         images = self._with_channels(images)
@@ -145,7 +146,7 @@ class BranchNetwork(BaseModule):
             given.append(pooled)  # of which it makes queries
         for found in given:
             if isinstance(wanted, int) and wanted != found:
-                raise ValueError(
+                raise ConfigError(
                     f'the backbone {type(self.backbone).__name__} gives {found} channels, but '
                     f'{type(neck).__name__} was built with in_channels={wanted}'
                 )
@@ -159,7 +160,7 @@ class BranchNetwork(BaseModule):
             return images.mean(dim=1, keepdim=True)
         if found == 1 and wanted == 3:
             return images.expand(-1, 3, -1, -1)
-        raise ValueError(
+        raise ConfigError(
             f'the backbone {describe_backbone(self.backbone_cfg)} takes images of {wanted} channels '
             f'(in_channels), but the pipeline and the data_preprocessor give {found}'
         )

@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 from mmmokd.structures.network_output import FEATURES
+from mmmokd.utils.errors import ConfigError
 
 from ..utils import check_number
 from .backbone import class_of, has_argument
@@ -28,17 +29,17 @@ def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool)
         dict[str, dict]: Full configs, the table's terms first.
 
     Raises:
-        ValueError: If a config is not a dict, a term is unknown, or a further term learns from peers
+        ConfigError: If a config is not a dict, a term is unknown, or a further term learns from peers
             and there are none.
     """
     heads = dict(heads or {})
     for term, cfg in heads.items():
         if cfg is not None and not isinstance(cfg, dict):
-            raise ValueError(f'heads.{term} must be a dict of settings or None, but got {cfg!r}')
+            raise ConfigError(f'heads.{term} must be a dict of settings or None, but got {cfg!r}')
     further = {t: cfg for t, cfg in heads.items() if t not in table and cfg is not None}
     unknown = sorted(t for t, cfg in further.items() if 'type' not in cfg)
     if unknown:
-        raise ValueError(
+        raise ConfigError(
             f'unknown loss heads {unknown}; a branch has {", ".join(table) or "none"} by default, '
             'and a further one needs a type'
         )
@@ -48,9 +49,13 @@ def resolve_heads(table: Mapping[str, dict], heads: Mapping | None, peers: bool)
         if own is None:
             continue
         cfg = _update(cfg, own)
+        if class_of(cfg) is None:
+            raise ConfigError(
+                f'heads.{term} needs a type that is registered, but got {cfg.get("type")!r}'
+            )
         if head_argument(cfg, 'teacher') == 'peers' and not peers:
             if term in further:
-                raise ValueError(
+                raise ConfigError(
                     f"heads.{term} learns from peers (teacher='peers'), but the branch has none: "
                     f'give it one in cross_weight, or leave the head out (heads.{term}=None)'
                 )
@@ -110,25 +115,25 @@ def resolve_peers(name: str, weight: Any, branches: Mapping[str, Any]) -> dict[s
         dict[str, float]: Weights by peer, in the order of the branches.
 
     Raises:
-        ValueError: If a peer is unknown or the branch itself, or a weight is not a number >= 0.
+        ConfigError: If a peer is unknown or the branch itself, or a weight is not a number >= 0.
     """
     others = [other for other, cfg in branches.items() if other != name and cfg is not None]
     if not isinstance(weight, Mapping):
         if not isinstance(weight, Real):
-            raise ValueError(
+            raise ConfigError(
                 'cross_weight of a branch must be a number >= 0 or a dict of numbers by peer, but '
                 f'got {weight!r}'
             )
         check_number('a branch', 'cross_weight', weight, zero=True)
         return dict.fromkeys(others, weight)
     if name in weight:
-        raise ValueError(
+        raise ConfigError(
             f'cross_weight names the branch {name} itself: from its own teacher it learns by the '
             "heads with teacher='own', whose weight is their loss_weight"
         )
     for peer, value in weight.items():
         if peer not in branches:
-            raise ValueError(
+            raise ConfigError(
                 f'cross_weight names {peer!r}, but the other branches are '
                 f'{", ".join(others) or "none"}'
             )
@@ -153,7 +158,7 @@ def resolve_necks(
         dict[str, dict]: Full configs, the table's necks first.
 
     Raises:
-        ValueError: If a config is not a dict with a type, or no head reads a neck that is given.
+        ConfigError: If a config is not a dict with a type, or no head reads a neck that is given.
     """
     read = set(read)
     necks = {}
@@ -162,7 +167,7 @@ def resolve_necks(
         if own is None:
             continue
         if not isinstance(own, dict):
-            raise ValueError(f'{name} must be a dict with a type, got {own!r}')
+            raise ConfigError(f'{name} must be a dict with a type, got {own!r}')
         cfg = {**default, **own}
         cls = class_of(cfg)
         extra = {k: v for k, v in defaults.items() if k not in cfg and has_argument(cls, k)}
@@ -171,18 +176,82 @@ def resolve_necks(
         if name in table or own is None:
             continue
         if not isinstance(own, dict) or 'type' not in own:
-            raise ValueError(f'{name} must be a dict with a type, got {own!r}')
+            raise ConfigError(f'{name} must be a dict with a type, got {own!r}')
         necks[name] = dict(own)
     unread = [name for name in necks if name not in read]
     if unread:
-        raise ValueError(
+        raise ConfigError(
             f'no head reads {", ".join(unread)}: leave the neck out ({unread[0]}=None), or add a '
             f'head with reads={unread[0]!r}'
         )
     missing = sorted(name for name in read if name not in necks and name not in FEATURES)
     if missing:
-        raise ValueError(
+        raise ConfigError(
             f'a head reads {missing[0]!r}, but the branch has no neck of that name: there are '
             f'{", ".join((*necks, *FEATURES))}'
         )
     return necks
+
+
+def outputs_read(
+    peers: Mapping[str, Mapping], heads: Mapping[str, Mapping[str, dict]]
+) -> dict[str, set[str]]:
+    """List what is read of each branch: by its own heads, and by those that learn from it.
+
+    Args:
+        peers (Mapping[str, Mapping]): Whom each branch learns from.
+        heads (Mapping[str, Mapping[str, dict]]): Full configs of each branch's heads.
+
+    Returns:
+        dict[str, set[str]]: Names of necks, ``'pooled'`` and ``'tokens'``, by branch.
+
+    Raises:
+        ConfigError: If a head does not say what it reads.
+    """
+    read: dict[str, set[str]] = {name: set() for name in peers}
+    for name, own in heads.items():
+        for term, head in own.items():
+            reads = head_argument(head, 'reads')
+            if not isinstance(reads, str):
+                raise ConfigError(
+                    f'branch {name}: heads.{term} needs `reads`, what it reads of the networks: '
+                    f"'pooled', 'tokens' or the name of a neck"
+                )
+            read[name].add(reads)
+            if head_argument(head, 'teacher') == 'peers':
+                for peer in peers[name]:
+                    read[peer].add(reads)
+    return read
+
+
+def check_trained(heads: Mapping[str, dict], read: Iterable[str], frozen: bool) -> None:
+    """Refuse a branch that nothing trains, or of which others would read what nothing trains.
+
+    Args:
+        heads (Mapping[str, dict]): Full configs of its heads.
+        read (Iterable[str]): What heads read of it; see :func:`outputs_read`.
+        frozen (bool): Whether it is frozen.
+
+    Raises:
+        ConfigError: If no head trains it or a neck that others read, or, of a frozen branch, no
+            other branch learns from it.
+    """
+    own = {head_argument(head, 'reads') for head in heads.values()}
+    if frozen and not read:
+        raise ConfigError(
+            'it is frozen and no other branch learns from it: leave it out (set it to None), or name '
+            'it in the cross_weight of another'
+        )
+    if frozen:
+        return
+    if not own:
+        raise ConfigError(
+            'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
+        )
+    untrained = sorted(set(read) - own - set(FEATURES))
+    if untrained:
+        raise ConfigError(
+            f'another branch learns from its {untrained[0]}, which no head of its own trains: give '
+            f'it a head with reads={untrained[0]!r}, or take the heads of the others away that read '
+            'it'
+        )

@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.errors import ConfigError
 
 from ..utils import check_number
 
@@ -34,7 +35,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
             ``'{branch}.{term}.{name}'`` in the step.
 
     Raises:
-        ValueError: If ``teacher`` is something else, or the weight is negative.
+        ConfigError: If ``teacher`` is something else, or the weight is negative.
     """
 
     must_agree: tuple[str, ...] = ()
@@ -49,7 +50,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
     ) -> None:
         super().__init__(init_cfg)
         if teacher not in TEACHERS:
-            raise ValueError(
+            raise ConfigError(
                 f'teacher of {type(self).__name__} must be one of {", ".join(map(repr, TEACHERS))}, '
                 f'but got {teacher!r}'
             )

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.errors import ConfigError
 
 from ..losses import at_least_float32
 from ..utils import check_counts
@@ -39,7 +40,7 @@ class ClassificationHead(BranchHead):
             deviation 0.01, as mmpretrain's ``LinearClsHead``.
 
     Raises:
-        ValueError: If a number is below 1.
+        ConfigError: If a number is below 1.
 
     Example:
         >>> heads = dict(sm=dict(_delete_=True, type='mmmokd.ClassificationHead', num_classes=10))
@@ -75,7 +76,7 @@ class ClassificationHead(BranchHead):
             Tensor: Scalar.
 
         Raises:
-            ValueError: If the batch has no data samples, an image has several labels, or a label
+            ConfigError: If the batch has no data samples, an image has several labels, or a label
                 is not a class.
         """
         features = student[self.reads]
@@ -118,24 +119,24 @@ class ClassificationHead(BranchHead):
             Tensor: Class of each image, -1 where it is not known, shape (B, ), int64.
 
         Raises:
-            ValueError: If there are no data samples, an image has several labels, or a label is
+            ConfigError: If there are no data samples, an image has several labels, or a label is
                 not a class.
         """
         if data_samples is None:
-            raise ValueError(
+            raise ConfigError(
                 'ClassificationHead needs labels, but the batches have no data_samples: does the '
                 'pipeline end with PackInputs?'
             )
         found = [sample.get('gt_label') for sample in data_samples]
         several = [label.tolist() for label in found if label is not None and label.numel() != 1]
         if several:
-            raise ValueError(f'ClassificationHead needs one label per image, but got {several[0]}')
+            raise ConfigError(f'ClassificationHead needs one label per image, but got {several[0]}')
         device = next((label.device for label in found if label is not None), None)
         none = torch.tensor([UNLABELED], device=device)
         labels = torch.cat([none if label is None else label.view(1) for label in found])
         wrong = labels[(labels < UNLABELED) | (labels >= self.num_classes)]
         if len(wrong):
-            raise ValueError(
+            raise ConfigError(
                 f'ClassificationHead has num_classes={self.num_classes}, for labels from 0 to '
                 f'{self.num_classes - 1} (or {UNLABELED}, unlabeled), but got {wrong.tolist()}'
             )

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.schedules import teacher_temp_at
 
 from ..losses import (
@@ -32,7 +33,7 @@ class BaseDistillationHead(BranchHead):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a temperature is not positive or a count or weight is negative.
+        ConfigError: If a temperature is not positive or a count or weight is negative.
     """
 
     def __init__(
@@ -48,6 +49,10 @@ class BaseDistillationHead(BranchHead):
     ) -> None:
         check_number('a distillation head', 'loss_weight', loss_weight, zero=True)
         super().__init__(reads, teacher, loss_weight, init_cfg)
+        if teacher == 'none':
+            raise ConfigError(
+                f"{type(self).__name__} learns from a teacher: set teacher to 'own' or 'peers'"
+            )
         for name, value in dict(
             student_temp=student_temp,
             teacher_temp=teacher_temp,
@@ -109,7 +114,7 @@ class DistillationHead(BaseDistillationHead):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a temperature is not positive, a count or weight is negative, or
+        ConfigError: If a temperature is not positive, a count or weight is negative, or
             ``center_momentum`` is not in [0, 1].
 
     Example:
@@ -146,7 +151,7 @@ class DistillationHead(BaseDistillationHead):
         check_counts('a distillation head', out_channels=out_channels)
         check_number('a distillation head', 'center_momentum', center_momentum, zero=True)
         if not 0 <= center_momentum <= 1:
-            raise ValueError(f'center_momentum must be in [0, 1], but got {center_momentum}')
+            raise ConfigError(f'center_momentum must be in [0, 1], but got {center_momentum}')
         self.center_momentum = center_momentum
         self.register_buffer('center', torch.zeros(1, out_channels))
         # Set by HeadScheduleHook: whether further micro-batches belong to the optimizer step.
@@ -234,7 +239,7 @@ class SearchDistillationHead(BaseDistillationHead):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a temperature is not positive or a count or weight is negative.
+        ConfigError: If a temperature is not positive or a count or weight is negative.
     """
 
     must_agree = ('out_channels', 'embed_dims')

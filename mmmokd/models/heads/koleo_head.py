@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.errors import ConfigError
 
 from ..losses import at_least_float32
 from ..utils import check_number
@@ -31,7 +32,7 @@ class KoLeoHead(BranchHead):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If ``eps`` is not a positive number.
+        ConfigError: If ``eps`` is not a positive number.
 
     Example:
         >>> heads = dict(koleo=dict(type='mmmokd.KoLeoHead', loss_weight=0.1))
@@ -60,7 +61,7 @@ class KoLeoHead(BranchHead):
             Tensor: Scalar.
 
         Raises:
-            ValueError: If the batch has one image, which has no neighbor.
+            ConfigError: If the batch has one image, which has no neighbor.
         """
         return self(student[self.reads][: len(views.globals)])
 
@@ -74,10 +75,10 @@ class KoLeoHead(BranchHead):
             Tensor: Scalar.
 
         Raises:
-            ValueError: If B is below 2.
+            ConfigError: If B is below 2.
         """
         if features.shape[1] < 2:
-            raise ValueError(
+            raise ConfigError(
                 'KoLeoHead needs at least 2 images per process, for each to have a neighbor, but '
                 f'got {features.shape[1]}: use a larger batch_size, and drop_last=True'
             )

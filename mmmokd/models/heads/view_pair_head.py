@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.errors import ConfigError
 
 from .base import BranchHead
 
@@ -46,7 +47,7 @@ class ViewPairHead(BranchHead):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If the wrapped head does not compare two views.
+        ConfigError: If the wrapped head does not compare two views.
 
     Example:
         >>> moco = dict(
@@ -85,11 +86,11 @@ class ViewPairHead(BranchHead):
             Tensor: Scalar.
 
         Raises:
-            ValueError: If there are fewer than two global views.
+            ConfigError: If there are fewer than two global views.
         """
         num_globals = len(views.globals)
         if num_globals < 2:
-            raise ValueError(
+            raise ConfigError(
                 f'ViewPairHead compares two global views, but num_global_views is {num_globals}'
             )
         own = student[self.reads]  # (V, B, C)
@@ -104,7 +105,7 @@ def _check_compares_views(head: nn.Module) -> None:
     params = list(inspect.signature(getattr(head, 'loss', lambda: None)).parameters.values())
     needed = [p.name for p in params if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     if len(needed) != 2 or needed[1] not in TARGETS:
-        raise ValueError(
+        raise ConfigError(
             f'ViewPairHead takes heads with a loss(student, target), such as MoCoV3Head and '
             f'LatentPredictHead, but {type(head).__name__} has loss({", ".join(needed)})'
         )

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmmokd.utils.errors import ConfigError
+
 
 def soft_cross_entropy(log_probs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy between soft targets and log-probabilities of the same samples.
@@ -15,10 +17,10 @@ def soft_cross_entropy(log_probs: Tensor, targets: Tensor) -> Tensor:
         Tensor: Scalar.
 
     Raises:
-        ValueError: If the shapes differ.
+        ConfigError: If the shapes differ.
     """
     if log_probs.shape != targets.shape:
-        raise ValueError(
+        raise ConfigError(
             f'students {tuple(log_probs.shape)} and targets {tuple(targets.shape)} must have the '
             'same shape (B, K)'
         )
@@ -46,18 +48,18 @@ def multi_view_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         Tensor: Scalar.
 
     Raises:
-        ValueError: If B or K differ, there are fewer student views than teacher views, or no pair
+        ConfigError: If B or K differ, there are fewer student views than teacher views, or no pair
             of different views.
     """
     num_views, num_targets = logits.shape[0], targets.shape[0]
     if logits.dim() != 3 or logits.shape[1:] != targets.shape[1:] or num_views < num_targets:
-        raise ValueError(
+        raise ConfigError(
             'expected student logits (V, B, K) and targets (G, B, K) with V >= G and equal B and '
             f'K, but got {tuple(logits.shape)} and {tuple(targets.shape)}'
         )
     num_pairs = num_targets * num_views - num_targets
     if num_pairs == 0:
-        raise ValueError(
+        raise ConfigError(
             f'{num_views} student views and {num_targets} teacher views make no pair of different '
             'views'
         )

@@ -31,7 +31,7 @@ class DINOProjector(BaseModule):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a number of channels or layers is no whole number of at least 1.
+        ConfigError: If a number of channels or layers is not a whole number of at least 1.
 
     Example:
         >>> projector = DINOProjector(in_channels=512, out_channels=1024)

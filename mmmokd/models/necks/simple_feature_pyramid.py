@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.errors import ConfigError
 
 
 @MODELS.register_module()
@@ -28,7 +29,7 @@ class SimpleFeaturePyramid(BaseModule):
             ``dict(type='Xavier', layer='Conv2d', distribution='uniform')``, as mmdet's FPN.
 
     Raises:
-        ValueError: If C is not a multiple of 4, or there are fewer than 4 levels.
+        ConfigError: If C is not a multiple of 4, or there are fewer than 4 levels.
 
     Example:
         >>> neck = SimpleFeaturePyramid(in_channels=384)
@@ -46,9 +47,9 @@ class SimpleFeaturePyramid(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if in_channels % 4:
-            raise ValueError(f'in_channels must be a multiple of 4, but got {in_channels}')
+            raise ConfigError(f'in_channels must be a multiple of 4, but got {in_channels}')
         if num_outs < 4:
-            raise ValueError(f'num_outs must be at least 4, but got {num_outs}')
+            raise ConfigError(f'num_outs must be at least 4, but got {num_outs}')
         self.num_outs = num_outs
         half, quarter = in_channels // 2, in_channels // 4
         self.rescales = nn.ModuleList(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures
+from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.pos_embed import resize_pos_embed_2d
 
 from ..utils import (
@@ -49,7 +50,7 @@ class TransformerSearchHead(BaseModule):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: If a number is none, or too small, D is not a multiple of the heads, or
+        ConfigError: If a number is none, or too small, D is not a multiple of the heads, or
             ``projection`` is off and C is not D.
 
     Example:
@@ -91,14 +92,14 @@ class TransformerSearchHead(BaseModule):
         check_number('the search head', 'mlp_ratio', mlp_ratio)
         self.grid_size = _as_grid(grid_size)
         if embed_dims % num_heads:
-            raise ValueError(
+            raise ConfigError(
                 f'embed_dims={embed_dims} of the search head is not a multiple of '
                 f'num_heads={num_heads}'
             )
         if projection is None:
             projection = in_channels != embed_dims
         if not projection and in_channels != embed_dims:
-            raise ValueError(
+            raise ConfigError(
                 f'a search head without projection needs in_channels == embed_dims, but got '
                 f'{in_channels} and {embed_dims}; set projection=True'
             )
@@ -173,7 +174,7 @@ class TransformerSearchHead(BaseModule):
         if query is not None:
             num_queries, rest = divmod(query.shape[0], tokens.shape[0])
             if rest or query.shape[-1] != tokens.shape[-1]:
-                raise ValueError(
+                raise ConfigError(
                     f'queries of shape {tuple(query.shape)} cannot search {tokens.shape[0]} maps '
                     f'of width {tokens.shape[-1]}: their number must be a multiple of the maps, '
                     'their width the same'
@@ -219,12 +220,12 @@ class TransformerSearchHead(BaseModule):
             embedded tokens of each pass, shape (B, N, D); or queries, shape (B, D).
 
         Raises:
-            ValueError: For another mode.
+            ConfigError: For another mode.
         """
         if mode == 'query':
             return self.query(inputs)
         if mode not in ('embed', 'logits'):
-            raise ValueError(f"mode must be 'logits', 'embed' or 'query', but got {mode!r}")
+            raise ConfigError(f"mode must be 'logits', 'embed' or 'query', but got {mode!r}")
         maps = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         maps = [
             each if isinstance(each, Tensor) else self.embed(each.tokens, each.grid)
@@ -240,7 +241,7 @@ def _as_grid(grid_size: int | tuple[int, int]) -> tuple[int, int]:
     """A grid's (h, w), of one number for both or of the two."""
     sides = tuple(grid_size) if isinstance(grid_size, list | tuple) else (grid_size, grid_size)
     if len(sides) != 2:
-        raise ValueError(
+        raise ConfigError(
             f'grid_size of the search head must be one number or (h, w), but got {grid_size!r}'
         )
     for side in sides:

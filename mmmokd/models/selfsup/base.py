@@ -15,25 +15,23 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmokd.registry import MODELS
 from mmmokd.structures import BranchLosses, NetworkOutput, Views
 from mmmokd.structures.network_output import FEATURES
+from mmmokd.utils.errors import ConfigError
 from mmmokd.weights.loaded import watch_plain_modules
 
 from ..branches import Branch
 from ..branches.backbone import class_of, has_argument
-from ..branches.terms import head_argument, resolve_heads, resolve_necks, resolve_peers
+from ..branches.terms import (
+    check_trained,
+    outputs_read,
+    resolve_heads,
+    resolve_necks,
+    resolve_peers,
+)
 from ..heads import BranchHead
 from ..utils import check_counts
 
-# What a branch's config may have besides necks; `cross_weight` is resolved to `peers` here.
-GIVEN = {'peers'}
-ARGUMENTS = tuple(
-    ['type', 'cross_weight']
-    + [
-        name
-        for name, parameter in inspect.signature(Branch.__init__).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
-        and name not in {'self', 'global_size', *GIVEN}
-    ]
-)
+# Arguments of a branch that its config does not have: `cross_weight` is resolved to `peers`.
+RESOLVED = ('self', 'peers', 'global_size')
 LABELS = dict(out_channels='prototypes (out_channels)')
 CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
 
@@ -77,7 +75,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         branch_type (str): ``type`` of a branch whose config has none.
 
     Raises:
-        ValueError: If there is no branch, a name contains a dot, fewer than one global view is asked
+        ConfigError: If there is no branch, a name contains a dot, fewer than one global view is asked
             for, or the branches do not fit each other along an edge.
     """
 
@@ -120,13 +118,15 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         for name, cfg in cfgs.items():
             if cfg is not None:
                 with _named(name):
-                    _check_branch(cfg, self.necks)
+                    _check_branch(
+                        cfg, self._arguments(cfg) if isinstance(cfg, dict) else [], self.necks
+                    )
                     peers[name], heads[name] = self._resolve_edges(name, cfg, cfgs)
-        read = _necks_read(peers, heads)
+        read = outputs_read(peers, heads)
         built = {}
         for name in peers:
             with _named(name):
-                self._check_taught(name, cfgs[name], heads[name], read[name])
+                check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
                 built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
         for name, branch in built.items():
             print_log(f'Branch {name}: {_describe(branch)}.', logger='current')
@@ -140,22 +140,32 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         if not cfg.get('frozen'):
             peers = resolve_peers(name, 1.0 if weight is None else weight, cfgs)
             return peers, resolve_heads(self.terms, cfg.get('heads'), bool(peers))
-        given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key) not in (None, {})]
+        given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key)]
         if given:
-            raise ValueError(
+            raise ConfigError(
                 f'it is frozen and does not learn, so {" and ".join(given)} would have no effect: '
                 f'leave that out ({", ".join(f"{key}=None" for key in given)})'
             )
         return {}, {}
 
     def _build_branch(self, cfg: dict, peers: dict, heads: dict, read: set[str]) -> Branch:
-        own = {key: value for key, value in cfg.items() if key in ARGUMENTS}
+        arguments = self._arguments(cfg)
+        own = {key: value for key, value in cfg.items() if key in arguments}
         own.pop('cross_weight', None)
         own = {key: value for key, value in own.items() if value is not None}
-        given = {key: value for key, value in cfg.items() if key not in ARGUMENTS}
+        given = {key: value for key, value in cfg.items() if key not in arguments}
         necks = resolve_necks(self.necks, self.neck_defaults, given, read)
-        arguments = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
-        return MODELS.build({'type': self.branch_type, **arguments})
+        resolved = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
+        return MODELS.build({'type': self.branch_type, **resolved})
+
+    def _arguments(self, cfg: dict) -> list[str]:
+        """What a branch's config may have besides necks: its class's arguments."""
+        cls = class_of({'type': cfg.get('type') or self.branch_type}) or Branch
+        names = ['type', 'cross_weight']
+        for base in (base for base in inspect.getmro(cls) if issubclass(base, Branch)):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        return [name for name in dict.fromkeys(names) if name not in RESOLVED]
 
     def _check_neck_defaults(self, cfgs: Mapping[str, dict | None]) -> None:
         """Refuse defaults that no neck of the table takes."""
@@ -165,32 +175,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         necks += self.necks.values()
         for key in self.neck_defaults:
             if not any(has_argument(class_of(cfg), key) for cfg in necks):
-                raise ValueError(
+                raise ConfigError(
                     f'neck_defaults: none of {", ".join(self.necks) or "no necks"} takes {key}'
                 )
-
-    @staticmethod
-    def _check_taught(name: str, cfg: dict, heads: dict, read: set[str]) -> None:
-        """Refuse a branch that nothing trains, or of which others would read what nothing trains."""
-        if cfg.get('frozen'):
-            if not read:
-                raise ValueError(
-                    'it is frozen and no other branch learns from it: leave it out '
-                    f'(model.branches.{name}=None), or name it in the cross_weight of another'
-                )
-            return
-        own = {head_argument(head, 'reads') for head in heads.values()}
-        if not own:
-            raise ValueError(
-                'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
-            )
-        untrained = sorted(read - own - set(FEATURES))
-        if untrained:
-            raise ValueError(
-                f'another branch learns from its {untrained[0]}, which no head of its own trains: '
-                f'give it a head with reads={untrained[0]!r}, or take the heads of the others away '
-                'that read it'
-            )
 
     def _check_edges(self) -> None:
         """Refuse branches that differ, along an edge, in what a head compares."""
@@ -205,7 +192,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                 values = {end: getattr(neck, key, None) for end, neck in ends.items()}
                 if len(set(values.values())) > 1:
                     label = LABELS.get(key, f'search width ({head.reads}.{key})')
-                    raise ValueError(
+                    raise ConfigError(
                         f'branch {name} learns from {peer} (heads.{term}), so both need the same '
                         f'{label}, but got {values}'
                     )
@@ -233,7 +220,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
 
         Raises:
             RuntimeError: For another mode.
-            ValueError: If the weights of a frozen branch are random.
+            ConfigError: If the weights of a frozen branch are random.
         """
         if mode == 'loss':
             self._check_initialized()
@@ -286,9 +273,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         """
 
     def extract_feat(
-        self, inputs: Tensor | list[Tensor], network: str = 'teacher', maps: bool = False
+        self, inputs: Tensor | list[Tensor], network: str = 'teacher'
     ) -> dict[str, Tensor]:
-        """Pooled features of every branch, and its map if that is wanted.
+        """Compute the pooled features of every branch.
 
         Args:
             inputs (Tensor | list[Tensor]): Images, shape (B, 3, H, W), or views, of which the
@@ -296,20 +283,15 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             network (str): ``'teacher'`` or ``'student'``; a branch with one network
                 (``ema=False``, ``frozen=True``) gives that one's features for either. Defaults to
                 ``'teacher'``.
-            maps (bool): Whether to give each branch's last map as well, place after place, by
-                ``'{branch}.map'``. Defaults to False.
 
         Returns:
-            dict[str, Tensor]: Shape (B, C) for each branch, (B, h * w * C) for a map.
+            dict[str, Tensor]: Shape (B, C) for each branch.
         """
         images = inputs if isinstance(inputs, Tensor) else inputs[0]
-        found = {}
-        for name, branch in self.branches.items():
-            features = branch.network(network).extract(images)
-            found[name] = features.pooled
-            if maps:
-                found[f'{name}.map'] = features.tokens.flatten(1)
-        return found
+        return {
+            name: branch.network(network).extract(images).pooled
+            for name, branch in self.branches.items()
+        }
 
     def split_views(self, inputs: Sequence[Tensor], data_samples: list | None = None) -> Views:
         """Check the views and separate the global ones from the local ones.
@@ -322,14 +304,14 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             Views: Global views, local views and the data samples.
 
         Raises:
-            ValueError: If the views are too few, or not of one batch size, or the global ones not
+            ConfigError: If the views are too few, or not of one batch size, or the global ones not
                 of one image size.
         """
         is_list = isinstance(inputs, list | tuple)
         local = [term for _, term, _, head in self.heads_by_name() if head.needs_local_views]
         if not is_list or len(inputs) < self.num_global_views + bool(local):
             more = f' and, for loss_{local[0]}, at least one local view' if local else ''
-            raise ValueError(
+            raise ConfigError(
                 f'{type(self).__name__} needs {self.num_global_views} global views{more}, as a list '
                 'of tensors, the global views first; got '
                 f'{len(inputs) if is_list else type(inputs).__name__}: '
@@ -337,7 +319,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             )
         global_views = list(inputs[: self.num_global_views])
         if len({len(view) for view in inputs}) > 1 or len({v.shape for v in global_views}) > 1:
-            raise ValueError(
+            raise ConfigError(
                 f'views must have one batch size, and the {self.num_global_views} global ones one '
                 f'image size, but got {[tuple(view.shape) for view in inputs]}'
             )
@@ -388,7 +370,7 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, AssertionError) as error:  # the latter of mmpretrain's and timm's backbones
-        raise ValueError(f'branch {name}: {str(error) or repr(error)}') from error
+        raise ConfigError(f'branch {name}: {str(error) or repr(error)}') from error
 
 
 def _check_names(branches: Any) -> None:
@@ -398,62 +380,42 @@ def _check_names(branches: Any) -> None:
         or all(cfg is None for cfg in branches.values())
         or any('.' in name for name in branches)
     ):
-        raise ValueError(
+        raise ConfigError(
             f'branches must be a non-empty dict with names without a dot, but got {names!r}'
         )
 
 
-def _check_branch(cfg: Any, necks: Mapping[str, dict]) -> None:
+def _check_branch(cfg: Any, arguments: Sequence[str], necks: Mapping[str, dict]) -> None:
     """Refuse what is not the config of a branch."""
     if not isinstance(cfg, dict):
-        raise ValueError(f'must be a dict with backbone, got {cfg!r}')
+        raise ConfigError(f'must be a dict with backbone, got {cfg!r}')
     if not cfg.get('backbone'):
-        raise ValueError(
-            f'has no backbone: it needs one, and takes {", ".join(ARGUMENTS)} and necks '
+        raise ConfigError(
+            f'has no backbone: it needs one, and takes {", ".join(arguments)} and necks '
             f'({", ".join(necks)} or others)'
         )
     for key, value in cfg.items():
-        if key in ARGUMENTS or key in necks or value is None or isinstance(value, dict):
+        if key in arguments or key in necks or value is None or isinstance(value, dict):
             continue
-        near = difflib.get_close_matches(key, (*ARGUMENTS, *necks), n=1)
-        raise ValueError(
-            f'takes no {key}={value!r}: it takes {", ".join(ARGUMENTS)}, and necks, which are dicts '
+        near = difflib.get_close_matches(key, (*arguments, *necks), n=1)
+        raise ConfigError(
+            f'takes no {key}={value!r}: it takes {", ".join(arguments)}, and necks, which are dicts '
             'with a type.' + (f' Did you mean {near[0]}?' if near else '')
         )
     backbone = cfg['backbone']
     if not isinstance(backbone, dict) or 'type' not in backbone:
-        raise ValueError(f'backbone must be a dict with a type, got {backbone!r}')
+        raise ConfigError(f'backbone must be a dict with a type, got {backbone!r}')
     for key in ('ema', 'frozen'):
         if not isinstance(cfg.get(key), bool | None):
-            raise ValueError(f'{key} must be True or False, but got {cfg[key]!r}')
+            raise ConfigError(f'{key} must be True or False, but got {cfg[key]!r}')
 
 
 def _check_size(size: Any) -> None:
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if size is not None and (len(sides) != 2 or not all(type(x) is int and x > 0 for x in sides)):
-        raise ValueError(
+        raise ConfigError(
             f'global_size must be a number of pixels, (height, width) or None, but got {size!r}'
         )
-
-
-def _necks_read(
-    peers: Mapping[str, Mapping], heads: Mapping[str, Mapping[str, dict]]
-) -> dict[str, set[str]]:
-    """What is read of each branch: by its own heads, and by those of branches that learn from it."""
-    read: dict[str, set[str]] = {name: set() for name in peers}
-    for name, own in heads.items():
-        for term, head in own.items():
-            reads = head_argument(head, 'reads')
-            if not isinstance(reads, str):
-                raise ValueError(
-                    f'branch {name}: heads.{term} needs `reads`, what it reads of the networks: '
-                    f"'pooled', 'tokens' or the name of a neck"
-                )
-            read[name].add(reads)
-            if head_argument(head, 'teacher') == 'peers':
-                for peer in peers[name]:
-                    read[peer].add(reads)
-    return read
 
 
 def _describe(branch: Branch) -> str:
@@ -474,7 +436,7 @@ def _check_statistics(preprocessor: dict) -> None:
     mean, std = preprocessor.get('mean'), preprocessor.get('std')
     lengths = [len(x) if isinstance(x, list | tuple) else x for x in (mean, std)]
     if lengths[0] != lengths[1] or (lengths[0] is not None and lengths[0] not in CHANNELS):
-        raise ValueError(
+        raise ConfigError(
             'data_preprocessor needs mean and std of three values each or, for gray images, of one, '
             f'but got mean={mean!r}, std={std!r}'
         )

@@ -2,6 +2,7 @@
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.errors import ConfigError
 
 from ..branches import Branch
 from .base import BaseMultiBranch
@@ -35,7 +36,7 @@ class MOKD(BaseMultiBranch):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ValueError: See :class:`BaseMultiBranch`; also if projector and search head of a branch
+        ConfigError: See :class:`BaseMultiBranch`; also if projector and search head of a branch
             differ in prototypes.
 
     Example:
@@ -85,7 +86,7 @@ class MOKD(BaseMultiBranch):
         necks = [getattr(branch.network(), name, None) for name in self.necks]
         counts = [neck.out_channels for neck in necks if hasattr(neck, 'out_channels')]
         if len(set(counts)) > 1:
-            raise ValueError(
+            raise ConfigError(
                 'projector and search head need the same out_channels (prototypes), but got '
                 f'{" and ".join(map(str, counts))}'
             )

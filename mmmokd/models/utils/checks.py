@@ -2,6 +2,8 @@
 from numbers import Integral, Real
 from typing import Any
 
+from mmmokd.utils.errors import ConfigError
+
 
 def check_counts(owner: str, least: int = 1, **values: Any) -> None:
     """Refuse what is no whole number, or too small a one.
@@ -12,11 +14,11 @@ def check_counts(owner: str, least: int = 1, **values: Any) -> None:
         **values (Any): Values by name of the argument.
 
     Raises:
-        ValueError: If a value is something else; names argument and value.
+        ConfigError: If a value is something else; names argument and value.
     """
     for name, value in values.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-            raise ValueError(
+            raise ConfigError(
                 f'{name} of {owner} must be a whole number of at least {least}, but got {value!r}'
             )
 
@@ -31,11 +33,11 @@ def check_number(owner: str, name: str, value: Any, zero: bool = False) -> None:
         zero (bool): Whether 0 is allowed, too. Defaults to False.
 
     Raises:
-        ValueError: If the value is something else; names argument and value.
+        ConfigError: If the value is something else; names argument and value.
     """
     in_range = isinstance(value, Real) and (value > 0 or (zero and value == 0))
     if not in_range or isinstance(value, bool):
-        raise ValueError(
+        raise ConfigError(
             f'{name} of {owner} must be {"a number >= 0" if zero else "a positive number"}, but got '
             f'{value!r}'
         )

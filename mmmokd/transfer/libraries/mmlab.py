@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What the libraries of OpenMMLab have in common: models built from configs."""
+"""Base of the libraries of OpenMMLab, whose models are built from configs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What the weights of mmpretrain's backbones, other than a plain ViT, are called in timm."""
+"""Names in timm of the weights of mmpretrain's backbones, other than a plain ViT."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SWIN_NAMES = {
 
 
 class MobileNames(NamedTuple):
-    """What the parts of a network of inverted residual blocks are called in mmpretrain.
+    """Names in mmpretrain of the parts of a network of inverted residual blocks.
 
     Attributes:
         block (str): Pattern of what a block's names begin with.
@@ -120,7 +120,7 @@ def mobile_to_timm(
 
 
 def _blocks(weights: Mapping[str, Tensor], pattern: str) -> list[str]:
-    """What the names of each block begin with, in the order of the blocks."""
+    """Prefixes of the blocks' names, in the order of the blocks."""
     found = {match[0]: None for key in weights if (match := re.match(pattern, key))}
     return sorted(found, key=lambda name: [int(number) for number in re.findall(r'\d+', name)])
 

@@ -5,12 +5,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.model import ImgDataPreprocessor
 from mokd_testing import branch_cfg, build_mokd, with_batch_norm
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from mmmokd.datasets import MultiCrop
+from mmmokd.datasets import LoadImage, MultiCrop
 from mmmokd.engine.hooks import InputCheckHook, input_check_hook
-from mmmokd.engine.hooks.input_check_hook import crop_sizes, one_image_batches, view_passes
+from mmmokd.engine.hooks.input_check_hook import (
+    check_channel_order,
+    crop_sizes,
+    one_image_batches,
+    view_passes,
+)
 
 
 class Images(Dataset):
@@ -48,6 +54,28 @@ def check(model, train, val=None):
     )
     InputCheckHook().before_train(runner)
     return said
+
+
+@pytest.mark.parametrize(
+    ('of_loader', 'of_preprocessor', 'says'),
+    [
+        (True, False, None),
+        (False, True, None),
+        (False, False, 'sees BGR'),
+        (True, True, 'round to'),
+    ],
+)
+def test_channels_are_turned_round_once(of_loader, of_preprocessor, says):
+    preprocessor = ImgDataPreprocessor(bgr_to_rgb=of_preprocessor)
+    dataset = ConcatDataset([Images(1, LoadImage(to_rgb=of_loader))])
+    if of_loader and of_preprocessor:
+        with pytest.raises(ValueError, match=says):
+            check_channel_order(dataset, preprocessor)
+    else:
+        notice = check_channel_order(dataset, preprocessor)
+        assert notice is None if says is None else says in notice
+    assert check_channel_order(Images(1), preprocessor) is None
+    assert check_channel_order(dataset, None) is None
 
 
 def test_views_of_a_training_set():

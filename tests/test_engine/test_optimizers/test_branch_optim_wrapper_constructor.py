@@ -3,7 +3,7 @@ import re
 
 import pytest
 import torch
-from mokd_testing import build_mokd, copy_of, optim_wrapper_cfg, train
+from mokd_testing import build_mokd, copy_of, optim_wrapper_cfg, ring_cfg, train
 from torch import nn
 
 from mmmokd.engine import BranchOptimWrapperConstructor
@@ -191,6 +191,66 @@ SGD = dict(type='SGD', lr=0.1)
 def test_settings_that_do_not_fit(branches, message):
     with pytest.raises(ValueError, match=message):
         build(build_mokd(), branches=branches)
+
+
+def test_parameters_of_heads_join_the_optimizer_of_their_branch(tmp_path):
+    """Behind those of the student, or as a part; the frozen branch has no optimizer."""
+    model = build_mokd(ring_cfg(tmp_path))
+    heads = model.branches['vit'].heads
+    wrappers = build(model)
+    assert list(wrappers.keys()) == ['cnn', 'vit', 'next']
+    trained = dict(heads.named_parameters())
+    assert trained and all(name.startswith('latent.head.predictor.') for name in trained)
+    student = list(model.branches['vit'].student.parameters())
+    for group, dims in zip(wrappers['vit'].param_groups, (2, 1), strict=True):
+        own = [p for p in student if (p.dim() > 1) == (dims == 2)]
+        of_heads = [p for p in trained.values() if p.dim() == dims]
+        found = group['params']
+        assert list(map(id, found)) == list(map(id, own + of_heads))
+
+    branches = optim_wrapper_cfg(model.branches)['branches']
+    branches['vit']['parts'] = dict(heads=dict(lr=0.5))
+    wrappers = build(model, branches=branches)
+    in_part = [p for g in wrappers['vit'].param_groups if g['part'] == 'heads' for p in g['params']]
+    assert {id(p) for p in in_part} == {id(p) for p in trained.values()}
+
+
+def test_branches_that_do_not_learn_have_no_optimizer(tmp_path, read_log):
+    """Settings for them are not used, which the log says; those of a name that is unknown are wrong."""
+    branches = dict(ring_cfg(tmp_path), spare=None)
+    branches['next'] = dict(branches['next'], cross_weight=dict(cnn=0.1, big=1.0))
+    model = build_mokd(branches)
+    assert model.left_out == ('spare',)
+    settings = optim_wrapper_cfg(branches)['branches']
+    assert list(build(model, branches=settings).keys()) == ['cnn', 'vit', 'next']
+    log = '\n'.join(read_log())
+    assert 'Branch big is frozen: optim_wrapper.branches.big is not used.' in log
+    assert 'Branch spare is left out: optim_wrapper.branches.spare is not used.' in log
+    # A default for all branches is for those that learn.
+    assert list(build(model, branches={}, optimizer=SGD).keys()) == ['cnn', 'vit', 'next']
+    with pytest.raises(ValueError, match='has spear, but the model has the branches'):
+        build(model, branches=dict(settings, spear=settings['spare']))
+    for branch in model.branches.values():
+        branch.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match='no branch of .* requires a gradient: there is nothing to'
+    ):
+        build(model, branches=settings)
+
+
+def test_what_no_branch_has_is_in_no_optimizer():
+    """A parameter of the algorithm itself, and one that two branches share, are errors."""
+    model = build_mokd()
+    model.temperature = nn.Parameter(torch.ones(()))
+    with pytest.raises(ValueError, match='1 parameter requires .* in no optimizer: temperature'):
+        build(model)
+    model = build_mokd()
+    vit = model.branches['vit'].student
+    vit.projector.bridge = model.branches['cnn'].student.projector.mlp[0]
+    with pytest.raises(
+        ValueError, match='several parameter groups: branches.cnn.student.projector.mlp'
+    ):
+        build(model)
 
 
 def test_paramwise_settings_are_refused():

@@ -201,7 +201,7 @@ def test_config_of_a_library_that_is_not_there(tmp_path, monkeypatch, text, modu
 
 
 def test_require_keys():
-    with pytest.raises(ValueError, match='no config for testing: it has no b and no c'):
+    with pytest.raises(ValueError, match='not a config for testing: it has no b and no c'):
         require_keys(Config(dict(a=1, b=None)), ('a', 'b', 'c'), 'testing')
 
 

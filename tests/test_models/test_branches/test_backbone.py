@@ -7,8 +7,13 @@ import torch
 from mmengine.registry import DefaultScope
 from mmpretrain.models.backbones import ConvNeXt, SwinTransformer, TIMMBackbone
 
-from mmmokd.models.branches import adapt_features, build_backbone, describe_backbone
-from mmmokd.models.branches.backbone import FOR_MAPS, FOR_SIZES, has_argument
+from mmmokd.models.branches import (
+    adapt_features,
+    build_backbone,
+    describe_backbone,
+    infer_features,
+)
+from mmmokd.models.branches.backbone import FOR_MAPS, FOR_SIZES, MAP_ONLY, has_argument
 from mmmokd.registry import MODELS
 
 VIT = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=48)
@@ -127,6 +132,31 @@ def test_models_of_timm_that_take_none_of_the_arguments(model_name):
     cfg = dict(type='TIMMBackbone', model_name=model_name)
     weights = build(cfg, MODELS.build).state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in build(cfg).state_dict().items())
+
+
+TIMM_POOLING = [
+    dict(model_name='inception_next_atto', dims=(8, 8, 16, 16)),  # refuses to leave it out
+    dict(model_name='deit_tiny_distilled_patch16_224', depth=1),  # does it without asking
+]
+
+
+@pytest.mark.parametrize('cfg', TIMM_POOLING, ids=['refuses', 'pools'])
+def test_models_of_timm_that_pool_give_maps(cfg):
+    """They are the library's own of the same arguments, weight by weight."""
+    cfg = dict(cfg, type='TIMMBackbone')
+    ours, own = build(cfg), build(dict(cfg, **MAP_ONLY), MODELS.build)
+    weights = own.state_dict()
+    assert list(ours.state_dict()) == list(weights)
+    assert all(torch.equal(v, weights[k]) for k, v in ours.state_dict().items())
+    assert outputs(ours, 96).dim() == 4 and torch.equal(outputs(ours, 224), outputs(own, 224))
+
+
+def test_pooling_that_the_config_asks_for_is_kept():
+    refuses, pools = (dict(cfg, type='TIMMBackbone', features_only=False) for cfg in TIMM_POOLING)
+    with pytest.raises(AssertionError, match='Cannot disable pooling'):
+        build(refuses)
+    with pytest.raises(ValueError, match=r'gave \(1, 192\), .* set `features_only=True`'):
+        infer_features(build(pools))
 
 
 def test_a_mistyped_argument_is_refused():

@@ -4,8 +4,7 @@ import torch
 from mmengine.registry import DefaultScope
 
 from mmmokd.models.branches import BackboneSpec, build_backbone, infer_features
-from mmmokd.models.branches.inference import native_size
-from mmmokd.utils.errors import ConfigError
+from mmmokd.models.branches.inference import ImageSizeError, native_size
 
 VIT = dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=48)
 TIMM_VIT = dict(
@@ -49,7 +48,7 @@ def test_a_size_that_it_does_not_take():
     message = (
         r'BEiTViT, made for images of 64x96 \(img_size\), cannot take an image of 3x64x64: The'
     )
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ImageSizeError, match=message):
         infer_features(build(dict(type='BEiTViT', arch=VIT, img_size=(64, 96))), 64)
 
 

@@ -82,9 +82,9 @@ def test_grids_and_nothing_else():
         ),
         (
             BEIT, 24, (64, 96),
-            'BEiTViT cannot take images of 96x96: .* Of the sizes tried, it takes 64x64. Give views',
+            'BEiTViT cannot take images of 96x96: .* Of the sizes tested, it takes 64x64. Give views',
         ),
-        (dict(type='LeViT', arch='128s', img_size=128), 384, (64,), 'tried, it takes 128x128. Give'),
+        (dict(type='LeViT', arch='128s', img_size=128), 384, (64,), 'tested, it takes 128x128. Give'),
         (
             dict(type='MlpMixer', arch='s', img_size=64), 512, (64,),
             'branch vit: the backbone MlpMixer gave .* form no grid',

@@ -3,7 +3,9 @@ import pytest
 
 from mmmokd.models import MOKD, BranchHead
 from mmmokd.models.branches.terms import (
+    check_trained,
     head_argument,
+    outputs_read,
     resolve_heads,
     resolve_necks,
     resolve_peers,
@@ -150,3 +152,17 @@ def test_necks():
 def test_necks_that_cannot_be(given, read, message):
     with pytest.raises(ValueError, match=message):
         resolve_necks(MOKD.necks, {}, given, read)
+
+
+def test_what_is_read_of_each_branch():
+    table = MOKD.terms
+    heads = dict(
+        a=dict(sm=table['sm'], ct=table['ct']), b=dict(st=table['st'], cm=table['cm']), c={}
+    )
+    peers = dict(a=dict(b=1.0), b=dict(a=1.0, c=1.0), c={})
+    assert outputs_read(peers, heads) == dict(
+        a={'projector', 'search_head'}, b={'search_head', 'projector'}, c={'projector'}
+    )
+    check_trained(heads['a'], {'projector', 'search_head', 'pooled'}, frozen=False)
+    with pytest.raises(ValueError, match='learns from its moco, which no head of its own trains'):
+        check_trained(heads['a'], {'moco'}, frozen=False)

@@ -7,7 +7,7 @@ from mokd_testing import BACKBONES, branch_cfg, build_mokd, random_views
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from mmmokd.models import BaseMultiBranch, BranchHead
+from mmmokd.models import BaseMultiBranch, Branch, BranchHead
 from mmmokd.registry import MODELS
 
 LINEAR = dict(type='mmpretrain.LinearClsHead')
@@ -24,6 +24,15 @@ class WidthHead(BranchHead):
 
     def loss(self, student, teacher, views):
         return self.loss_weight * (student[self.reads] * self.weight).mean()
+
+
+@MODELS.register_module()
+class BranchWithQueue(Branch):
+    """Has an argument of its own."""
+
+    def __init__(self, *args, queue_size=1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.queue_size = queue_size
 
 
 def backbone(kind, **kwargs):
@@ -78,7 +87,15 @@ def test_further_term_and_its_width():
     torch.testing.assert_close(total.branch_losses['cnn'], total.detach())
 
 
-def calls_of(model, *names):
+def test_another_class_of_branch():
+    vit = backbone('vit', type='mmmokd.BranchWithQueue', queue_size=5)
+    branch = build_mokd(dict(vit=vit), **SMALL).branches['vit']
+    assert branch.queue_size == 5 and branch.student.neck_names == ('projector', 'search_head')
+    with pytest.raises(ValueError, match='takes no queue_size=5'):
+        build_mokd(dict(vit=dict(vit, type='mmmokd.Branch')), **SMALL)
+
+
+def calls_of(model):
     """Counts the calls of each network's parts."""
     counts = {}
     for name, branch in model.branches.items():
@@ -241,6 +258,12 @@ def test_frozen_branch_is_loaded(tmp_path):
     part = branch_cfg('vit', frozen=True, backbone=dict(init_cfg=of_backbone))
     with pytest.raises(ValueError, match=r'weights are random \(projector.mlp.0.weight'):
         losses_of(build_mokd(dict(FROZEN, vit=part)))
+    branch = build_mokd(FROZEN).branches['vit']
+    branch.teacher.backbone_cfg = dict(pretrained=True)  # as of timm, whose constructor loads
+    with pytest.raises(
+        ValueError, match=r': 49 of its weights are random \(projector.mlp.0.weight'
+    ):
+        branch.check_initialized()
     init_cfg = dict(pretrained, prefix='branches.vit.teacher.')
     model = build_mokd(dict(FROZEN, vit=dict(FROZEN['vit'], init_cfg=init_cfg)))
     expected = source.branches['vit'].teacher.state_dict()
@@ -298,6 +321,9 @@ def test_no_ema():
         ),
         (dict(vit=backbone('vit', heads=dict(x=LINEAR))), {},
          'branch vit: heads.x needs `reads`'),
+        (dict(vit=backbone('vit', heads=dict(sm=dict(type='mmmokd.Nothing')))), {},
+         "heads.sm needs a type that is registered, but got 'mmmokd.Nothing'"),
+        (dict(vit=backbone('vit', heads=dict(sm=dict(teacher='none')))), {}, 'learns from a teacher'),
         (dict(vit=backbone('vit', frozen='yes')), {}, "frozen must be True or False, but got 'yes'"),
         (dict(vit=backbone('vit')), dict(neck_defaults=dict(out_chanels=3)), 'takes out_chanels'),
         (dict(vit=backbone('vit')), dict(global_size='big'), "number of pixels, .* got 'big'"),

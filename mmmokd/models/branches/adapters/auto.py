@@ -10,6 +10,12 @@ from mmmokd.utils.errors import ConfigError
 from .base import BackboneAdapter, describe_output
 from .grid import infer_grid
 
+GRID_ADVICE = (
+    'if a class or register token is among them that the backbone does not count in '
+    '`num_extra_tokens` or `num_prefix_tokens`, set the `adapter` of the branch, a '
+    'mmmokd.TokenAdapter with num_extra_tokens'
+)
+
 
 @MODELS.register_module()
 class AutoAdapter(BackboneAdapter):
@@ -18,6 +24,19 @@ class AutoAdapter(BackboneAdapter):
     def read(
         self, output: Any, backbone: nn.Module, image_size: tuple[int, int]
     ) -> BackboneFeatures:
+        """Read whatever :func:`adapt_features` can.
+
+        Args:
+            output (Any): What the backbone returned.
+            backbone (nn.Module): The backbone, to count its class and register tokens.
+            image_size (tuple[int, int]): The (H, W) of the images, in pixels.
+
+        Returns:
+            BackboneFeatures: Pooled feature, tokens and grid.
+
+        Raises:
+            ConfigError: If the output holds no map or token sequence that can be read.
+        """
         return adapt_features(output, backbone, image_size)
 
 
@@ -58,7 +77,9 @@ def adapt_features(output, backbone: nn.Module, image_size: tuple[int, int]) -> 
     tokens = found[:, num_extra:]
     if class_token is None:
         class_token = found[:, 0] if has_class_token else tokens.mean(dim=1)
-    return BackboneFeatures(class_token, tokens, infer_grid(tokens.shape[1], image_size, name))
+    return BackboneFeatures(
+        class_token, tokens, infer_grid(tokens.shape[1], image_size, name, GRID_ADVICE)
+    )
 
 
 def _last_output(output, name: str) -> tuple[Tensor, Tensor | None]:
@@ -109,7 +130,7 @@ def _channels_last(backbone: nn.Module) -> bool:
 
 
 def count_extra_tokens(backbone: nn.Module) -> tuple[int, bool]:
-    """How many tokens stand before the map's, and whether the first is a class token.
+    """Count the tokens in front of the map's, and look for a class token among them.
 
     Args:
         backbone (nn.Module): A backbone, wrapped or not.

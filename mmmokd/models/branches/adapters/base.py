@@ -67,7 +67,7 @@ class BackboneAdapter(BaseModule, metaclass=ABCMeta):
 
 
 def _find_mismatch(features: Any) -> str | None:
-    """What is wrong with an adapter's result, in words; None if it is right."""
+    """Describe what is wrong with the result of an adapter; None if nothing is."""
     if not isinstance(features, tuple) or len(features) != 3:
         return f'{describe_output(features)} instead of BackboneFeatures'
     pooled, tokens, grid = features
@@ -116,7 +116,7 @@ def pick_output(
         Tensor: The output.
 
     Raises:
-        ConfigError: If there is no such output, or it is another kind of tensor.
+        ConfigError: If the output does not exist, or is another kind of tensor.
     """
     outputs = (output,) if isinstance(output, Tensor) else output
     try:

@@ -4,13 +4,16 @@ import math
 from mmmokd.utils.errors import ConfigError
 
 
-def infer_grid(num_tokens: int, image_size: tuple[int, int], name: str) -> tuple[int, int]:
+def infer_grid(
+    num_tokens: int, image_size: tuple[int, int], name: str, advice: str
+) -> tuple[int, int]:
     """Find the (h, w) with h * w tokens that one stride makes of an image.
 
     Args:
         num_tokens (int): Tokens of the map, without class and register tokens.
         image_size (tuple[int, int]): The (H, W) of the image, in pixels.
         name (str): Name of the backbone, for the message.
+        advice (str): What to do about tokens that form no grid, for the message.
 
     Returns:
         tuple[int, int]: The map's (h, w).
@@ -24,14 +27,13 @@ def infer_grid(num_tokens: int, image_size: tuple[int, int], name: str) -> tuple
     if not grids:
         raise ConfigError(
             f'the backbone {name} gave {num_tokens} tokens for images of {height}x{width}, which '
-            'form no grid of that shape. Is a class or register token among them that the backbone '
-            'does not count in `num_extra_tokens` or `num_prefix_tokens`?'
+            f'form no grid of that shape: {advice}'
         )
     return min(grids, key=lambda grid: abs(math.log(grid[0] * width / (grid[1] * height))))
 
 
 def _has_one_stride(h: int, height: int, w: int, width: int) -> bool:
-    """Whether some stride, in pixels, makes h and w of the sides, both rounded down or both up."""
+    """Check for a stride, in pixels, that makes h and w of the sides, both rounded down or both up."""
     down = max(height / (h + 1), width / (w + 1)) < min(height / h, width / w)
     up = max(height / h, width / w) < min(
         height / (h - 1) if h > 1 else math.inf, width / (w - 1) if w > 1 else math.inf

@@ -38,8 +38,8 @@ class TokenAdapter(BackboneAdapter):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ConfigError: If ``position`` is unknown or there is no such class token; in a pass, if an output
-            does not exist, has another number of dimensions, or its patches form no grid.
+        ConfigError: If ``position`` is unknown or that class token does not exist; in a pass, if an
+            output does not exist, has another number of dimensions, or its patches form no grid.
 
     Example:
         >>> adapter = TokenAdapter(position='middle')
@@ -96,7 +96,13 @@ class TokenAdapter(BackboneAdapter):
         if self.channels_first:
             found = found.transpose(1, 2)  # (B, N, C)
         num_patches = found.shape[1] - self.num_extra_tokens
-        grid = infer_grid(num_patches, image_size, type(backbone).__name__)
+        grid = infer_grid(
+            num_patches,
+            image_size,
+            type(backbone).__name__,
+            f'of {found.shape[1]} tokens, num_extra_tokens={self.num_extra_tokens} of the '
+            'TokenAdapter are left out',
+        )
         before = {'first': 0, 'middle': num_patches // 2, 'last': num_patches}[self.position]
         front, extra, back = found.split(
             [before, self.num_extra_tokens, num_patches - before], dim=1
