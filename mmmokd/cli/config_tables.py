@@ -234,7 +234,7 @@ RULES: dict[str, dict[str, Rule | Kind]] = {
     'LoggerHook': dict(interval=COUNT),
     'param_scheduler': dict.fromkeys(('begin', 'end', 'eta_min', 'warmup'), NOT_NEGATIVE),
     'model': dict(num_global_views=COUNT),
-    'branches': dict(cross_weight=Rule(0, also=(), each=True)),
+    'branches': dict(cross_weight=Rule(0, each=True)),
     'heads': dict(
         center_momentum=SHARE, loss_weight=NOT_NEGATIVE, warmup_teacher_temp_epochs=NOT_NEGATIVE
     ),
