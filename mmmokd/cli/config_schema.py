@@ -332,7 +332,7 @@ def _arguments_of_branch(cfg: Config, path: Place, node: dict, model: type) -> A
         default = terms.get(within[1], {})
     elif within[0] in necks and len(within) == 1:
         default = {**getattr(model, 'neck_defaults', {}), **necks[within[0]]}
-    elif len(within) == 1 and within[0] != 'backbone' and 'type' in node:  # another neck
+    elif len(within) == 1 and 'type' in node and within[0] not in tables.NOT_NECKS:
         default = {}
     else:
         return None

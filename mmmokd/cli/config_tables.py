@@ -44,6 +44,7 @@ GIVEN = dict(
     model_wrapper_cfg={'module', 'model'},
 )
 FOR_BRANCHES = ('peers', 'global_size')
+NOT_NECKS = ('backbone', 'adapter', 'init_cfg')  # what else of a branch is a dict with a type
 INFERRED = ('in_channels', 'out_channels', 'grid_size')  # of necks and heads, from what they read
 # Where the type of a dict is looked up, by role.
 REGISTRIES = dict(

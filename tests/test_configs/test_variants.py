@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from mokd_testing import branch_cfg, build_mokd, build_runner
 from plain_mokd import projector, run_network, search_loss, view_loss
 
+from mmmokd.cli.config import load_config
 from mmmokd.datasets import LabeledShare, iter_datasets
 from mmmokd.models.heads import ClassificationHead
 from mmmokd.registry import DATASETS
@@ -346,6 +347,7 @@ def test_labels_of_class_folders(tmp_path):
 
 @pytest.mark.parametrize('path', VARIANTS, ids=[path.stem for path in VARIANTS])
 def test_variant_is_a_short_config(path):
+    assert load_config(path)  # which the command line takes as it is
     text = path.read_text()
     assert len(text.splitlines()) <= 25
     assert 'def ' not in text and '\ndel ' not in text
