@@ -184,7 +184,7 @@ class FeatureExtractor:
 
 
 class _Images(Dataset):
-    """Images as a model takes them.
+    """Dataset of the images in the form that a model takes.
 
     Args:
         items (list): Paths and arrays.

@@ -544,7 +544,7 @@ def unread_names(cfg: Config) -> set[str]:
 
 
 def places_of(cfg: Config, name: str) -> list[str]:
-    """Where the value of a variable stands in what a Runner reads.
+    """Find the value of a variable in what a Runner reads.
 
     Args:
         cfg (Config): The config.

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How images of any size become the single views that features are extracted from."""
+"""Pipelines that turn images of any size into the single views that features are extracted from."""
 
 from typing import Any
 

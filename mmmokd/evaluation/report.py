@@ -152,7 +152,7 @@ def collect_results(metrics: dict[str, float], ks: Sequence[int]) -> dict[str, d
     Returns:
         dict[str, dict]: By network: ``'knn_top1'`` and ``'knn_top5'`` by k and, of a linear probe,
         ``'linear_top1'``, ``'linear_top5'``, ``'linear_lr'`` and ``'linear_held_out'`` by learning
-        rate. Accuracies are in per cent.
+        rate. Accuracies are in percent.
     """
     results: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():

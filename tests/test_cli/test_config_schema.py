@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a config file may say, and what it may not."""
+"""Values that a config file may and may not have."""
 
 import re
 from importlib.util import find_spec
@@ -144,7 +144,7 @@ def test_mistyped_file_is_refused(tmp_path, text, message):
         'def double(number):\n    return 2 * number\n\n\ntrain_cfg = dict(max_epochs=double(3))',
         'import math\n\ntrain_cfg = dict(max_epochs=math.ceil(2.5))',
         "tta_model = dict(type='ClassificationTTA')",
-        # Says again what is there.
+        # Repeats an existing value.
         "name = 'mmmokd.ImageFolder'",
         # Merges and deletions, also of what does not exist.
         "cnn = dict(init_cfg=dict(_delete_=True, type='Kaiming'))\n"

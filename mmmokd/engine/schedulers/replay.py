@@ -15,7 +15,7 @@ _NO_SETTINGS = {'self', 'optimizer', 'last_step', 'verbose', 'args', 'kwargs'}
 
 
 def has_same_settings(scheduler: _ParamScheduler, state: dict[str, Any]) -> bool:
-    """Whether the state of a scheduler is of one with the same settings and starting values.
+    """Check whether the state of a scheduler is of one with the same settings and starting values.
 
     Args:
         scheduler (_ParamScheduler): As its config says.

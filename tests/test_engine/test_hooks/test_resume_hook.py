@@ -38,7 +38,7 @@ def config(folder, branches=('vit',), counts=1, hooks=None, auto_scale=True, **k
 
 
 class Seen(Hook):
-    """What every iteration has: settings, momentum, temperature, images, and whether weights move."""
+    """Records of every iteration: settings, momentum, temperature, images, and whether weights move."""
 
     priority = 'LOWEST'
 
