@@ -318,7 +318,7 @@ def _log_classes(root: str, classes: list[str]) -> None:
     splits = [name for name in classes if name.lower() in SPLITS]
     if len(splits) > 1 or len(splits) == len(classes):
         logger.warning(
-            f'The folders {", ".join(splits)} in {root} are taken for classes, but have the names of '
+            f'The folders {", ".join(splits)} in {root} are used as classes, but have the names of '
             'the parts of a dataset. If they are such, name one of them, with a folder for each class '
             f'in it: {osp.join(root, splits[0])}'
         )

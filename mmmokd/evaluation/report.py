@@ -86,7 +86,7 @@ def _own_sets(cfg: Config, loops: list[dict]) -> tuple[dict | None, dict]:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
     if 'pipeline' not in dataset or 'pipeline' not in queries['dataset']:
         raise ConfigError(
-            f'{cfg.filename} does not say which labeled images to learn from: it has neither '
+            f'{cfg.filename} does not define labeled images to learn from: it has neither '
             'test_cfg.bank_dataloader nor a train_dataloader whose dataset has a pipeline'
         )
     dataset = dict(dataset, pipeline=queries['dataset']['pipeline'])

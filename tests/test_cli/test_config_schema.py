@@ -281,7 +281,7 @@ def test_every_own_config_is_taken():
 def test_leftovers_of_another_type_say_what_to_do(tmp_path):
     (tmp_path / 'mine.py').write_text(CLASSIFIER)
     swap = {'model.backbone.type': 'VisionTransformer', 'model.backbone.arch': 'deit-tiny'}
-    with pytest.raises(ValueError, match=r'model.backbone._delete_=True leaves out what stands'):
+    with pytest.raises(ValueError, match=r'model.backbone._delete_=True removes what is defined'):
         load_config(tmp_path / 'mine.py', swap)
     cfg = load_config(tmp_path / 'mine.py', {**swap, 'model.backbone._delete_': True})
     assert cfg.model.backbone == dict(type='VisionTransformer', arch='deit-tiny')

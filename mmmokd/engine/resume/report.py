@@ -141,7 +141,7 @@ def describe_resume(
         said.append(f'Resumed with other counts than those of the checkpoint: {", ".join(counts)}.')
     if old.processes is None and not new.by_epoch:
         said.append(
-            'The checkpoint does not tell how many processes wrote it; taken for as many as now, '
+            'The checkpoint does not record how many processes wrote it; assumed to be as many as now, '
             f'{new.processes}.'
         )
     if position.iter != iteration or position.batches:

@@ -51,7 +51,7 @@ def replay_schedules(
     measured = [s for s in schedulers if getattr(s, 'need_val_args', False)]
     if measured:
         raise CheckpointError(
-            f'the schedule {type(measured[0]).__name__} goes by what was measured and cannot be '
+            f'the schedule {type(measured[0]).__name__} depends on past metrics and cannot be '
             'computed for other counts or settings: resume with those of the checkpoint, or begin '
             'with its weights by --cfg-options load_from=CHECKPOINT instead of --resume'
         )

@@ -389,6 +389,6 @@ def test_plateau_is_refused_with_other_counts_alone(tmp_path):
     runner = build_runner(stock_config(tmp_path / 'other', schedules, batch_size=4, **kwargs))
     with (
         short_log(),
-        pytest.raises(ValueError, match='ReduceOnPlateauLR goes by what was measured'),
+        pytest.raises(ValueError, match='ReduceOnPlateauLR depends on past metrics'),
     ):
         runner.train()
