@@ -98,7 +98,7 @@ def _origin(cfg: Config, path: Place, options: Mapping[str, str]) -> tuple[str, 
     if option := by_place.get((*path[:-1], 'type')):
         start = option.removesuffix('type')
         return f'--cfg-options {option}', (
-            f' It stands in {cfg.filename}: {start}_delete_=True leaves out what stands there.'
+            f' It comes from {cfg.filename}: {start}_delete_=True removes what is defined there.'
         )
     return f'config {cfg.filename}', ''
 
@@ -551,7 +551,7 @@ def unread_names(cfg: Config) -> set[str]:
 
 
 def places_of(cfg: Config, name: str) -> list[str]:
-    """Where the value of a variable stands in what a Runner reads.
+    """Find the value of a variable in what a Runner reads.
 
     Args:
         cfg (Config): The config.

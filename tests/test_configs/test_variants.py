@@ -114,7 +114,7 @@ def train(cfg, plain=lambda *_: {}):
 
 
 def outputs(network, views):
-    """What plain_mokd makes of views; of a network without a search head, m alone."""
+    """Terms of plain_mokd for views; m alone for a network without a search head."""
     if hasattr(network, 'search_head'):
         return [run_network(network, view) for view in views]
     weights = dict(network.projector.named_parameters())
@@ -192,7 +192,7 @@ def test_graphs(variant, tmp_path, float64):
     hook.check(both(own, edges), rtol=1e-9, atol=0)
     for name, branch in model.branches.items():
         assert set(edges.get(name, ())) == set(branch.peers)
-        # A head, and so a center, for each edge; none for what is no edge.
+        # A head, and so a center, for each edge; none without an edge.
         assert ('cm' in branch.heads) == bool(edges.get(name))
 
 

@@ -136,7 +136,7 @@ del load, crop, pack, first, second, local
 
 @pytest.fixture(scope='session')
 def mokd_config(tmp_path_factory) -> Path:
-    """The config for one's own folder, made narrow, on eight images of noise."""
+    """The config for your own folder, made narrow, on eight images of noise."""
     folder = tmp_path_factory.mktemp('mokd')
     rng = np.random.default_rng(0)
     (folder / 'images').mkdir()
