@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Where the configs of this package are, and ``mmmokd::`` in front of a config's path."""
+"""Location of the configs of this package, and ``mmmokd::`` in front of a config's path."""
 
 import contextlib
 import contextvars

@@ -45,7 +45,7 @@ def _origin(module: Any) -> tuple[str, str]:
 
 
 def _child(name: str, parent: Registry, location: str) -> Registry:
-    """Our registry below one of mmengine's: the one that is there, if this module is reloaded."""
+    """Our registry below one of mmengine's: the existing one, if this module is reloaded."""
     if SCOPE in parent.children:
         return parent.children[SCOPE]
     return ReloadableRegistry(name, parent=parent, scope=SCOPE, locations=[location])

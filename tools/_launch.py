@@ -35,7 +35,7 @@ def main() -> None:
         os.environ.update(OMP_NUM_THREADS='1', MMMOKD_LAUNCHER_CHOSE_THREADS='1')
     try:
         run(args)
-    except SignalException as error:  # the processes have it, too; the first of them tells of it
+    except SignalException as error:  # the processes have it as well; the first of them reports it
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         # Of processes that ended by themselves, and not because another one did.

@@ -13,7 +13,7 @@
 #   PYTHON         Python with torch, ninja, psutil, setuptools and wheel (default: python). They are
 #                  in the environment of tools/setup_env.sh, which calls this for det, seg and tests
 #   MMMOKD_WHEELS  folder of the wheels (default: ~/.cache/mmmokd/wheels)
-#   MMMOKD_CUDA    0: for the CPU, whatever is there; 1: with CUDA, or an error (default: decides)
+#   MMMOKD_CUDA    0: for the CPU in any case; 1: with CUDA, or an error (default: decides)
 #   MAX_JOBS       compilers at a time (default: one a core, and one for each 2 GB of memory)
 set -euo pipefail
 
@@ -53,7 +53,7 @@ print(torch.version.cuda or 'none', '-'.join(archs) or 'none', f'torch-{torch.__
     WHY="there is a GPU, but nvcc is of CUDA $nvcc_version and PyTorch of $TORCH_CUDA: detectors will train on the CPU only"
   else
     CUDA="cu${TORCH_CUDA//./}-$ARCH"
-    WHY="a GPU ($ARCH) and CUDA $nvcc_version are there"
+    WHY="found a GPU ($ARCH) and CUDA $nvcc_version"
   fi
   if [ "${MMMOKD_CUDA:-}" = 1 ] && [ "$CUDA" = cpu ]; then die "MMMOKD_CUDA=1, but $WHY"; fi
 }

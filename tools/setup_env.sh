@@ -50,7 +50,7 @@ find_python() {
 make_venv() {
   local base free
   if [ -e "$VENV" ] && [ ! -e "$VENV/.mmmokd" ] && [ -n "$(ls -A "$VENV")" ]; then
-    die "$VENV is there, was not made by this script, and has no Python 3.$MIN_MINOR to 3.$MAX_MINOR:" \
+    die "$VENV exists, was not made by this script, and has no Python 3.$MIN_MINOR to 3.$MAX_MINOR:" \
       'name another folder in MMMOKD_VENV'
   fi
   base="$(find_python)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a MOKD checkpoint to a trained and tested classifier, detector or segmenter.
+# From a MOKD checkpoint to a trained and tested classifier, detector or segmentor.
 set -euo pipefail
 
 TOOLS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -4,9 +4,9 @@ custom_imports = dict(imports=['mmmokd'])
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),  # iterations between two lines of the log
+    logger=dict(type='LoggerHook', interval=50),  # iterations between log lines
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # interval: epochs between two checkpoints; max_keep_ckpts: how many are kept, -1 for all.
+    # interval: epochs between checkpoints; max_keep_ckpts: checkpoints to keep, -1 for all.
     checkpoint=dict(type='mmmokd.CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Hooks are listed by name, so that `custom_hooks` of a config that builds on this one adds to
@@ -27,7 +27,7 @@ visualizer = dict(
     ],
 )
 log_processor = dict(window_size=10, by_epoch=True)  # losses in the log: mean of 10 iterations
-log_level = 'INFO'  # 'DEBUG' shows on the console what is in the log file alone
+log_level = 'INFO'  # 'DEBUG' shows everything that is in the log file on the console
 
 env_cfg = dict(
     cudnn_benchmark=True,  # views come in two sizes only
@@ -37,8 +37,8 @@ env_cfg = dict(
 # Batch norm takes its statistics over all GPUs; without effect in one process.
 sync_bn = 'torch'
 
-# deterministic=True works on the CPU. On a GPU, PyTorch's documentation says, the bicubic resize of
-# position embeddings has no deterministic backward, and the run ends with an error: not tried.
+# deterministic=True works on the CPU. On a GPU, the bicubic resize of position embeddings has no
+# deterministic backward according to PyTorch's documentation and raises an error (not tested).
 randomness = dict(seed=0, deterministic=False)
 load_from = None
 resume = False

@@ -1,21 +1,21 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# The folder config and, every few epochs, k-NN top-1 of each branch on labeled images of yours.
-# They can be the images trained on: labels only measure. Copy it, or say --cfg-options
+# The folder config with k-NN top-1 of each branch, every few epochs, on your own labeled images.
+# These may be the training images; labels are used for evaluation only. Copy it, or use --cfg-options
 # train_dataloader.dataset.data_root=/my/images val_dataloader.dataset.data_root=/my/labeled
-# Each dataloader reads images by its own settings: pipeline.0.value_range=0,4095 of
-# train_dataloader.dataset is to be said of val_dataloader.dataset, too (and of
-# val_cfg.bank_dataloader.dataset if you give that a pipeline). Likewise tools/test.py and
-# tools/evaluate.py read test_* only: test_dataloader.dataset.data_root=/my/labeled and the like.
+# Each dataloader has its own settings for reading images: pipeline.0.value_range=0,4095 of
+# train_dataloader.dataset has to be set for val_dataloader.dataset as well (and for
+# val_cfg.bank_dataloader.dataset if that has a pipeline). Similarly, tools/test.py and
+# tools/evaluate.py read only test_*, such as test_dataloader.dataset.data_root=/my/labeled.
 _base_ = './mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'  # or your copy of it
 
-# A folder with a folder for each class. Of each class 80 %, always the same, are the neighbors,
+# A folder of class folders. 80 % of each class, always the same images, form the feature bank,
 # and the others are classified.
 labeled = 'data/labeled'
-# Or another folder of the same classes is the neighbors, and all of the first is classified;
+# Optionally, another folder of the same classes is the feature bank, and all of `labeled` is classified:
 # --cfg-options val_cfg.bank_dataloader.dataset.data_root=/my/train
 neighbors = None
-val_interval = 5  # epochs between two k-NN evaluations
-networks = ('teacher',)  # ('teacher', 'student') for the students' accuracy, too
+val_interval = 5  # epochs between k-NN evaluations
+networks = ('teacher',)  # ('teacher', 'student') for the students' accuracy as well
 k = 20  # neighbors that vote
 
 pipeline = _base_.train_dataloader.dataset.pipeline

@@ -1,6 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# A folder of your own images, on one GPU or none. Copy this file, to wherever you like, and go through
-# the first lines; or keep it, and say --cfg-options train_dataloader.dataset.data_root=/my/images.
+# Your own images, on one GPU or on the CPU. Copy this file anywhere and edit the first lines, or
+# use it as it is with --cfg-options train_dataloader.dataset.data_root=/my/images.
 _base_ = [
     '../_base_/models/mokd_resnet18_vit-tiny-p16.py',
     '../_base_/datasets/folder_bs32_multi-crop.py',
@@ -9,15 +9,14 @@ _base_ = [
 ]
 
 data_root = 'data/images'  # your folder, nested or not; no labels (k-NN: see *_folder-knn.py)
-batch_size = 32  # images a step: as many as fit into memory; learning rates follow
-num_workers = 4  # processes that read images: about the number of CPU cores
-max_epochs = 100  # passes over the folder: the fewer images it has, the more; 2 for a try
-# Side of the large views in pixels, or (height, width), a multiple of 32: 224 on a fast GPU.
-global_size = 128
-local_size = 64  # of the small views, likewise: 96 where the large ones have 224
-num_local = 6  # small views of an image: fewer are faster, more teach more
-num_prototypes = 4096  # the paper has 65536 for 1.3 million images
-save_every = 10  # epochs between two checkpoints
+batch_size = 32  # images per step: as many as fit into memory; learning rates follow
+num_workers = 4  # data workers: about the number of CPU cores
+max_epochs = 100  # more for small folders; 2 for a quick trial
+global_size = 128  # global views, pixels or (height, width), multiples of 32; 224 on a fast GPU
+local_size = 64  # side of the local views, a multiple of 32: 96 for global views of 224
+num_local = 6  # local views per image: fewer are faster, more give a stronger signal
+num_prototypes = 4096  # the paper uses 65536 for 1.3 million images
+save_every = 10  # epochs between checkpoints
 
 load, crop, pack = _base_.train_dataloader.dataset.pipeline
 first, second, local = crop.groups

@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/mokd_runtime.py',
 ]
 
-# What is changed first. Learning rates follow the batch size, schedules the epochs.
+# Settings to change first. Learning rates follow the batch size, schedules the epochs.
 train_dataloader = dict(batch_size=256)
 train_cfg = dict(max_epochs=200, val_interval=10)
 

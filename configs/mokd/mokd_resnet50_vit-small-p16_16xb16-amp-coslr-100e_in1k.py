@@ -7,6 +7,6 @@ _base_ = [
     '../_base_/mokd_runtime.py',
 ]
 
-# What is changed first. Learning rates follow batch size and number of GPUs, schedules the epochs.
+# Settings to change first. Learning rates follow batch size and number of GPUs, schedules the epochs.
 train_dataloader = dict(batch_size=16)
 train_cfg = dict(max_epochs=100, val_interval=10)

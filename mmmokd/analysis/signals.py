@@ -12,7 +12,7 @@ from mmmokd.utils.errors import ConfigError
 
 
 class PrototypeEntropy(NamedTuple):
-    """How prototypes are used; see :func:`prototype_entropy`.
+    """Entropies that show how prototypes are used; see :func:`prototype_entropy`.
 
     Attributes:
         mean (Tensor): Mean entropy of a sample's probabilities, in nats, scalar.

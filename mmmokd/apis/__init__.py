@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a Python user calls: models by name, and features of images."""
+"""The Python interface: models by name, and features of images."""
 
 from .feature_extractor import FeatureExtractor
 from .model import init_model, list_models

@@ -26,7 +26,7 @@ Features = Tensor | dict[str, Tensor]
 class FeatureExtractor:
     """Extract features of images: of a file, several, arrays, or all images of a folder.
 
-    Images are read and made one size as ``tools/evaluate.py --data`` does it: by the config's test
+    Images are read and resized as ``tools/evaluate.py --data`` does it: by the config's test
     pipeline or, where it has none for images of any size, by a center crop of the size trained on.
 
     Args:
@@ -42,9 +42,9 @@ class FeatureExtractor:
 
     Raises:
         MissingFileError: If there is no such config or checkpoint.
-        ConfigError: If there is no such branch or network, or the config does not say how images are
+        ConfigError: If there is no such branch or network, or the config does not define how images are
             read.
-        ValueError: If the checkpoint does not fit the model.
+        CheckpointError: If the checkpoint does not fit the model.
 
     Example:
         >>> from mmmokd.apis import FeatureExtractor
@@ -71,7 +71,7 @@ class FeatureExtractor:
             raise ConfigError('pretrained is for a config; a model has its weights already')
         if not hasattr(model, '_config') or not hasattr(model, 'extract_feat'):
             raise ConfigError(
-                f'{type(model).__name__} does not say how its images are read: give FeatureExtractor '
+                f'{type(model).__name__} does not define how its images are read: give FeatureExtractor '
                 'a config and a checkpoint (and a branch), or the whole model that init_model built'
             )
         from mmmokd.evaluation.networks import find_networks, has_branches
@@ -184,7 +184,7 @@ class FeatureExtractor:
 
 
 class _Images(Dataset):
-    """Images as a model takes them.
+    """Dataset of the images in the form that a model takes.
 
     Args:
         items (list): Paths and arrays.

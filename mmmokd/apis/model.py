@@ -19,6 +19,7 @@ from mmmokd.utils.state_dict import load_state_dict_strict
 from mmmokd.weights import (
     WeightFile,
     backbone_prefix,
+    choose_branch,
     list_branches,
     load_backbone,
     read_weights,
@@ -135,7 +136,8 @@ def init_model(
     Raises:
         MissingFileError: If there is no such config or checkpoint.
         ConfigError: If there is no such branch or network; names those that exist.
-        ValueError: If a weight of the model is not in the checkpoint, or has another shape.
+        CheckpointError: If the checkpoint cannot be read, or lacks a weight of the model or has it in
+            another shape.
 
     Example:
         >>> from mmmokd.apis import init_model
@@ -207,7 +209,7 @@ def _init_backbone(cfg: Config, file: WeightFile | None, branch: str, network: s
         backbone.init_weights()
         _warn_untrained(f'the backbone of {branch}')
         return backbone
-    saved = list_branches(file.weights).get(branch, [])
+    saved = list_branches(file.weights)[choose_branch(file, branch)]
     if len(saved) == 1 and saved[0] != network:
         print_log(f'{file.path} has the {saved[0]} of {branch} only: it is taken', 'current')
         network = saved[0]

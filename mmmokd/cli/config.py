@@ -173,7 +173,7 @@ def _merge_options(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _put(cfg: Config, key: str, value: Any) -> None:
-    """Set what stands at a dotted key; an empty dict takes the place of what was there."""
+    """Set the value of a dotted key; an empty dict replaces the previous value."""
     if isinstance(value, dict) and value:
         for name, each in value.items():
             _put(cfg, f'{key}.{name}', each)

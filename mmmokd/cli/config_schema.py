@@ -51,13 +51,13 @@ class Arguments(NamedTuple):
         names (Mapping[str, Any]): Keys, with the type that each should have.
         required (frozenset[str]): Those that must be given.
         closed (bool): Whether no others are taken.
-        others (Any): The type that others should have.
+        configs (bool): Whether others must be configs, with a type, or None.
     """
 
     names: Mapping[str, Any] = {}
     required: frozenset[str] = frozenset()
     closed: bool = False
-    others: Any = None
+    configs: bool = False
 
     def but(self, without: Iterable[str] = (), more: Iterable[str] = ()) -> 'Arguments':
         """Without what something else than the config gives, with what something else reads."""
@@ -98,7 +98,7 @@ def _origin(cfg: Config, path: Place, options: Mapping[str, str]) -> tuple[str, 
     if option := by_place.get((*path[:-1], 'type')):
         start = option.removesuffix('type')
         return f'--cfg-options {option}', (
-            f' It stands in {cfg.filename}: {start}_delete_=True leaves out what stands there.'
+            f' It comes from {cfg.filename}: {start}_delete_=True removes what is defined there.'
         )
     return f'config {cfg.filename}', ''
 
@@ -139,18 +139,11 @@ def _faults_at(cfg: Config, path: Place, node: dict) -> Iterator[Fault]:
             yield (*path, 'type'), place, f': {unknown}'
             return
     # The dataset of a bank may leave its type to that of the queries.
-    elif (
-        node
-        and role_of(path) in tables.TYPED
-        and _registries_of(path)
-        and (path[-2:] != ('bank_dataloader', 'dataset'))
-    ):
+    elif node and _needs_type(path):
         yield path, place, " lacks what it needs: 'type'."
     found = _arguments_at(cfg, path, node, targets)
     sure = 'type' not in node or bool(_registries_of(path))
-    for key in node:
-        if key in found.names or not (found.closed or _is_wrong_other(found, node[key])):
-            continue
+    for key in (key for key in node if not _takes(found, key, node[key])):
         hint = nearest(key, found.names, 0.6 if sure else NEAR)
         if sure or hint:
             hint = tables.HINTS.get(f'{dotted}.{key}', hint)
@@ -163,11 +156,19 @@ def _faults_at(cfg: Config, path: Place, node: dict) -> Iterator[Fault]:
             yield (*path, str(key)), f'{dotted}.{key}' + (f' ({kind})' if kind else ''), f' {wrong}'
 
 
-def _is_wrong_other(found: Arguments, value: Any) -> bool:
-    """Check a value against the type of ``**kwargs``: where that is dict, a config with a type."""
-    return found.others is dict and not (
-        value is None or (isinstance(value, dict) and 'type' in value)
-    )
+def _needs_type(path: Place) -> bool:
+    """Whether a dict has a type of its own: no class of a library around it completes it."""
+    if path[-2:] == ('bank_dataloader', 'dataset'):  # whose type may be that of the queries
+        return False
+    direct = path[0] != 'model' or len(path) < 3 or path[1] == 'branches'
+    return direct and role_of(path) in tables.TYPED and bool(_registries_of(path))
+
+
+def _takes(found: Arguments, key: str, value: Any) -> bool:
+    """Whether a dict may have a key, as far as that is known."""
+    if key in found.names or not (found.closed or found.configs):
+        return True
+    return found.configs and (value is None or (isinstance(value, dict) and 'type' in value))
 
 
 def _faults_of_entries(place: str, node: dict) -> Iterator[Fault]:
@@ -329,14 +330,18 @@ def _arguments_of_branch(cfg: Config, path: Place, node: dict, model: type) -> A
         default = dict(type=getattr(model, 'branch_type', None))
     elif within[0] == 'heads' and len(within) == 2:
         default = terms.get(within[1], {})
-    elif len(within) == 1 and within[0] in necks:
+    elif within[0] in necks and len(within) == 1:
         default = {**getattr(model, 'neck_defaults', {}), **necks[within[0]]}
+    elif len(within) == 1 and 'type' in node and within[0] not in tables.NOT_NECKS:
+        default = {}
     else:
         return None
     targets, _ = _find(node.get('type') or default.get('type'), _scope_at(cfg, path), (MODELS,))
     found = _any_of(targets).but(more=tables.ANY_TYPE)
     if not within:
-        return found.but(tables.FOR_BRANCHES, ['cross_weight', *necks])
+        # All others are necks.
+        found = found.but(tables.FOR_BRANCHES, ['cross_weight', *necks])
+        return found._replace(configs=bool(targets) and not found.closed)
     return found._replace(required=found.required - {*default, *tables.INFERRED})
 
 
@@ -363,7 +368,9 @@ def arguments_of(target: Callable) -> Arguments:
     Returns:
         Arguments: Not ``closed`` if ``**kwargs`` lead up to the end of the MRO.
     """
-    functions, names, required, others = [target], {}, frozenset(), None
+    if getattr(target, '__name__', '') in tables.NOT_JUDGED:
+        return Arguments()
+    functions, names, required = [target], {}, frozenset()
     if inspect.isclass(target):
         functions = [vars(cls)['__init__'] for cls in target.__mro__ if '__init__' in vars(cls)]
     for function in functions:
@@ -380,8 +387,7 @@ def arguments_of(target: Callable) -> Arguments:
         rest = [each for each in parameters if each.kind is each.VAR_KEYWORD]
         if not rest or function in CLOSED:
             return Arguments(names, required, closed=True)
-        others = others or rest[0].annotation
-    return Arguments(names, required, others=others)
+    return Arguments(names, required)
 
 
 def _any_of(targets: Iterable[Callable]) -> Arguments:
@@ -480,6 +486,7 @@ def _by_table(key: str, value: Any, targets: Sequence[Callable]) -> str | None:
     """Names of architectures and depths that a class has."""
     if key not in tables.ARCHITECTURES or not isinstance(value, str | int):
         return None
+    targets = [each for each in targets if arguments_of(each).names]
     found = [getattr(each, name, None) for each in targets for name in tables.ARCHITECTURES[key]]
     known = list(
         dict.fromkeys(entry for table in found if isinstance(table, dict) for entry in table)
@@ -544,7 +551,7 @@ def unread_names(cfg: Config) -> set[str]:
 
 
 def places_of(cfg: Config, name: str) -> list[str]:
-    """Where the value of a variable stands in what a Runner reads.
+    """Find the value of a variable in what a Runner reads.
 
     Args:
         cfg (Config): The config.

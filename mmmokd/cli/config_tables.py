@@ -44,6 +44,7 @@ GIVEN = dict(
     model_wrapper_cfg={'module', 'model'},
 )
 FOR_BRANCHES = ('peers', 'global_size')
+NOT_NECKS = ('backbone', 'adapter', 'init_cfg')  # what else of a branch is a dict with a type
 INFERRED = ('in_channels', 'out_channels', 'grid_size')  # of necks and heads, from what they read
 # Where the type of a dict is looked up, by role.
 REGISTRIES = dict(
@@ -247,5 +248,8 @@ RULES: dict[str, dict[str, Rule | Kind]] = {
         'drop_rate': SHARE,
     },
 }
+# Classes whose constructors take more than their signatures tell, or add to their own tables: they
+# pass `**kwargs` on past the next class of the MRO, or keep them.
+NOT_JUDGED = ('MaskFormerHead', 'MoCoV3ViT', 'VFNetHead')
 # Attributes of classes of mmpretrain, mmdet and mmseg that say what an argument may be.
 ARCHITECTURES = dict(depth=('arch_settings',), arch=('arch_zoo', 'arch_settings'))

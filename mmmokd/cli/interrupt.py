@@ -13,7 +13,7 @@ from mmmokd.utils.runner import is_epoch_based
 
 
 class PositionHook(Hook):
-    """Knows how far a training has come, for :func:`resumable`."""
+    """Tracks the progress of a training, for :func:`resumable`."""
 
     priority = 'LOWEST'
 

@@ -72,7 +72,7 @@ class ToolParser(argparse.ArgumentParser):
 
 
 class AllowCode(argparse.Action):
-    """Lets checkpoints be unpickled, in this process and in those that it starts."""
+    """Allows unpickling checkpoints, in this process and in those that it starts."""
 
     def __init__(self, option_strings, dest, **kwargs) -> None:
         super().__init__(option_strings, dest, nargs=0, **kwargs)
@@ -92,7 +92,7 @@ def add_checkpoint_risk(parser: argparse.ArgumentParser) -> None:
         '--allow-code-from-checkpoint',
         action=AllowCode,
         default=argparse.SUPPRESS,
-        help='unpickle checkpoints, which RUNS ANY CODE that they hold: for files of people whom '
+        help='unpickle checkpoints, which EXECUTES ANY CODE in them: for files from sources that '
         'you trust (default: read weights only)',
     )
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What lies below a folder of images, without what this package wrote there."""
+"""Contents of a folder of images, without the outputs of this package."""
 
 import os
 import os.path as osp
@@ -21,7 +21,7 @@ UNSET = re.compile(r'\$\{?(\w+)\}?')
 
 
 class Found(NamedTuple):
-    """What lies below a folder.
+    """Contents of a folder.
 
     Attributes:
         files (list[str]): Paths relative to it, '/' between their parts, sorted.
@@ -81,7 +81,7 @@ def find_files(root: str) -> Found:
 
 
 def is_own_output(folder: str, names: Sequence[str]) -> bool:
-    """Whether a folder holds what training, evaluation or the quick start wrote.
+    """Check whether a folder holds what training, evaluation or the quick start wrote.
 
     Args:
         folder (str): Its path.
@@ -140,7 +140,7 @@ def expand_path(path: str) -> str:
         path (str): A path, or an address; of 'file://' the path.
 
     Returns:
-        str: What is there under its literal name stays as it is.
+        str: The name of an existing file or folder is unchanged.
     """
     if path.startswith('file://'):
         path = path[len('file://') :]

@@ -29,7 +29,7 @@ IMAGE_EXTENSIONS = (
     *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.tif', '.tiff', '.bmp', '.gif'),
     *('.ppm', '.pgm', '.pnm', '.jp2'),
 )
-# These, too, where Pillow can read them; see LoadImage.
+# These as well, where Pillow can read them; see LoadImage.
 MORE_EXTENSIONS = ('.avif', '.heic', '.heif', '.hif', '.jxl')
 # Names of the parts of a dataset, which make poor classes.
 SPLITS = {
@@ -250,7 +250,7 @@ class ImageFolder(CustomDataset):
             path = osp.abspath(self.ann_file)
             if not osp.isfile(path):
                 raise MissingFileError(f'The list file (ann_file), {path}, does not exist.')
-        # As list_from_file of mmengine; names that are no UTF-8 are kept as the file system has them.
+        # As list_from_file of mmengine; names that are not UTF-8 are kept as the file system has them.
         text = read_file(self.ann_file).decode('utf-8', 'surrogateescape')
         lines = [line.strip('\ufeff \t\r') for line in text.split('\n')]
         samples = [line for line in lines if line]
@@ -282,7 +282,7 @@ class ImageFolder(CustomDataset):
         if not any(map(osp.isfile, full)):
             raise MissingFileError(
                 f'None of {len(full)} paths tried of the {len(paths)} in the list file '
-                f'{self.ann_file} is there: {", ".join(full[:3])}. They are taken relative to '
+                f'{self.ann_file} exists: {", ".join(full[:3])}. They are taken relative to '
                 'data_root joined with data_prefix.'
             )
 
@@ -299,7 +299,7 @@ def _count_endings(paths: list[str]) -> str:
 
 
 def _hints(paths: list[str]) -> str:
-    """What to do about files that are images of a kind that is not read, with a blank before it."""
+    """Give advice on files that are images of a kind that is not read, with a blank before it."""
     endings = sorted({osp.splitext(path)[1].lower() for path in paths})
     hints = dict.fromkeys(filter(None, map(how_to_read, endings)))
     return ''.join(f' {hint[0].upper()}{hint[1:]}.' for hint in hints)
@@ -318,7 +318,7 @@ def _log_classes(root: str, classes: list[str]) -> None:
     splits = [name for name in classes if name.lower() in SPLITS]
     if len(splits) > 1 or len(splits) == len(classes):
         logger.warning(
-            f'The folders {", ".join(splits)} in {root} are taken for classes, but have the names of '
+            f'The folders {", ".join(splits)} in {root} are used as classes, but have the names of '
             'the parts of a dataset. If they are such, name one of them, with a folder for each class '
             f'in it: {osp.join(root, splits[0])}'
         )

@@ -12,7 +12,7 @@ WEB = ('http', 'https')
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is an address, not one of a file system.
+    """Check whether a path is an address, not one of a file system.
 
     Args:
         path (str): A path.
@@ -82,7 +82,7 @@ def read_remote(path: str) -> bytes | None:
 
 
 def _by_mmengine(protocol: str) -> bool:
-    """Whether a client for mmengine's own backend is installed."""
+    """Check whether a client for mmengine's own backend is installed."""
     name = protocol.rpartition(':')[2]
     return name in ('s3', 'petrel') and importlib.util.find_spec('petrel_client') is not None
 

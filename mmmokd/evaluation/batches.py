@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What is read from a batch of labeled images."""
+"""Reading of batches of labeled images."""
 
 import torch
 from torch import Tensor, nn

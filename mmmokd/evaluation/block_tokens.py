@@ -18,7 +18,7 @@ TOLERANCE = 0.02
 
 
 class BlockTokens:
-    """Class tokens of a backbone's last blocks, kept as its forward pass goes by.
+    """Class tokens of a backbone's last blocks, recorded during its forward pass.
 
     Args:
         norm (nn.Module): The norm after the last block.

@@ -120,7 +120,7 @@ def check_several_classes(bank: Any) -> None:
 
 
 class FeatureLoopMixin:
-    """All of :class:`FeatureValLoop` and :class:`FeatureTestLoop` but the names of their hooks."""
+    """Common part of :class:`FeatureValLoop` and :class:`FeatureTestLoop`."""
 
     mode: str
 

@@ -78,7 +78,7 @@ def check_gives_maps(model: nn.Module) -> None:
 
 
 def _extract_feat(model: nn.Module, images: Tensor) -> BackboneFeatures:
-    """What another model gives, of its last stage; a pooled feature is a map of one place."""
+    """Read the last stage of another model; a pooled feature is a map of one place."""
     found = model.extract_feat(images)
     if not isinstance(found, Tensor):
         found = found[-1]

@@ -72,7 +72,7 @@ def find_overlap(bank: Any, queries: Any) -> Overlap:
 
 
 def _identities(dataset: Any) -> list[Hashable]:
-    """What tells each image from others: a path, a hash of pixels (bytes), or None."""
+    """Identify each image: by a path, a hash of pixels (bytes), or None."""
     found: list[Hashable] = []
     for index in range(len(dataset)):
         info = read_info(dataset, index) or {}
@@ -88,7 +88,7 @@ def _identities(dataset: Any) -> list[Hashable]:
 
 
 def read_info(dataset: Any, index: int) -> dict | None:
-    """What a dataset knows of an image before it is read.
+    """Look up what a dataset knows of an image before it is read.
 
     Args:
         dataset (Dataset): One of mmengine, or torch's ``Subset`` or ``ConcatDataset`` of such.

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How images of any size become the single views that features are extracted from."""
+"""Pipelines that turn images of any size into the single views that features are extracted from."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def evaluation_pipeline(cfg: Config) -> list[dict]:
     size = first_view_size(cfg, pipelines[2])
     if not loads or size is None:
         raise ConfigError(
-            f'{cfg.filename or "the config"} does not say how images are read and made one size: '
+            f'{cfg.filename or "the config"} does not define how images are read and resized: '
             'give it a test_dataloader whose pipeline begins with LoadImage and has a CenterCrop'
         )
     height, width = size

@@ -86,7 +86,7 @@ def _own_sets(cfg: Config, loops: list[dict]) -> tuple[dict | None, dict]:
     dataset = (cfg.get('train_dataloader') or {}).get('dataset', {})
     if 'pipeline' not in dataset or 'pipeline' not in queries['dataset']:
         raise ConfigError(
-            f'{cfg.filename} does not say which labeled images to learn from: it has neither '
+            f'{cfg.filename} does not define labeled images to learn from: it has neither '
             'test_cfg.bank_dataloader nor a train_dataloader whose dataset has a pipeline'
         )
     dataset = dict(dataset, pipeline=queries['dataset']['pipeline'])
@@ -152,7 +152,7 @@ def collect_results(metrics: dict[str, float], ks: Sequence[int]) -> dict[str, d
     Returns:
         dict[str, dict]: By network: ``'knn_top1'`` and ``'knn_top5'`` by k and, of a linear probe,
         ``'linear_top1'``, ``'linear_top5'``, ``'linear_lr'`` and ``'linear_held_out'`` by learning
-        rate. Accuracies are in per cent.
+        rate. Accuracies are in percent.
     """
     results: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():

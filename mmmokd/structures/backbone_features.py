@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class BackboneFeatures(NamedTuple):
-    """What a branch reads from a backbone.
+    """Features that a branch reads from a backbone.
 
     Attributes:
         pooled (Tensor): One feature per image, shape (B, C): the class token where the backbone has

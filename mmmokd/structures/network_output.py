@@ -16,7 +16,7 @@ FEATURES = ('pooled', 'tokens')  # what a network gives without a neck
 
 
 class NetworkOutput:
-    """What a network makes of V views of B images.
+    """Output of a network for V views of B images.
 
     ``output['pooled']`` is the backbone's pooled feature, shape (V, B, C), ``output['tokens']`` its
     tokens, shape (V, B, N, C), where all views have one map size, and ``output['projector']`` or any

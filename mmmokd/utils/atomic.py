@@ -23,7 +23,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file, or a new folder, that is whole or does not exist.
 
     The new content is written beside the target and takes its place once it is on the disk. What
-    was there before stays as it is if the block raises, the disk is full, or the process is killed.
+    existed before stays as it is if the block raises, the disk is full, or the process is killed.
 
     Args:
         path (str | Path): The file or folder; its parent folder must exist. If it is a link, what it

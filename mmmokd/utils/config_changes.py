@@ -7,7 +7,7 @@ SHORT = 60  # characters of a value
 
 
 def config_changes(old: Any, new: Any, key: str = '') -> Iterator[tuple[str, Any, Any]]:
-    """Where two configs differ.
+    """Find where two configs differ.
 
     Args:
         old (Any): A config, or a value of one.

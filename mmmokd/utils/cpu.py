@@ -28,7 +28,7 @@ def set_wait_policy(environ: MutableMapping[str, str] = os.environ) -> None:
 
 
 def available_cpus(root: Path = Path('/')) -> int:
-    """How many CPUs this process may use: those it is bound to, within the quota of its container.
+    """Count the CPUs that this process may use: those it is bound to, within the quota of its container.
 
     Args:
         root (Path): Where the file system begins. Defaults to ``/``.
@@ -78,7 +78,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def choose_threads(cpus: int, workers: int) -> int:
-    """How many threads a process computes with.
+    """Count the threads that a process computes with.
 
     Args:
         cpus (int): CPUs that are its share.
@@ -127,7 +127,7 @@ def _user_variables() -> list[str]:
 
 
 def describe_threads(workers: int) -> str:
-    """How this process uses the CPUs, for the log.
+    """Describe how this process uses the CPUs, for the log.
 
     Args:
         workers (int): Data workers of this process.

@@ -44,7 +44,7 @@ class EndWithParent:
 
 def _end_with_parent(parent_id: int) -> None:
     # Ready once the parent has ended, and already if it ended before this thread began. Processes
-    # that the parent started later hold it open, too; then it is the number that tells.
+    # that the parent started later hold it open as well; then it is the number that tells.
     sentinel = multiprocessing.parent_process().sentinel
     while not wait([sentinel], timeout=POLL_INTERVAL) and os.getppid() == parent_id:
         pass

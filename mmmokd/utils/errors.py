@@ -3,7 +3,7 @@
 
 
 class UserError(Exception):
-    """Something that its user gave is wrong; the message says all that is needed to mend it."""
+    """Base class of errors that a user can fix; the message contains all that is needed."""
 
 
 class ConfigError(UserError, ValueError):
@@ -11,7 +11,7 @@ class ConfigError(UserError, ValueError):
 
 
 class DataError(UserError, ValueError):
-    """A data set is not as it has to be."""
+    """A dataset is not as required."""
 
 
 class CheckpointError(UserError, ValueError):
@@ -27,7 +27,7 @@ class NotAFolderError(UserError, NotADirectoryError):
 
 
 class RunStoppedError(UserError, RuntimeError):
-    """Ends a run whose code is right."""
+    """Ends a run without an error in the code."""
 
 
 class BadImageError(RunStoppedError):

@@ -10,7 +10,7 @@ def printable(name: str) -> str:
     """A file's name as a log can hold it.
 
     Args:
-        name (str): Any name; on Linux it may hold line breaks and bytes that are no text.
+        name (str): Any name; on Linux it may hold line breaks and bytes that are not text.
 
     Returns:
         str: The name, such characters written as ``'\\n'`` or ``'\\udcff'``.

@@ -24,7 +24,7 @@ def get_ori_model(model: nn.Module) -> nn.Module:
 
 
 def is_epoch_based(runner) -> bool:
-    """Whether a run's train loop counts epochs.
+    """Check whether a run's train loop counts epochs.
 
     Args:
         runner (Runner): A runner with a train loop.

@@ -40,7 +40,7 @@ def load_state_dict_strict(
     source: str,
     may_lack: Callable[[str], bool] | None = None,
 ) -> list[str]:
-    """Load weights into a model, every one of whose weights must be there.
+    """Load weights into a model, every one of whose weights must be given.
 
     mmengine's own loading only logs what is missing or has another shape, and continues with random
     weights. Counters of batches that a BN layer has seen may be missing, as they may for mmengine:
@@ -70,7 +70,7 @@ def load_state_dict_strict(
         raise CheckpointError(
             f'{source} does not fit {type(model).__name__}: {name_some(problems, 2)}'
         ) from error
-    # What is there, and missing all the same, was dropped by its module, which computes it anew.
+    # What is given, yet missing, was dropped by its module, which computes it again.
     missing = [k for k in missing if k not in weights and not k.endswith('num_batches_tracked')]
     if missing and may_lack is not None and all(map(may_lack, missing)):
         print_log(

@@ -14,9 +14,9 @@ def plot_evaluation(
 
     Args:
         path (str | Path): PNG file to write.
-        metrics (dict[str, dict[str, float]]): Top-1 in per cent by metric and network.
+        metrics (dict[str, dict[str, float]]): Top-1 in percent by metric and network.
         sweeps (dict[str, dict[float, float]]): Top-1 of the linear probe on the held-out share of
-            the bank, in per cent, by network and learning rate; empty for no second plot.
+            the bank, in percent, by network and learning rate; empty for no second plot.
         chosen (dict[str, float]): The learning rate chosen for each network of ``sweeps``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -11,7 +11,7 @@ from mmmokd.utils.errors import MissingFileError
 
 
 class RunScalars(NamedTuple):
-    """What a run wrote to its log.
+    """Values that a run wrote to its log.
 
     Attributes:
         train (dict[str, list[tuple[float, float]]]): (epoch, value) pairs by name.

@@ -141,7 +141,7 @@ def _inspect_vit(weights: Mapping[str, Tensor]) -> BackboneInfo:
     projection = weights['patch_embed.projection.weight']
     width, patch = len(projection), projection.shape[-1]
     layers = len({key.split('.')[1] for key in weights if key.startswith('layers.')})
-    hidden = weights.get('layers.0.ffn.layers.0.0.weight', ())  # not there in gated blocks
+    hidden = weights.get('layers.0.ffn.layers.0.0.weight', ())  # missing in gated blocks
     class_token = 'cls_token' in weights
     registers = next((weights[key].shape[1] for key in REGISTERS if key in weights), 0)
     img_size, cfg = _image_size(weights, class_token, registers, patch), None

@@ -68,7 +68,7 @@ def load_backbone(
     A ViT's weights may have the names of another library (``VIT_NAMES``), and a position embedding
     of another size, which is resized; mmpretrain's wrapper of a timm model takes the weights of
     timm. The module may lack whole parts of the source, as a detector lacks the last stage or a
-    segmenter the last norm, but must lack nothing in the parts it has: a ResNet-34 does not fit a
+    segmentor the last norm, but must lack nothing in the parts it has: a ResNet-34 does not fit a
     ResNet-18, though it has all of its weights.
 
     Args:

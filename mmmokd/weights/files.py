@@ -47,7 +47,7 @@ def read_file(
         allowed (Sequence[type]): Classes whose objects the file may hold besides tensors, numbers,
             texts, their collections and mmengine's log history; only such that do nothing when they
             are made. Defaults to none.
-        allow_code (bool, optional): Whether to unpickle the file instead, which RUNS ANY CODE that it
+        allow_code (bool, optional): Whether to unpickle the file, which EXECUTES ANY CODE that it
             holds. Defaults to None: only if the environment variable
             ``MMMOKD_ALLOW_CODE_FROM_CHECKPOINT`` is 1, which the tools set for
             ``--allow-code-from-checkpoint``.

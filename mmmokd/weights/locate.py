@@ -13,7 +13,7 @@ from mmmokd.utils.state_dict import name_some
 
 from .vit_names import VIT_NAMES, join_chunks, rename_vit, vit_library
 
-# What is called how in the files of a project; all of it must be there. The first that fits is told
+# What is called how in the files of a project; all of it is required. The first that fits is told
 # in the log.
 _SOURCES = {
     'DINOv3': (r'(.*\.)?rope_embed\.',),

@@ -133,7 +133,7 @@ def list_branches(weights: Mapping[str, Tensor]) -> dict[str, list[str]]:
         weights (Mapping[str, Tensor]): Weights by name.
 
     Returns:
-        dict[str, list[str]]: The networks ('student', 'teacher') that are there of each branch;
+        dict[str, list[str]]: The networks ('student', 'teacher') of each branch that the file has;
         empty for weights of another model.
     """
     found: dict[str, list[str]] = {}

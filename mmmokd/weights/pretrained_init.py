@@ -28,10 +28,10 @@ PUBLISHED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', '
 # anything else before, the module's children initialize themselves.
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained', force=True)
 class PretrainedInit(_PretrainedInit):
-    """mmengine's ``Pretrained``, which does not let a checkpoint fail to load in silence.
+    """mmengine's ``Pretrained`` with strict loading: a checkpoint never fails to load silently.
 
     Importing mmmokd puts it in the place of mmengine's, for mmpretrain, mmdet and mmseg alike. Of a
-    checkpoint of MOKD, this package's or the authors', every weight of the module must be there and
+    checkpoint of MOKD, this package's or the authors', every weight of the module must be in it and
     fit; a wrong prefix is an error that lists the branches. So it is for a plain ViT or ResNet of any
     other file, whose weights may lie below any name: those of the teacher, or of an average, are
     taken where there are several, as the log tells. What is not a ViT or ResNet loads as mmengine loads
@@ -44,7 +44,7 @@ class PretrainedInit(_PretrainedInit):
         prefix (str, optional): What the names of the weights to load begin with, for example
             ``'branches.cnn.teacher.backbone.'``. Defaults to None, all weights of the file.
         map_location (str): Device to read to. Defaults to 'cpu'.
-        strict (bool): Whether every weight of the module must be there and fit, whatever the file.
+        strict (bool): Whether every weight of the module must be in it and fit, whatever the file.
             The backbones of MOKD's branches set it. Defaults to False.
 
     Example:

@@ -127,7 +127,7 @@ def vit_library(keys: Iterable[str]) -> str | None:
         keys (Iterable[str]): Names of weights.
 
     Returns:
-        str | None: A key of ``VIT_NAMES``; None if they are no ViT's.
+        str | None: A key of ``VIT_NAMES``; None if they are not those of a ViT.
     """
     keys = set(keys)
     for library, names in VIT_NAMES.items():

@@ -168,7 +168,7 @@ def run_cfg(images, work_dir, epochs, **kwargs):
 
 
 def new_hooks():
-    """What today's configs and tools have as well."""
+    """Parts that today's configs and tools have as well."""
     names = () if OLD_NAMES else ('CheckpointCheckHook', 'ResumeHook', 'InputCheckHook')
     return [dict(type=f'mmmokd.{name}') for name in names]
 
@@ -206,7 +206,7 @@ def _to_float64(module, args, output):
 
 
 def machine():
-    """What the last bits of a float32 loss depend on."""
+    """Describe what the last bits of a float32 loss depend on."""
     lines = Path('/proc/cpuinfo').read_text().splitlines() if sys.platform == 'linux' else ()
     models = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
     return dict(
@@ -234,7 +234,7 @@ def main(folder):
         )
         for double in (False, True)
     }
-    # The early commit resumed exactly, too.
+    # The early commit resumed exactly as well.
     assert losses['float32'] == hook.seen[BEFORE * NUM_IMAGES // BATCH_SIZE :]
     record = json.dumps(dict(machine=machine(), **losses), indent=1)
     (folder / 'losses.json').write_text(f'{record}\n')

@@ -277,13 +277,13 @@ def assert_started_from(started, checkpoint, branch, least):
 
 
 def read_scalars(work_dir, key):
-    """What a run logged below a name, in order."""
+    """Read what a run logged below a name, in order."""
     (file,) = work_dir.glob('*/vis_data/scalars.json')
     lines = map(json.loads, file.read_text().splitlines())
     return [line[key] for line in lines if key in line]
 
 
-def assert_learnt(work_dir, steps, share=0.9):
+def assert_learned(work_dir, steps, share=0.9):
     """The loss was logged in every step, and fell below a share of what it was."""
     losses = read_scalars(work_dir, 'loss')
     assert len(losses) == steps

@@ -161,9 +161,9 @@ def test_wrong_options(extract, folder, arguments, message):
 def test_wrong_models(tiny_mokd, cfg, tiny_cfg):
     with pytest.raises(ConfigError, match="no branch 'resnet': its branches are cnn, vit"):
         FeatureExtractor(cfg, tiny_mokd[0], branch='resnet')
-    with pytest.raises(ConfigError, match='ResNet_CIFAR does not say how its images are read'):
+    with pytest.raises(ConfigError, match='ResNet_CIFAR does not define how its images are read'):
         FeatureExtractor(init_model(cfg, tiny_mokd[0], branch='cnn'))
     with pytest.raises(ConfigError, match='pretrained is for a config'):
         FeatureExtractor(init_model(cfg, tiny_mokd[0]), tiny_mokd[0])
-    with pytest.raises(ConfigError, match='does not say how images are read'):
+    with pytest.raises(ConfigError, match='does not define how images are read'):
         FeatureExtractor(tiny_cfg, tiny_mokd[0])

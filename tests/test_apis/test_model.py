@@ -130,10 +130,10 @@ def test_checkpoint_that_lacks_weights(tmp_path, tiny_mokd, cfg):
         del weights[key]
     torch.save(content, tmp_path / 'less.pth')
     for branch in (None, 'cnn'):
-        with pytest.raises(ValueError, match=r'lacks .*layer2\.1'):
+        with pytest.raises(CheckpointError, match=r'lacks .*layer2\.1'):
             init_model(cfg, tmp_path / 'less.pth', branch=branch)
     init_model(cfg, tmp_path / 'less.pth', branch='cnn', network='student')
-    with pytest.raises(FileNotFoundError, match='gone.pth does not exist'):
+    with pytest.raises(MissingFileError, match='gone.pth does not exist'):
         init_model(cfg, 'gone.pth')
     torch.save(dict(state_dict=weights), tmp_path / 'bare.pth')
     with pytest.raises(CheckpointError, match='keeps no config'):
@@ -150,3 +150,7 @@ def test_checkpoint_of_one_network(tmp_path, tiny_mokd, cfg, read_log):
     model = init_model(cfg, tmp_path / 'student.pth', branch='cnn')
     assert_same(model, source.branches['cnn'].student.backbone)
     assert any('has the student of cnn only' in line for line in read_log())
+    content['state_dict'] = {k: v for k, v in weights.items() if 'branches.cnn' not in k}
+    torch.save(content, tmp_path / 'vit.pth')
+    with pytest.raises(CheckpointError, match="no branch 'cnn' in .*vit.pth holds vit"):
+        init_model(cfg, tmp_path / 'vit.pth', branch='cnn')

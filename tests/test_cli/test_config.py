@@ -231,7 +231,7 @@ def test_option_for_the_optimizer_is_for_all_branches(tmp_path):
     own = optimizers(load_config(FOLDER))
     cfg = load(FOLDER, 'optim_wrapper.optimizer.lr=0.3')
     assert optimizers(cfg) == {name: dict(own[name], lr=0.3) for name in own}
-    # What is said of one branch counts, in whatever order.
+    # The setting of one branch takes precedence, in any order.
     one = 'optim_wrapper.branches.vit.optimizer.lr=0.2'
     assert optimizers(load(FOLDER, one, 'optim_wrapper.optimizer.lr=0.3'))['vit'].lr == 0.2
     options = [f'optim_wrapper.optimizer.{each}' for each in ('_delete_=True', 'type=SGD', 'lr=1')]

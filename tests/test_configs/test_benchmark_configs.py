@@ -29,7 +29,7 @@ each_config = pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path i
 
 @pytest.fixture(scope='module')
 def data_roots(tmp_path_factory):
-    gc.freeze()  # what was there before is not looked through again for each config
+    gc.freeze()  # earlier objects are not traversed again for each config
     yield write_datasets(tmp_path_factory)
     gc.unfreeze()
 
@@ -106,7 +106,7 @@ def test_config_trains_one_step(path, tmp_path, data_roots):
 
 
 def is_random(module):
-    """Whether a module behaves differently in training."""
+    """Check whether a module behaves differently in training."""
     return isinstance(module, nn.BatchNorm2d) or getattr(module, 'drop_prob', 0) > 0
 
 

@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from mokd_testing import branch_cfg, build_mokd, build_runner
 from plain_mokd import projector, run_network, search_loss, view_loss
 
+from mmmokd.cli.config import load_config
 from mmmokd.datasets import LabeledShare, iter_datasets
 from mmmokd.models.heads import ClassificationHead
 from mmmokd.registry import DATASETS
@@ -113,7 +114,7 @@ def train(cfg, plain=lambda *_: {}):
 
 
 def outputs(network, views):
-    """What plain_mokd makes of views; of a network without a search head, m alone."""
+    """Terms of plain_mokd for views; m alone for a network without a search head."""
     if hasattr(network, 'search_head'):
         return [run_network(network, view) for view in views]
     weights = dict(network.projector.named_parameters())
@@ -191,7 +192,7 @@ def test_graphs(variant, tmp_path, float64):
     hook.check(both(own, edges), rtol=1e-9, atol=0)
     for name, branch in model.branches.items():
         assert set(edges.get(name, ())) == set(branch.peers)
-        # A head, and so a center, for each edge; none for what is no edge.
+        # A head, and so a center, for each edge; none without an edge.
         assert ('cm' in branch.heads) == bool(edges.get(name))
 
 
@@ -346,6 +347,7 @@ def test_labels_of_class_folders(tmp_path):
 
 @pytest.mark.parametrize('path', VARIANTS, ids=[path.stem for path in VARIANTS])
 def test_variant_is_a_short_config(path):
+    assert load_config(path)  # which the command line takes as it is
     text = path.read_text()
     assert len(text.splitlines()) <= 25
     assert 'def ' not in text and '\ndel ' not in text

@@ -158,7 +158,7 @@ def with_exif(img, exif):
 
 # ----------------------------------------------------------------------------------- own outputs
 def make_outputs(root):
-    """What train.py, evaluate.py and quickstart.sh write, below a folder of images."""
+    """Write what train.py, evaluate.py and quickstart.sh write, below a folder of images."""
     run = '20260102_030405'
     put(
         *(root, 'work_dirs/mokd_folder/evaluation/results.png'),

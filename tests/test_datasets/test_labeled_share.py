@@ -78,7 +78,7 @@ def test_rest_is_what_is_not_drawn(images):
 
 
 def test_unlabeled_images_beside_the_share(images):
-    """Every image is there; the labels are those of the share alone, also in a replacement."""
+    """Every image is kept; the labels are those of the share alone, also in a replacement."""
     drawn = set(numbers(build(images)))
     for serialize in (True, False):
         dataset = build(images, unlabeled=True, dataset=dict(serialize_data=serialize))

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.long]
 
 
 class Last(Hook):
-    """Where the run began, how many iterations it did, and what it ended with."""
+    """Describe where the run began, how many iterations it did, and what it ended with."""
 
     priority = 'VERY_LOW'
 

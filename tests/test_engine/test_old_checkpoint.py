@@ -60,6 +60,6 @@ def test_old_checkpoint_resumes_with_the_same_losses(run, expected):
 
 
 def test_old_checkpoint_resumes_in_double_precision(run, expected):
-    """Where rounding hides nothing, on any processor."""
+    """A precision where rounding hides nothing, on any processor."""
     losses, _ = run(double=True)
     assert relative_difference(losses, expected['float64']) < 1e-12

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""k-NN on class folders of one's own, by the options that its config names."""
+"""k-NN on your own class folders, by the options that its config names."""
 
 from pathlib import Path
 

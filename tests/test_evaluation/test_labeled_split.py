@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Which labeled images are the bank and which the queries."""
+"""Split of labeled images into feature bank and queries."""
 
 import math
 

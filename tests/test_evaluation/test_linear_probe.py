@@ -89,7 +89,7 @@ def test_one_rate_holds_nothing_out():
     assert (found.predictions[:, 4] == -1).all()
 
 
-def test_separable_classes_are_learnt_and_float32_agrees():
+def test_separable_classes_are_learned_and_float32_agrees():
     bank, labels = make_data(noise=0.1)
     queries, query_labels = make_data(50, seed=1, noise=0.1)
     exact = linear_probe(bank, labels, queries, LRS, epochs=20)

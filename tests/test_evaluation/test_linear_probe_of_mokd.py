@@ -144,7 +144,7 @@ def test_linear_probe_beside_knn_while_training(tmp_path, monkeypatch):
         type='EarlyStoppingHook', monitor='cnn.teacher/linear_top1', patience=1, min_delta=101
     )
     runner = train(cfg)
-    assert runner.epoch == 2  # nothing gains 101 per cent, so the second validation is the last
+    assert runner.epoch == 2  # nothing gains 101 percent, so the second validation is the last
     assert sum(calls) == 2 * 2 * (33 + 60)  # two branches; one pass serves both measures
     history = [x.item() for x in runner.message_hub.get_scalar(f'val/{best}').data[0]]
     epoch = history.index(max(history)) + 1

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Images that are in the bank and among the queries, too."""
+"""Images that are both in the feature bank and among the queries."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_knn_without_oneself_is_leave_one_out(chunk_size):
 def test_the_probe_is_not_trained_on_queries(read_log):
     generator = torch.Generator().manual_seed(0)
     bank = torch.randn(200, 1, 80, generator=generator)
-    labels = torch.randint(2, (200,), generator=generator)  # nothing to be learnt
+    labels = torch.randint(2, (200,), generator=generator)  # nothing to be learned
     numbers = torch.where(torch.arange(200) < 50, torch.arange(200), -1)
     overlap = Overlap(numbers, numbers[:50])
     metric = LinearProbeMetric(lrs=10.0, epochs=30)

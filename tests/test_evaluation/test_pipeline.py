@@ -42,5 +42,5 @@ def test_pipeline_of_the_test_is_taken_if_it_takes_any_size():
 
 @pytest.mark.parametrize('train', [[], [LOAD, PACK], [dict(views(224), type='AnyViews'), PACK]])
 def test_config_that_does_not_say(train):
-    with pytest.raises(ConfigError, match='does not say how images are read and made one size'):
+    with pytest.raises(ConfigError, match='does not define how images are read and resized'):
         evaluation_pipeline(config(train))

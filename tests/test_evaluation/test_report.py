@@ -160,7 +160,7 @@ def test_one_labeled_set_is_left_to_the_loop():
             None,
             'neither test_cfg.bank_dataloader nor',
         ),
-        (dict(), ('a', 'b'), 'the config does not say how images are read'),
+        (dict(), ('a', 'b'), 'the config does not define how images are read'),
     ],
 )
 def test_config_that_does_not_say_what_to_read(change, data, message):

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""The code of docs/en/advanced_guides/add_loss_term.md: a loss term of one's own, used by config."""
+"""The code of docs/en/advanced_guides/add_loss_term.md: a new loss term, used by config."""
 
 import torch
 

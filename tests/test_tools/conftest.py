@@ -130,13 +130,13 @@ default_hooks = dict(
     logger=dict(interval=1),
     checkpoint=dict(interval=1, max_keep_ckpts=-1),
     collapse_monitor=dict(interval=1))
-del load, crop, pack, first, second, local, projector, search_head
+del load, crop, pack, first, second, local
 """
 
 
 @pytest.fixture(scope='session')
 def mokd_config(tmp_path_factory) -> Path:
-    """The config for one's own folder, made narrow, on eight images of noise."""
+    """The config for your own folder, made narrow, on eight images of noise."""
     folder = tmp_path_factory.mktemp('mokd')
     rng = np.random.default_rng(0)
     (folder / 'images').mkdir()

@@ -31,7 +31,7 @@ def test_compares_initializations(run, r18_config, mokd, tmp_path):
     found = torch.load(file, weights_only=False)['state_dict']['backbone.conv1.weight']
     assert torch.equal(found, model.branches['cnn'].teacher.backbone.conv1.weight)  # lr is 0
 
-    file.unlink()  # were it run again, it would be there again
+    file.unlink()  # if it were run again, it would exist again
     start = read_initialization(f'mokd={path}:cnn', load_config(r18_config))
     assert run_once(start, r18_config, out / 'mokd_seed3', 3, []) == metrics
     assert not file.exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from transfer_testing import (
     BENCHMARKS,
-    assert_learnt,
+    assert_learned,
     assert_started_from,
     need,
     remember_start,
@@ -119,7 +119,7 @@ def train_and_test(monkeypatch, tmp_path, text, last, mokd_checkpoint, steps, **
     work_dir, out = tmp_path / 'work', tmp_path / 'metrics.json'
     assert run_here(monkeypatch, 'train.py', config, '--work-dir', work_dir) == 0
     assert_started_from(started, mokd_checkpoint, 'cnn', least=60)
-    assert_learnt(work_dir, steps=steps, share=0.97)
+    assert_learned(work_dir, steps=steps, share=0.97)
     arguments = (config, work_dir / last, '--work-dir', tmp_path / 'test', '--out', out)
     assert run_here(monkeypatch, 'test.py', *arguments) == 0
     return json.loads(out.read_text())

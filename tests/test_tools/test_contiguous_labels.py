@@ -67,7 +67,7 @@ def empty_maps(source, classes, out):
     [
         (break_map, 'b.png cannot be read'),
         (color_map, 'should have one channel, but is (2, 2, 3)'),
-        (write_out, 'is there already'),
+        (write_out, 'already exists'),
         (remove_classes, 'classes.json does not exist'),
         (garble_classes, 'should be a list as [{"id"'),
         (empty_classes, 'with ids from 1 to 65535, but it has 0'),

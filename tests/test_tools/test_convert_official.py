@@ -47,7 +47,7 @@ def mokd():
 
 @pytest.fixture
 def official(mokd) -> dict:
-    """What the authors' training saves."""
+    """Save what the authors' training saves."""
     optimizer = torch.optim.AdamW(mokd.branches.vit.student.backbone.parameters())
     return dict(
         to_official(mokd.state_dict()),

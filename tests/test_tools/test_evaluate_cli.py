@@ -156,9 +156,9 @@ def test_classifier_of_mmpretrain(evaluate_here, tiny_config, tmp_path):
     torch.save(dict(state_dict=build(config).state_dict()), file)
     command = (file, '--knn', '1', '--linear-lr', 'authors', '--linear-epochs', '2')
     own = tmp_path / 'run'
-    # It would be tested on what it has learnt from.
+    # It would be tested on what it has learned from.
     status, printed = evaluate_here(tiny_config, *command, '--work-dir', own)
-    assert status == 2 and 'error: 8 of 8 queries are images of the bank, too' in printed
+    assert status == 2 and 'error: 8 of 8 queries are also images of the bank' in printed
     copied = tmp_path / 'copied'  # of other names: for all that is known, other images
     shutil.copytree(tiny_config.parent / 'images', copied)
     other = tmp_path / 'other.py'
@@ -189,7 +189,7 @@ def test_a_folder_evaluated_on_itself(evaluate_here, mokd_config, checkpoint, tm
     status, printed = evaluate_here(*command, '--data', folder, linked)
     assert status == 2 and 'tested on what it has learned' in printed
     status, printed = evaluate_here(*command, '--data', folder, linked, '--no-linear')
-    assert status == 0 and '60 of 60 queries are images of the bank, too' in printed
+    assert status == 0 and '60 of 60 queries are also images of the bank' in printed
     results = tmp_path / 'run' / 'evaluation'
     found = json.loads((results / 'results.json').read_text())
     assert found['num_queries_in_bank'] == 60

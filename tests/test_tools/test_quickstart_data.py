@@ -143,7 +143,7 @@ def test_too_few_images(tmp_path, classes, message):
 
 
 def test_both_sets_have_all_classes_though_images_are_broken(tmp_path):
-    """Which of a class is left out depends on none that cannot be read."""
+    """The choice of what is left out of a class does not depend on unreadable images."""
     for name in 'abc':
         put(tmp_path / 'in' / name, 10, 20, 20)
         for index in range(5):

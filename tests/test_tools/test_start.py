@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a tool does before it runs: read its arguments, without the libraries that take seconds."""
+"""Start of a tool: it reads its arguments without the libraries that take seconds."""
 
 import runpy
 import subprocess

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a user reads whose images cannot be trained on: one message, before it is too late."""
+"""Messages for images that cannot be trained on: one, before it is too late."""
 
 import runpy
 from pathlib import Path

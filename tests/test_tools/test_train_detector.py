@@ -7,7 +7,7 @@ import sys
 import pytest
 from transfer_testing import (
     BENCHMARKS,
-    assert_learnt,
+    assert_learned,
     assert_started_from,
     library_tool,
     make_data,
@@ -97,7 +97,7 @@ def test_mask_rcnn_learns_and_is_tested(mokd_checkpoint, data_root, tmp_path, mo
     assert run_here(monkeypatch, 'train.py', config, '--work-dir', tmp_path / 'work') == 0
 
     assert_started_from(started, mokd_checkpoint, 'cnn', least=60)
-    assert_learnt(tmp_path / 'work', steps=16)
+    assert_learned(tmp_path / 'work', steps=16)
 
     out = tmp_path / 'metrics.json'
     checkpoint = tmp_path / 'work' / 'epoch_8.pth'
@@ -119,10 +119,10 @@ def test_mmdets_own_tool_trains_a_vit(run, mokd_checkpoint, data_root, tmp_path)
     weights = read_checkpoint(mokd_checkpoint)['state_dict']
     count = sum(key.startswith('branches.vit.teacher.backbone.') for key in weights)
     assert f'VisionTransformer: all {count} weights loaded from {mokd_checkpoint}' in done.stdout
-    assert_learnt(tmp_path / 'work', steps=16)
+    assert_learned(tmp_path / 'work', steps=16)
     assert read_scalars(tmp_path / 'work', 'coco/segm_mAP')
-    learnt = read_checkpoint(tmp_path / 'work' / 'epoch_8.pth')['optimizer']['param_groups']
-    assert min(group['lr'] for group in learnt) == pytest.approx(2e-3 * 0.7**5)
+    learned = read_checkpoint(tmp_path / 'work' / 'epoch_8.pth')['optimizer']['param_groups']
+    assert min(group['lr'] for group in learned) == pytest.approx(2e-3 * 0.7**5)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_transformers(mokd, tmp_path):
     (out / 'README.md').touch()
     export_branch(mokd[0], out, 'transformers', 'cnn', overwrite=True)
     assert type(transformers.AutoModel.from_pretrained(out)).__name__ == 'ResNetModel'
-    assert (out / 'README.md').is_file()  # what was there besides is left
+    assert (out / 'README.md').is_file()  # other files are left
     assert [file.name for file in tmp_path.iterdir()] == ['out']
 
 

@@ -32,7 +32,7 @@ def test_wait_policy_of_the_user_stays(said):
         ({'proc/self/cgroup': '0::/\n', 'sys/fs/cgroup/cpu.max': '250000 100000\n'}, 2),
         ({'proc/self/cgroup': '0::/\n', 'sys/fs/cgroup/cpu.max': 'max 100000\n'}, 8),
         ({'proc/self/cgroup': '0::/\n', 'sys/fs/cgroup/cpu.max': '20000 100000\n'}, 1),
-        # The nearest limit above counts, too.
+        # The nearest limit above counts as well.
         (
             {
                 'proc/self/cgroup': '0::/a/b\n',

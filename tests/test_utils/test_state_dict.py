@@ -7,7 +7,7 @@ from mmmokd.utils.state_dict import load_state_dict_strict
 
 
 class Computing(nn.Linear):
-    """Drops a table that it computes anew from what it loads, as mmpretrain's Swin V2 does."""
+    """Drops a table that it computes again from what it loads, as mmpretrain's Swin V2 does."""
 
     def __init__(self):
         super().__init__(2, 1)

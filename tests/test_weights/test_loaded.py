@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What was loaded stays, and nothing is passed over, in the models of every library."""
+"""Loaded weights stay, and nothing is skipped, in the models of every library."""
 
 import copy
 import importlib
@@ -21,7 +21,7 @@ ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 PLAIN_VIT = dict(arch=ARCH, img_size=IMAGE_SIZE, patch_size=16)
 WINDOWS = dict(embed_dims=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), pretrain_img_size=64)
 SEG_VIT = dict(img_size=(64, 64), patch_size=16, embed_dims=32, num_layers=2, num_heads=2)
-# Each draws, after what is loaded, in a way of its own; those of mmdet and mmseg read the file, too.
+# Each draws, after what is loaded, in a way of its own; those of mmdet and mmseg read the file as well.
 BACKBONES = {
     'ResNet': RESNET,
     'frozen': dict(RESNET, frozen_stages=2),
@@ -176,7 +176,7 @@ def test_init_cfg_of_other_parts(tmp_path, mokd, where):
 
 
 def start_training(model, tmp_path):
-    """What Runner.train() does with a model's weights before the first step."""
+    """Do what Runner.train() does with a model's weights before the first step."""
     name = f'start-{tmp_path.name}'
     runner = Runner(model=model, work_dir=str(tmp_path), experiment_name=name, log_level='ERROR')
     runner._init_model_weights()
@@ -345,7 +345,7 @@ def test_mmsegs_own_vit_takes_a_branch(mokd):
 
 
 def test_initializers_of_mmengine_draw_as_before():
-    """What was not loaded is drawn, in mmengine's order."""
+    """Weights that were not loaded are drawn, in mmengine's order."""
 
     class Part(BaseModule):
         def __init__(self):

@@ -291,7 +291,7 @@ def test_features_only_of_timm(tmp_path, kind):
     features.eval(), whole.eval()
     last = features(images)[-1]
     assert torch.equal(model(images)[-1], last)
-    if kind == 'convnext_atto':  # its last norm is no part of the features
+    if kind == 'convnext_atto':  # its last norm is not part of the features
         return
     expected = whole.forward_features(images)
     if kind == 'resnet18':

@@ -177,6 +177,6 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
 def _summary(values: Sequence[float | None]) -> str:
     if None in values:
         return '-'  # a detector that found nothing has no measures
-    # Three decimals serve shares and per cent.
+    # Three decimals suit shares and percentages.
     spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
     return f'{statistics.fmean(values):.3f}{spread}'

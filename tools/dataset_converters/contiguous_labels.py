@@ -51,7 +51,7 @@ def convert(maps: Path, out: Path, categories: dict[int, str]) -> int:
     if not files:
         raise MissingFileError(f'no label map (*.png) in {maps}')
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f'{out} is there already: name a new folder to write to')
+        raise DataError(f'{out} already exists: choose a new folder')
     table = np.full(2**16, IGNORED, np.uint8)
     table[list(categories)] = np.arange(len(categories))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> None:
     Args:
         out (Path): Folder with one folder a run, named as in ``RUNS``.
         cfg (Config): Config of the joint run, for the images and their views.
-        raw (float, optional): k-NN top-1 of raw pixels in per cent, None for images without
+        raw (float, optional): k-NN top-1 of raw pixels in percent, None for images without
             labels.
 
     Raises:
@@ -118,7 +118,7 @@ def raw_pixel_knn(cfg: Config, k: int = 20) -> float:
         k (int): Neighbors. Defaults to 20.
 
     Returns:
-        float: Accuracy in per cent.
+        float: Accuracy in percent.
     """
     init_default_scope(cfg.default_scope)
     resize = dict(type='Resize', scale=(RAW_SIZE, RAW_SIZE), interpolation='area')

@@ -27,7 +27,7 @@ PROGRESS = re.compile(r'- (INFO - (?:Epoch|resum).*|WARNING - (?:Branch|.*image)
 
 
 class Task(NamedTuple):
-    """What the three trainings have in common.
+    """Common settings of the three trainings.
 
     Attributes:
         kind (str): End of the config's name.
@@ -49,7 +49,7 @@ class Task(NamedTuple):
 
 
 def default_out(images: Path | None, seed: int) -> Path:
-    """Where a quick start writes by default.
+    """Find the default output folder of a quick start.
 
     Args:
         images (Path, optional): Folder of images, None for those of the repository.
@@ -132,7 +132,7 @@ def train(work_dir: Path, task: Task) -> None:
 
 
 def is_validated(work_dir: Path, epoch: int) -> bool:
-    """Whether a run was not stopped between the checkpoint of an epoch and its validation.
+    """Check whether a run was not stopped between the checkpoint of an epoch and its validation.
 
     Args:
         work_dir (Path): The run's folder.

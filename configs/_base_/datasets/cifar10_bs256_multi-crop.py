@@ -2,8 +2,8 @@
 _base_ = './imagenet_bs16_multi-crop.py'
 
 data_root = 'data/cifar10/'  # downloaded into it if it does not exist
-batch_size = 256  # images a step of each GPU
-num_workers = 8  # of each GPU
+batch_size = 256  # images per step and GPU
+num_workers = 8  # per GPU
 
 # channel_order: as the dataset holds them.
 load = dict(type='mmmokd.LoadImage', channel_order='rgb', to_rgb=True)

@@ -2,8 +2,8 @@
 data_root = 'work_dirs/quickstart/data/fashion_mnist/'  # tools/quickstart.sh unpacks it there
 
 load = dict(type='mmmokd.LoadImage', to_rgb=True)
-# Gray images: brightness and contrast are all the color there is. They change a lot, or a view's
-# brightness would be all that models learn. No flips: shoes all point one way.
+# Grayscale images: the only color augmentation is brightness and contrast. It is strong, or a view's
+# brightness would be all that models learn. No flips: all shoes point in one direction.
 view = dict(
     flip=0.0, grayscale=0.0, blur=0.0, color_jitter=(0.8, 0.8, 0.0, 0.0), color_jitter_prob=1.0
 )

@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 train_dataloader = dict(
-    batch_size=32,  # images a step of each GPU
-    num_workers=4,  # of each GPU
+    batch_size=32,  # images per step and GPU
+    num_workers=4,  # per GPU
     dataset=dict(
         type='mmmokd.ImageFolder',
         data_root='data/images',

@@ -2,8 +2,8 @@
 # Crops and flips, as in linear evaluation. Other sets take the place of ImageNet by type, data_root
 # and split alone.
 data_root = 'data/imagenet/'
-batch_size = 128  # images a step of each GPU
-num_workers = 8  # of each GPU
+batch_size = 128  # images per step and GPU
+num_workers = 8  # per GPU
 
 load = dict(type='mmmokd.LoadImage', channel_order='rgb')  # of sets that hold arrays, as CIFAR
 pack = dict(type='PackInputs')

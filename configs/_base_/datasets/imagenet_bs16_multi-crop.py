@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 data_root = 'data/imagenet/'
-batch_size = 16  # images a step of each GPU
-num_workers = 8  # of each GPU
+batch_size = 16  # images per step and GPU
+num_workers = 8  # per GPU
 
 train_pipeline = [
     dict(type='mmmokd.LoadImage', to_rgb=True),

@@ -1,8 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 # A CNN and a ViT that train on a CPU, for images of 28 x 28 pixels; both have maps of 4 x 4.
-# What a recipe unlearns in its first epochs a run of minutes does not: that the features of a new
-# network all point about the same way. Norms in the projector and sharp targets for m make up for
-# it. For t sharp targets left a few prototypes in use: it has the recipe's last temperature at once.
+# A run of minutes is too short to unlearn, as the first epochs of a recipe do, that the features of a
+# new network all point in about the same direction. Norms in the projector and sharp targets for m
+# compensate for it. For t, sharp targets left few prototypes in use: it has the recipe's last one.
 sharper, sharp, soft = (dict(warmup_teacher_temp=t, teacher_temp=t) for t in (0.01, 0.02, 0.07))
 projector = dict(hid_channels=256, bottleneck_channels=64, norm_cfg=dict(type='BN1d'))
 search_head = dict(num_layers=1, num_heads=2)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# The pretrained ResNet-50 of a segmenter: read as _base_.pretrained_resnet50 beside a config of mmseg,
+# The pretrained ResNet-50 of a segmentor: read as _base_.pretrained_resnet50 beside a config of mmseg,
 # whose own ResNetV1c has a stem of three convolutions; pretraining has the plain one.
 pretrained_resnet50 = dict(
     type='ResNet',

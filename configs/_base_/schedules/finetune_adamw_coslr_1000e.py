@@ -8,7 +8,7 @@ train_cfg = dict(max_epochs=1000, val_interval=50)
 auto_scale_lr = dict(base_batch_size=768)
 optim_wrapper = dict(
     optimizer=dict(lr=7.5e-6),
-    # None: at such a learning rate no layer forgets what it learnt.
+    # None: at such a learning rate no layer forgets what it has learned.
     paramwise_cfg=dict(layer_decay_rate=1.0),
 )
 param_scheduler = dict(warmup=5, final=1e-6)

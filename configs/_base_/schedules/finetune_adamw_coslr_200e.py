@@ -12,7 +12,7 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(
         # Layer l of 13 learns with lr * 0.75^(13 - l): early layers see edges and textures, which any
-        # set shares, and keep more of what they learnt; late ones have to fit the classes.
+        # set shares, and keep more of what they have learned; late ones have to fit the classes.
         layer_decay_rate=0.75,
         flat_decay_mult=0.0,
         custom_keys={'.cls_token': dict(decay_mult=0.0), '.pos_embed': dict(decay_mult=0.0)},

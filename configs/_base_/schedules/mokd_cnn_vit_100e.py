@@ -12,7 +12,7 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',  # 'OptimWrapper' without mixed precision
     dtype='float16',
     loss_scale='dynamic',
-    accumulative_counts=1,  # batches a step of the optimizer: more where memory is short
+    accumulative_counts=1,  # batches per optimizer step: more if memory is short
     clip_grad=dict(max_norm=3.0, per_parameter=True),
     branches=dict(
         cnn=dict(

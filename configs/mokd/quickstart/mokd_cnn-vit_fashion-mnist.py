@@ -8,7 +8,7 @@ _base_ = [
 ]
 
 train_cfg = dict(by_epoch=True, max_epochs=5, val_interval=1)
-# Raw pixels, which the features are held against, say what is where; so do maps.
+# Raw pixels, the baseline, keep the spatial layout, and so do feature maps.
 val_cfg = dict(maps=True)
 test_cfg = val_cfg
 

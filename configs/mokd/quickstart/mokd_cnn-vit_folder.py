@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# The quick start's pair on small copies of one's own images, which tools/quickstart/main.py makes and
+# The quick start's pair on small copies of your own images, which tools/quickstart/main.py makes and
 # names in place of the folders below. For real training: ../mokd_resnet18_vit-tiny-p16_1xb32-*.
 _base_ = './mokd_cnn-vit_fashion-mnist.py'
 

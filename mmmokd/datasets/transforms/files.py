@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a file is, by its content: opened by Pillow, with plugins where they are installed."""
+"""Kinds of files, by content: opened by Pillow, with plugins where they are installed."""
 
 import importlib
 import io
@@ -51,7 +51,7 @@ _registered = False
 
 
 def has_plugin(ending: str) -> bool:
-    """Whether images of an ending can be read as far as plugins of Pillow go.
+    """Check whether images of an ending can be read as far as plugins of Pillow go.
 
     Args:
         ending (str): As '.heic', in lower case.
@@ -65,7 +65,7 @@ def has_plugin(ending: str) -> bool:
 
 
 def how_to_read(ending: str) -> str | None:
-    """What to do about files that are images, by their ending, and cannot be read.
+    """Give advice on files that are images, by their ending, and cannot be read.
 
     Args:
         ending (str): As '.heic', in lower case.
@@ -138,7 +138,7 @@ def open_image(content: bytes, max_pixels: int | None) -> Image.Image | None:
         PIL.Image.Image | None: The image; None of a TIFF that Pillow has no mode for.
 
     Raises:
-        OSError: If it is no image, or too large; says what it is, and what to do.
+        OSError: If it is not an image, or too large; names its kind, and what to do.
     """
     try:
         img = _open(content)

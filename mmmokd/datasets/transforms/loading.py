@@ -112,8 +112,8 @@ class LoadImage(BaseTransform):
             178,956,970, Pillow's own.
 
     Raises:
-        ConfigError: If ``channel_order`` is neither, ``value_range`` is no range, ``bands`` are no
-            numbers of one or three bands, or ``max_pixels`` is no whole number above 0.
+        ConfigError: If ``channel_order`` is neither, ``value_range`` is not a range, ``bands`` are not
+            numbers of one or three bands, or ``max_pixels`` is not a whole number above 0.
     """
 
     def __init__(

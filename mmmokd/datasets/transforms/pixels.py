@@ -95,7 +95,7 @@ def scale_to_uint8(
 
 
 def is_deep_color(img: Image.Image) -> bool:
-    """Whether an image has 16-bit color, which Pillow would cut to its upper 8 bits.
+    """Check whether an image has 16-bit color, which Pillow would cut to its upper 8 bits.
 
     Args:
         img (PIL.Image.Image): An image that is opened, and not loaded yet.

@@ -84,7 +84,7 @@ class _Layout(NamedTuple):
 
 
 def is_plain_tiff(img: Image.Image, bands: Sequence[int] | None = None) -> bool:
-    """Whether Pillow reads a TIFF as it is stored.
+    """Check whether Pillow reads a TIFF as it is stored.
 
     Args:
         img (PIL.Image.Image): A TIFF that is opened.
@@ -171,7 +171,7 @@ def read_bands(
 
 
 def count_pages(content: bytes) -> int:
-    """How many images a TIFF holds.
+    """Count the images of a TIFF.
 
     Args:
         content (bytes): The file's.
@@ -214,7 +214,7 @@ def _check_page(page: Any, size: int, max_pixels: int | None) -> None:
 def _read_without_codecs(
     content: bytes, img: Image.Image | None, needed: int
 ) -> tuple[np.ndarray, bool] | None:
-    """What Pillow and OpenCV read rightly of what tifffile cannot decompress by itself.
+    """Read, with Pillow and OpenCV, what tifffile cannot decompress by itself.
 
     Returns:
         tuple | None: Values as stored, and whether alpha was divided out of the colors.
@@ -227,7 +227,7 @@ def _read_without_codecs(
     unsigned = formats == {UNSIGNED}
     values, divided = None, False
     if layout.photometric == RGB and unsigned and bits == {8}:
-        values = np.asarray(img)  # Pillow turns it as it loads it, and OpenCV, too
+        values = np.asarray(img)  # Pillow rotates it while loading, as does OpenCV
         divided = layout.extra[:1] == (PREMULTIPLIED,)
         if divided and not looks_like_alpha(values[..., 3]):
             return None
@@ -306,7 +306,7 @@ def _blank(values: np.ndarray, nodata: str) -> np.ndarray:
 
 
 def looks_like_alpha(band: np.ndarray, white: int | None = None) -> bool:
-    """Whether a band that is called alpha is one: a mask, opaque somewhere.
+    """Check whether a band that is called alpha is one: a mask, opaque somewhere.
 
     Args:
         band (np.ndarray): Its values, whole numbers or floats.
@@ -324,7 +324,7 @@ def looks_like_alpha(band: np.ndarray, white: int | None = None) -> bool:
 def choose_bands(
     stored: Bands, bands: Sequence[int] | None = None
 ) -> tuple[list[int], int | None, str | None]:
-    """Which bands are the colors.
+    """Find the bands of the colors.
 
     Args:
         stored (Bands): What the file holds.
@@ -333,7 +333,7 @@ def choose_bands(
 
     Returns:
         tuple[list[int], int | None, str | None]: The numbers of one or three bands, of the one that
-        is transparency, if any, and what is to be said of it.
+        is transparency, if any, and a remark on it.
 
     Raises:
         OSError: If a wanted band does not exist.

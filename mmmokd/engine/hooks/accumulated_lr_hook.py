@@ -11,14 +11,14 @@ from ..optimizers.wrappers import accumulative_counts, iter_wrappers
 
 @HOOKS.register_module()
 class AccumulatedLRHook(Hook):
-    """Lets ``auto_scale_lr`` count all images of an optimizer step.
+    """Scales learning rates by gradient accumulation.
 
     mmengine scales learning rates by batch size x processes over ``base_batch_size``. Under
     gradient accumulation a step takes ``accumulative_counts`` times as many images: before the
     run this hook scales the rates by that factor too. Without accumulation, or with
     ``auto_scale_lr`` off, it changes nothing.
 
-    Where an epoch is no multiple of ``accumulative_counts`` batches, a step continues in the next
+    Where an epoch is not a multiple of ``accumulative_counts`` batches, a step continues in the next
     epoch; a run resumed there has lost the first part of that step's gradient (mmengine warns).
     """
 

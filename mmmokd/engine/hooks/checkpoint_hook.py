@@ -16,7 +16,7 @@ POINTER = 'last_checkpoint'  # the file that names the newest checkpoint of a ru
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local files, written whole or not at all.
+    """mmengine's local file backend, which writes files completely or not at all.
 
     Takes the place of mmengine's own under its name and prefix, so that it is what every checkpoint
     of every hook and of ``Runner.save_checkpoint`` is written by.
@@ -30,7 +30,7 @@ class AtomicLocalBackend(LocalBackend):
             filepath (str | Path): The file.
 
         Raises:
-            CannotWriteError: If it cannot be written; what was there before stays.
+            CannotWriteError: If it cannot be written; an earlier file is kept.
         """
         Path(filepath).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(filepath) as part:
@@ -63,7 +63,7 @@ class _LateRemoval:
 
 @HOOKS.register_module()
 class CheckpointHook(mmengine.hooks.CheckpointHook):
-    """Saves checkpoints as mmengine's hook does, and loses none if that fails.
+    """Saves checkpoints as mmengine's hook does, without losing one if saving fails.
 
     mmengine's removes what ``max_keep_ckpts`` and ``save_best`` no longer keep, and then writes; on
     a full disk, a run that keeps one checkpoint has none afterwards. Here the older one goes once
@@ -105,7 +105,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             self.file_backend.remove(path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        if not self.save_best:  # nor was anything prepared, if this is no training
+        if not self.save_best:  # nor was anything prepared, if this is not a training
             return
         with self._removing_afterwards():
             super()._save_best_checkpoint(runner, metrics)

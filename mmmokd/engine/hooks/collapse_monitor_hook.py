@@ -22,7 +22,7 @@ MIN_ROWS = 4
 
 @HOOKS.register_module()
 class CollapseMonitorHook(Hook):
-    """Watches, without labels, whether a branch learns, and says so when it does not.
+    """Monitors, without labels, whether a branch learns, and warns if it does not.
 
     Every ``interval`` iterations it looks at what each branch's teacher makes of the batch's global
     views, over all processes, through a loss head that gives ``targets()`` of the branch's own
@@ -217,7 +217,7 @@ class CollapseMonitorHook(Hook):
     def _diagnose(
         self, signals: dict[str, float], num_rows: int, num_prototypes: int
     ) -> str | None:
-        """What is wrong and what to change, or None for a healthy branch."""
+        """Describe what is wrong and what to change; None for a healthy branch."""
         if signals['feature_std'] < self.min_std:
             return (
                 f"its teacher's backbone gave all {num_rows} views of the batch the same feature: "

@@ -51,7 +51,7 @@ def check_enough_images(dataloader: DataLoader) -> None:
 
 @HOOKS.register_module()
 class DataHealthHook(Hook):
-    """Looks after the training data: enough images, unreadable ones, randomness per epoch.
+    """Checks the training data: number of images, unreadable ones, randomness per epoch.
 
     - Before training: raises if there are fewer images than one step takes; lets every
       :class:`~mmmokd.datasets.LoadImage` of the training set, also inside wrappers, count

@@ -16,7 +16,7 @@ from ..optimizers.wrappers import accumulative_counts, step_count
 
 @HOOKS.register_module()
 class EMATeacherHook(Hook):
-    """Moves every branch's teacher after each optimizer step: t <- m t + (1 - m) s.
+    """Updates every branch's EMA teacher after each optimizer step: t <- m t + (1 - m) s.
 
     Parameters only, paired by name: a teacher's batch norms keep statistics of its own batches, and
     what a student has beyond its teacher stays out. A branch without a teacher (``ema=False``) or

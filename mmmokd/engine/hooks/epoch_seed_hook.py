@@ -12,7 +12,7 @@ from mmmokd.utils import current_epoch, is_epoch_based
 
 @HOOKS.register_module()
 class EpochSeedHook(Hook):
-    """Lets a resumed run draw the random numbers that it would have drawn without a stop.
+    """Seeds every epoch, so that a resumed run draws the same random numbers.
 
     Checkpoints do not hold the state of the generators from which a model draws, as drop path does.
     This hook seeds those of the process (Python's, NumPy's, PyTorch's on all devices) again in every

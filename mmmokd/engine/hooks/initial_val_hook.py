@@ -6,7 +6,7 @@ from mmmokd.registry import HOOKS
 
 @HOOKS.register_module()
 class InitialValHook(Hook):
-    """Validates once before a new run's first step: what untrained networks reach.
+    """Validates once before the first step of a new run, as the baseline of untrained networks.
 
     Later figures say nothing without this one: random features of a good architecture are far
     from chance. A resumed run, and one without validation, is not validated.

@@ -23,14 +23,14 @@ from mmmokd.utils.errors import ConfigError
 
 @HOOKS.register_module()
 class InputCheckHook(Hook):
-    """Tries every branch on images of zeros before training begins.
+    """Checks every branch on zero images before training begins.
 
     An image of every size that the pipelines make (``mmmokd.MultiCrop`` of the training set,
     ``CenterCrop`` of the validation set) passes through each branch. What would end the run at its
     first step, or at its first validation some epochs later, so ends it at once, with a message that
     names the branch, the backbone, the size and what to set. So does a batch of one image where a
     batch norm would be left with one value per channel; the last batch of an epoch is counted.
-    Before a test its images' size is tried likewise. Weights, statistics and random numbers are
+    Before a test its images' size is checked likewise. Weights, statistics and random numbers are
     untouched. Where several processes train, so does a backbone of which a part gets no gradient.
     A pipeline that makes its views by other means is not checked.
 
@@ -95,14 +95,14 @@ class InputCheckHook(Hook):
 
 
 def _waits_for_gradients(model: nn.Module) -> bool:
-    """Whether processes wait for a gradient of every parameter, as DistributedDataParallel's do."""
+    """Check whether processes wait for a gradient of every parameter, as with DDP."""
     finds = getattr(model, 'find_unused_parameters', True) or getattr(model, 'static_graph', False)
     return not finds
 
 
 def _branches(model: nn.Module) -> dict[str, Branch]:
     """The branches of a model, if it has any."""
-    # The weights of one process alone are no model under FSDP.
+    # The weights of one process alone are not a model under FSDP.
     if 'FullySharded' in type(model).__name__:
         return {}
     found = getattr(get_ori_model(model), 'branches', nn.ModuleDict())
@@ -199,7 +199,7 @@ def check_channel_order(dataset, preprocessor: nn.Module | None) -> str | None:
 
 
 def one_image_batches(dataloader: DataLoader) -> str | None:
-    """Which batches of a training set have one image, if any.
+    """Find the batches of a training set that have one image, if any.
 
     Args:
         dataloader (DataLoader): The loader of one process.

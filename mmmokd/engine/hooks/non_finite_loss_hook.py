@@ -15,7 +15,7 @@ from .checkpoint_hook import POINTER
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Stops a run whose loss is no longer a number, before anything of it is kept.
+    """Stops a run whose loss is not finite, before a checkpoint of it is saved.
 
     After each iteration, before teachers move and anything is logged or saved, every loss term is
     checked, at the cost of one wait for the device; all processes stop together. Weights are
@@ -113,7 +113,7 @@ def non_finite_names(state_dict: dict[str, Tensor]) -> list[str]:
 
 
 def describe_losses(losses: dict[str, Tensor], terms: list[str]) -> str:
-    """Which loss terms are not finite.
+    """Find the loss terms that are not finite.
 
     Args:
         losses (dict[str, Tensor]): This process's loss terms.
@@ -132,7 +132,7 @@ def describe_losses(losses: dict[str, Tensor], terms: list[str]) -> str:
 
 
 def is_save_due(hook: Hook, runner) -> bool:
-    """Whether a hook writes a checkpoint after this iteration.
+    """Check whether a hook writes a checkpoint after this iteration.
 
     Args:
         hook (Hook): Any hook.
@@ -152,7 +152,7 @@ def is_save_due(hook: Hook, runner) -> bool:
 
 
 def last_good_checkpoint(runner) -> str:
-    """Where to continue from.
+    """Find the checkpoint to continue from.
 
     Args:
         runner (Runner): The runner.

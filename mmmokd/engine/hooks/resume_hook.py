@@ -30,7 +30,7 @@ from .accumulated_lr_hook import AccumulatedLRHook
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Lets a resumed run continue where it was, also with another batch size or number of processes.
+    """Resumes a run at the same position, also with another batch size or number of processes.
 
     mmengine resumes at the checkpoint's number of iterations. With other batches, processes or
     images, that number stands for another part of the run. This hook keeps what a run counts in with
@@ -40,7 +40,7 @@ class ResumeHook(Hook):
       same number of images. All that is computed from it follows: momentum of the teachers, freezing
       of prototypes, warm-up of the collapse monitor, time left, names of checkpoints;
     - puts learning rates and all else that is scheduled to what a run with this config would have
-      there, whatever the schedulers are; so, too, where the config's rates or schedules changed;
+      there, whatever the schedulers are; also where the config's rates or schedules changed;
     - continues within an epoch, where the checkpoint is of the middle of one, with its next batch;
     - says what changed in the counts and in the config.
 
@@ -126,7 +126,7 @@ class SkipFirst:
 
 
 def trains(runner) -> bool:
-    """Whether a runner is built for training.
+    """Check whether a runner is built for training.
 
     Args:
         runner (Runner): Any runner.

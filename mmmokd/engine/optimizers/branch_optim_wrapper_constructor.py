@@ -24,7 +24,7 @@ _PER_BRANCH = {'optimizer', 'parts'}
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BranchOptimWrapperConstructor:
-    """Builds one optimizer a branch, with MOKD's parameter groups.
+    """Builds one optimizer per branch, with MOKD's parameter groups.
 
     A branch's optimizer takes all of it that requires a gradient: the student and, where loss heads
     have parameters (predictors, classifiers), these. Biases and 1-d parameters are not decayed; class
@@ -224,7 +224,7 @@ def _check_clip_grad(clip_grad: Mapping) -> None:
 
 
 def learns(branch: nn.Module) -> bool:
-    """Whether a branch has anything to train.
+    """Check whether a branch has anything to train.
 
     Args:
         branch (nn.Module): The branch.

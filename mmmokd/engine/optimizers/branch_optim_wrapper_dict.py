@@ -11,7 +11,7 @@ from .wrappers import accumulative_counts, step_count
 
 
 class BranchOptimWrapperDict(OptimWrapperDict):
-    """One optimizer wrapper a branch, driven as one by mmengine's train step.
+    """One optimizer wrapper per branch, driven as one by mmengine's train step.
 
     Branches share no parameter, so one backward pass of the sum of their losses gives each its own
     gradients; then every wrapper unscales, clips and steps for itself. Gradient accumulation
@@ -60,11 +60,11 @@ class BranchOptimWrapperDict(OptimWrapperDict):
         return accumulative_counts(self)
 
     def should_update(self) -> bool:
-        """Whether the last micro-batch completed an optimizer step."""
+        """Check whether the last micro-batch completed an optimizer step."""
         return self._first.should_update()
 
     def should_sync(self) -> bool:
-        """Whether the next micro-batch's gradients are to be synchronized between processes."""
+        """Check whether the next micro-batch's gradients are to be synchronized between processes."""
         return self._first.should_sync()
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:

@@ -146,7 +146,7 @@ def layer_depth_of(model: nn.Module) -> Callable[[str], tuple[int, int]]:
             return backbone.get_layer_depth(name, prefix='backbone.')
         except NotImplementedError as error:
             raise ConfigError(
-                f'layer decay: {kind} does not tell the layers of this depth or variant'
+                f'layer decay: {kind} does not define the layers of this depth or variant'
             ) from error
 
     return get_layer_depth

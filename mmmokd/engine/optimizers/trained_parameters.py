@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Whether all that is to learn does."""
+"""Check whether all that is to learn does."""
 
 from collections import Counter
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What is asked of an optimizer's wrapper, be it a single one or a dict of them."""
+"""Access to optimizer wrappers, single ones and dicts of them."""
 
 import math
 from collections.abc import Iterator

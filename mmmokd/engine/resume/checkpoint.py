@@ -60,11 +60,11 @@ def _optimizer_fault(name: str, optimizer: Any, saved: dict[str, Any]) -> str | 
         return f'{kind} has groups of {sizes} parameters, and there they are of {saved_sizes}'
     known = saved['param_groups'][0]
     lacks = [key for key in KINDS if key in optimizer.defaults and key not in known]
-    return f'{kind} needs {" and ".join(lacks)}, which was not there' if lacks else None
+    return f'{kind} needs {" and ".join(lacks)}, which was missing' if lacks else None
 
 
 def needs_schedules(runner, checkpoint: dict[str, Any], old: RunCounts, new: RunCounts) -> bool:
-    """Whether the schedules in a checkpoint are not those of the run.
+    """Check whether the schedules in a checkpoint are not those of the run.
 
     Args:
         runner (Runner): The runner.

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a training run counts in, and where one continues that counts otherwise."""
+"""Units of a training run's progress, and where one continues that counts otherwise."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -110,7 +110,7 @@ class RunCounts:
         return images and self.accumulative_counts and images * self.accumulative_counts
 
     def record(self) -> dict[str, Any]:
-        """What of it is kept in a checkpoint.
+        """Select what is kept in a checkpoint.
 
         Returns:
             dict: Plain values by name.
@@ -129,7 +129,7 @@ def _loop_counts_epochs(train_cfg: dict[str, Any]) -> bool | None:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is.
+    """Position of a run.
 
     Args:
         epoch (int): Epochs completed.
@@ -143,7 +143,7 @@ class Position:
 
 
 def position_in(new: RunCounts, old: RunCounts, epoch: int, iteration: int) -> Position:
-    """Where a run continues from a checkpoint of one that may have counted otherwise.
+    """Find where a run continues from a checkpoint of one that may have counted otherwise.
 
     A run in epochs continues at the same share of the same epoch, rounded down to a whole batch; an
     iteration-based one where it has seen as many images, rounded to a whole optimizer step.

@@ -17,7 +17,7 @@ RESUME_KEYS = ('meta', 'message_hub', 'optimizer')
 def load_checkpoint_strict(
     model: nn.Module, path: str | Path, prefix: str = '', map_location: str = 'cpu'
 ) -> dict[str, Any]:
-    """Load a checkpoint's weights into a model, every one of whose weights must be there.
+    """Load a checkpoint's weights into a model, every one of whose weights must be given.
 
     Args:
         model (nn.Module): The model.

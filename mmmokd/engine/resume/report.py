@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What to say of a run that continues from a checkpoint."""
+"""Messages for a run that continues from a checkpoint."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def read_old_config(meta: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def deciding_changes(old: dict[str, Any] | None, new_text: str) -> Changes | None:
-    """What differs in a config of what decides how a run continues.
+    """Find the differences in a config that decide how a run continues.
 
     Args:
         old (dict, optional): The config of the checkpoint.
@@ -100,7 +100,7 @@ def deciding_changes(old: dict[str, Any] | None, new_text: str) -> Changes | Non
 
 
 def sets_rates(change: tuple[str, Any, Any]) -> bool:
-    """Whether a change of the config is one of what optimizers and schedules are set to.
+    """Check whether a change of the config is one of what optimizers and schedules are set to.
 
     Args:
         change (tuple[str, Any, Any]): Of :func:`deciding_changes`.
@@ -121,7 +121,7 @@ def describe_resume(
     changes: Changes | None,
     scales_accumulation: bool = True,
 ) -> list[str]:
-    """What is not as in the run that wrote the checkpoint, and what becomes of it.
+    """Describe the differences to the run that wrote the checkpoint, and their effects.
 
     Args:
         runner (Runner): The runner that continues.
@@ -141,7 +141,7 @@ def describe_resume(
         said.append(f'Resumed with other counts than those of the checkpoint: {", ".join(counts)}.')
     if old.processes is None and not new.by_epoch:
         said.append(
-            'The checkpoint does not tell how many processes wrote it; taken for as many as now, '
+            'The checkpoint does not record how many processes wrote it; assumed to be as many as now, '
             f'{new.processes}.'
         )
     if position.iter != iteration or position.batches:
@@ -159,7 +159,7 @@ def describe_resume(
 
 
 def describe_counts(old: RunCounts, new: RunCounts) -> list[str]:
-    """What changed in what a run counts in.
+    """Describe the changes in what a run counts in.
 
     Args:
         old (RunCounts): Of the checkpoint.
@@ -178,13 +178,13 @@ def describe_counts(old: RunCounts, new: RunCounts) -> list[str]:
 
 
 def describe_rates(runner, old: RunCounts, new: RunCounts, scales_accumulation: bool) -> list[str]:
-    """What becomes of learning rates with another number of images a step.
+    """Describe the learning rates with another number of images per step.
 
     Args:
         runner (Runner): The runner.
         old (RunCounts): Of the checkpoint.
         new (RunCounts): Of the run.
-        scales_accumulation (bool): Whether ``auto_scale_lr`` counts accumulated batches, too.
+        scales_accumulation (bool): Whether ``auto_scale_lr`` counts accumulated batches.
 
     Returns:
         list[str]: A sentence; none if the number is the same.
@@ -205,7 +205,7 @@ def describe_rates(runner, old: RunCounts, new: RunCounts, scales_accumulation: 
 
 
 def describe_length(old: RunCounts, new: RunCounts, position: Position) -> list[str]:
-    """What is to be known of the length of the run.
+    """Describe the length of the run.
 
     Args:
         old (RunCounts): Of the checkpoint.
@@ -236,7 +236,7 @@ def describe_length(old: RunCounts, new: RunCounts, position: Position) -> list[
 
 
 def describe_config(changes: Changes | None) -> list[str]:
-    """What differs in the config.
+    """Describe the differences in the config.
 
     Args:
         changes (list, optional): See :func:`deciding_changes`.

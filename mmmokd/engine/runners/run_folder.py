@@ -101,7 +101,7 @@ def _checkpoint_hook(cfg: Config) -> dict:
 
 
 def checkpoint_folders(cfg: Config) -> list[Path]:
-    """Where a run writes its files.
+    """Find the folder that a run writes to.
 
     Args:
         cfg (Config): A full config, with ``work_dir``.

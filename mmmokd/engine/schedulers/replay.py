@@ -15,7 +15,7 @@ _NO_SETTINGS = {'self', 'optimizer', 'last_step', 'verbose', 'args', 'kwargs'}
 
 
 def has_same_settings(scheduler: _ParamScheduler, state: dict[str, Any]) -> bool:
-    """Whether the state of a scheduler is of one with the same settings and starting values.
+    """Check whether the state of a scheduler is of one with the same settings and starting values.
 
     Args:
         scheduler (_ParamScheduler): As its config says.
@@ -51,7 +51,7 @@ def replay_schedules(
     measured = [s for s in schedulers if getattr(s, 'need_val_args', False)]
     if measured:
         raise CheckpointError(
-            f'the schedule {type(measured[0]).__name__} goes by what was measured and cannot be '
+            f'the schedule {type(measured[0]).__name__} depends on past metrics and cannot be '
             'computed for other counts or settings: resume with those of the checkpoint, or begin '
             'with its weights by --cfg-options load_from=CHECKPOINT instead of --resume'
         )

@@ -83,7 +83,7 @@ def weighted_knn(
 
 
 def _count_own(bank: Tensor, queries: Tensor) -> int:
-    """How many images of the bank are the same query at most."""
+    """Count the images of the bank that are the same query, at most."""
     both = bank[(bank >= 0) & torch.isin(bank, queries)]
     return int(both.unique(return_counts=True)[1].max()) if len(both) else 0
 

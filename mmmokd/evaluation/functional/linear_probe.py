@@ -36,7 +36,7 @@ class LinearProbe(NamedTuple):
         predictions (Tensor): Class ids of the queries by falling score, shape (Q, topk), int64;
             -1 where there are fewer than ``topk`` classes.
         lr (float): Learning rate of the classifier that made them.
-        held_out (dict[float, float]): Top-1 on the held-out share of the bank, in per cent, by
+        held_out (dict[float, float]): Top-1 on the held-out share of the bank, in percent, by
             learning rate; empty if there was one rate and nothing to choose.
     """
 
@@ -263,7 +263,7 @@ def _choose_rate(
 
 
 def _hold_out(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Which images of the bank to choose the learning rate by, shape (N, ), bool."""
+    """Select the images of the bank to choose the learning rate by, shape (N, ), bool."""
     # One image of each class at the least, and not the only one.
     indices = stratified_share(labels.cpu().numpy(), share, seed, min_per_class=1, min_left=1)
     if not len(indices):

@@ -17,7 +17,7 @@ PATIENCE = timedelta(days=2)
 
 
 class FeatureSet(NamedTuple):
-    """What one network makes of a labeled bank and of the queries to be recognized.
+    """Features by one network of a labeled bank and of the queries to be recognized.
 
     Attributes:
         name (str): Name of the network, as ``'cnn.teacher'``.

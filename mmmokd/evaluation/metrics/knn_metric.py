@@ -14,7 +14,7 @@ from .feature_metric import FeatureMetric, FeatureSet
 
 @METRICS.register_module()
 class KNNMetric(FeatureMetric):
-    """Accuracy of weighted k-NN classification, in per cent; see :func:`weighted_knn`.
+    """Accuracy of weighted k-NN classification, in percent; see :func:`weighted_knn`.
 
     A query that is also an image of the bank is not its own neighbor. Logged as
     ``'{network}/knn_top1'`` and ``'{network}/knn_top5'`` for the first ``k``, and as

@@ -25,7 +25,7 @@ HELD_OUT_PREFIX = 'linear_held_out_lr'
 
 @METRICS.register_module()
 class LinearProbeMetric(FeatureMetric):
-    """Accuracy of a linear classifier of frozen features, in per cent; see :func:`linear_probe`.
+    """Accuracy of a linear classifier of frozen features, in percent; see :func:`linear_probe`.
 
     It is not trained on images of the bank that are also queries; at least a tenth of the bank must
     be others.

@@ -263,7 +263,7 @@ class Branch(BaseModule):
 
 
 def _names_network(init_cfg: dict | list[dict] | None) -> bool:
-    """Whether an ``init_cfg`` loads a student or teacher of a checkpoint."""
+    """Check whether an ``init_cfg`` loads a student or teacher of a checkpoint."""
     prefixes = [entry.get('prefix') or '' for entry in pretrained_entries(init_cfg)]
     return any(prefix.rstrip('.').endswith(NETWORKS) for prefix in prefixes)
 

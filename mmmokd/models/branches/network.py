@@ -96,7 +96,7 @@ class BranchNetwork(BaseModule):
         except ImageSizeError as error:
             raise ConfigError(
                 f'{error}. To find {" and ".join(lacks)} of {name}, an image of the size '
-                'model.global_size was tried: set it to that of the global views, or give them in '
+                'model.global_size was used: set it to that of the global views, or give them in '
                 'the config'
             ) from error
         reads_maps = getattr(cls, 'reads_maps', False)

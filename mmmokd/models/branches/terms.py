@@ -76,7 +76,7 @@ def _update(default: dict, own: dict) -> dict:
 
 
 def head_argument(cfg: Mapping, key: str) -> Any:
-    """What a head will have for an argument, before it is built.
+    """Look up what a head will have for an argument, before it is built.
 
     Args:
         cfg (Mapping): The head's config.

@@ -25,7 +25,7 @@ class ClassificationHead(BranchHead):
     zero gradients. ``PackInputs`` brings the labels of mmpretrain's datasets, of
     ``mmmokd.ImageFolder`` with ``with_label=True`` and of ``mmmokd.LabeledShare`` with
     ``unlabeled=True``. The share of the labeled views that are classified right is logged as
-    ``'{branch}.{term}.accuracy'``, in per cent.
+    ``'{branch}.{term}.accuracy'``, in percent.
 
     Args:
         num_classes (int): Number of classes.

@@ -157,7 +157,7 @@ class DistillationHead(BaseDistillationHead):
         # Set by HeadScheduleHook: whether further micro-batches belong to the optimizer step.
         self.accumulating = False
         # Of the micro-batches of a step that is not complete. Not in the state_dict, as gradients are
-        # not: a run that is resumed within a step begins the step anew (see AccumulatedLRHook).
+        # not: a run that is resumed within a step begins the step again (see AccumulatedLRHook).
         self._pending: list[Tensor] = []
 
     def targets(self, teacher: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from mmmokd.registry import MODELS
 
 @MODELS.register_module()
 class ConcatFeatures(BaseModule):
-    """Puts the outputs of several layers side by side.
+    """Concatenates the outputs of several layers.
 
     For DINO's linear evaluation of a ViT: the class tokens of the last four layers, one after the
     other.

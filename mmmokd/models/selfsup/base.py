@@ -159,7 +159,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         return MODELS.build({'type': self.branch_type, **resolved})
 
     def _arguments(self, cfg: dict) -> list[str]:
-        """What a branch's config may have besides necks: its class's arguments."""
+        """List what a branch's config may have besides necks: its class's arguments."""
         cls = class_of({'type': cfg.get('type') or self.branch_type}) or Branch
         names = ['type', 'cross_weight']
         for base in (base for base in inspect.getmro(cls) if issubclass(base, Branch)):
@@ -419,7 +419,7 @@ def _check_size(size: Any) -> None:
 
 
 def _describe(branch: Branch) -> str:
-    """What a branch learns, for the log."""
+    """Describe what a branch learns, for the log."""
     if branch.frozen:
         return 'frozen; no optimizer, no student and no EMA, one forward pass per step without gradient'
     terms: dict[str | None, list[str]] = {}

@@ -6,7 +6,7 @@ from mmmokd.utils.errors import ConfigError
 
 
 def check_counts(owner: str, least: int = 1, **values: Any) -> None:
-    """Refuse what is no whole number, or too small a one.
+    """Refuse what is not a whole number, or too small a one.
 
     Args:
         owner (str): Whose arguments they are, for the message.
@@ -24,13 +24,13 @@ def check_counts(owner: str, least: int = 1, **values: Any) -> None:
 
 
 def check_number(owner: str, name: str, value: Any, zero: bool = False) -> None:
-    """Refuse what is no positive number.
+    """Refuse what is not a positive number.
 
     Args:
         owner (str): Whose argument it is, for the message.
         name (str): Name of the argument.
         value (Any): Its value.
-        zero (bool): Whether 0 is allowed, too. Defaults to False.
+        zero (bool): Whether 0 is allowed as well. Defaults to False.
 
     Raises:
         ConfigError: If the value is something else; names argument and value.

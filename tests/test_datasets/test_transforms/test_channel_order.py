@@ -23,7 +23,7 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
 def model_input(img, to_rgb, transforms, load=None, **kwargs):
-    """What a model sees of an image, by a loader that gives RGB or by one that gives BGR."""
+    """Return what a model sees of an image, by a loader that gives RGB or one that gives BGR."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         load = load or dict(type='mmmokd.LoadImage', to_rgb=to_rgb, **kwargs)
         steps = [TRANSFORMS.build(step) for step in (load, *transforms, dict(type='PackInputs'))]

@@ -193,7 +193,7 @@ def test_every_layout(tmp_path):
 @pytest.mark.long
 @needs_codecs
 def test_every_layout_without_codecs(tmp_path, monkeypatch):
-    """Without imagecodecs a layout comes out right, too, or is named: nothing is wrong in silence."""
+    """Without imagecodecs a layout is also read correctly, or is named: nothing is wrong silently."""
     paths = {layout: tmp_path / f'{number}.tif' for number, layout in enumerate(every_layout())}
     for layout in every_layout():
         (tmp_path / 'a.tif').rename(check_layout(tmp_path, layout).with_name(paths[layout].name))
@@ -240,7 +240,7 @@ def disc(dtype, shape=(48, 64)):
 @pytest.mark.parametrize('bands', [2, 4])
 def test_true_transparency_is_laid_over_white(tmp_path, read_log, kind, dtype, bands):
     if kind is None and bands == 2:
-        pytest.skip('a second band of no name is no transparency')
+        pytest.skip('a second band without a name is not transparency')
     values = noise(bands, dtype)
     values[..., -1] = disc(dtype)
     alpha = values[..., -1:] / np.iinfo(dtype).max

@@ -14,7 +14,7 @@ def save(tmp_path, change=lambda state_dict: state_dict, branches=('vit',)):
 
 
 def load(runner_cfg, path, **settings):
-    """What a run does before its first step."""
+    """Do what a run does before its first step."""
     cfg = runner_cfg(branches=('vit',), load_from=path, custom_hooks=[dict(HOOK, **settings)])
     runner = build_runner(cfg)
     runner.load_or_resume()

@@ -14,7 +14,7 @@ PERSISTENT = dict(num_workers=1, persistent_workers=True)
 
 
 class Draws(Hook):
-    """What the generators of the process would give next, in every iteration."""
+    """Records what the generators of the process would give next, in every iteration."""
 
     priority = 'VERY_LOW'
 
@@ -41,7 +41,7 @@ def seeded_cfg(runner_cfg, folder, loader=None, seed=0, max_epochs=3, **kwargs):
 
 
 def run(cfg):
-    """What a run drew, and its weights."""
+    """Return what a run drew, and its weights."""
     hook = Draws()
     runner = train(cfg, hook)
     iterator = runner.train_dataloader._iterator  # of workers that persist

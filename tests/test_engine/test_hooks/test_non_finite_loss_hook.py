@@ -36,7 +36,7 @@ class Numbers(Dataset):
 
 
 class Model(BaseModel):
-    """Breaks at a step: its loss is no number, or only its gradient."""
+    """Breaks at a step: its loss is not a number, or only its gradient."""
 
     def __init__(self, bad_step=None, bad_gradient=False):
         super().__init__()

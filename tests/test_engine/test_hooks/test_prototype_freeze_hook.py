@@ -46,7 +46,7 @@ def run(cfg, freeze=None):
 
 @pytest.mark.parametrize('counts', [1, 2])
 def test_first_epoch(runner_cfg, counts):
-    """Neither gain nor direction moves, nor is there momentum of them; all else moves."""
+    """Neither gain nor direction moves, nor have they momentum; all else moves."""
     cfg = runner_cfg(length=8, batch_size=2, max_epochs=2, optim=dict(accumulative_counts=counts))
     runner, states = run(cfg)
     prototypes = prototypes_of(runner.model)

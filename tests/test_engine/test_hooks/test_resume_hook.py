@@ -38,7 +38,7 @@ def config(folder, branches=('vit',), counts=1, hooks=None, auto_scale=True, **k
 
 
 class Seen(Hook):
-    """What every iteration has: settings, momentum, temperature, images, and whether weights move."""
+    """Records of every iteration: settings, momentum, temperature, images, and whether weights move."""
 
     priority = 'LOWEST'
 
@@ -389,6 +389,6 @@ def test_plateau_is_refused_with_other_counts_alone(tmp_path):
     runner = build_runner(stock_config(tmp_path / 'other', schedules, batch_size=4, **kwargs))
     with (
         short_log(),
-        pytest.raises(ValueError, match='ReduceOnPlateauLR goes by what was measured'),
+        pytest.raises(ValueError, match='ReduceOnPlateauLR depends on past metrics'),
     ):
         runner.train()

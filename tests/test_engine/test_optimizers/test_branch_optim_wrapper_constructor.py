@@ -259,7 +259,7 @@ def test_paramwise_settings_are_refused():
 
 
 def test_default_of_all_branches():
-    """What a branch says goes before it; a branch of which nothing is said has the default."""
+    """A branch's own settings come first; a branch without any has the default."""
     default = dict(type='SGD', lr=0.5, momentum=0.5)
     branches = dict(cnn=dict(optimizer=dict(lr=0.1), parts=dict(search_head=dict(lr=0.2))))
     cfg = dict(optimizer=default, branches=branches)

@@ -111,7 +111,7 @@ def test_other_backbones_are_refused():
     with pytest.raises(ValueError, match='but Linear has none'):
         constructor(nn.Linear(2, 2))
     small = Detector(build(dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)))
-    with pytest.raises(ValueError, match='resnet.ResNet does not tell the layers of this depth'):
+    with pytest.raises(ValueError, match='resnet.ResNet does not define the layers of this depth'):
         constructor(small)
 
 

@@ -82,7 +82,7 @@ def test_replay_of_our_own_beside_others():
 
 
 def test_what_goes_by_measures_cannot_be_replayed():
-    with pytest.raises(ValueError, match='ReduceOnPlateauLR goes by what was measured'):
+    with pytest.raises(ValueError, match='ReduceOnPlateauLR depends on past metrics'):
         replay_schedules([ReduceOnPlateauLR(wrapper(), monitor='loss')], 3, LENGTH)
 
 

@@ -51,7 +51,7 @@ def test_widths_double():
 
 @pytest.mark.parametrize('kind', ['mmmokd.VisionTransformer', 'VisionTransformer'])
 def test_in_a_vit(kind):
-    """Sides that are no multiple of the stride are padded by mmpretrain's patch embedding."""
+    """Sides that are not a multiple of the stride are padded by mmpretrain's patch embedding."""
     cfg = dict(
         type=kind, img_size=28, patch_size=8, patch_cfg=dict(conv_type='mmmokd.ConvStem'),
         arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32),

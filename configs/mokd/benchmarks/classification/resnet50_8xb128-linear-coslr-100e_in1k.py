@@ -7,4 +7,4 @@ _base_ = [
     '../../../_base_/default_runtime.py',
 ]
 
-model = dict(backbone=dict(frozen_stages=4))  # all of it; batch norm, too, stays as it is
+model = dict(backbone=dict(frozen_stages=4))  # all of it; including the statistics of batch norm

@@ -27,5 +27,5 @@ model = dict(
     backbone=dict(resnet, frozen_stages=-1),
     roi_head=dict(shared_head=resnet),
 )
-# Learning rate: mmdet's, SGD with 0.02 for 16 images, which is MoCo's, too; the same in all
+# Learning rate: mmdet's, SGD with 0.02 for 16 images, which is also MoCo's; the same in all
 # layers. --auto-scale-lr fits it to another batch size.

@@ -10,11 +10,11 @@ init_cfg = dict(
     prefix='branches.cnn.teacher.backbone.',
 )
 # As MoCo (arXiv 1911.05722) fine-tunes self-supervised weights, whose scale differs from supervised
-# ones: nothing is frozen, batch norm is trained, over all GPUs, and the FPN has it, too.
+# ones: nothing is frozen, batch norm is trained, over all GPUs, and the FPN has it as well.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     backbone=dict(frozen_stages=-1, norm_cfg=norm_cfg, norm_eval=False, init_cfg=init_cfg),
     neck=dict(norm_cfg=norm_cfg),
 )
-# Learning rate: mmdet's, SGD with 0.02 for 16 images, which is MoCo's, too; the same in all
+# Learning rate: mmdet's, SGD with 0.02 for 16 images, which is also MoCo's; the same in all
 # layers. --auto-scale-lr fits it to another batch size.

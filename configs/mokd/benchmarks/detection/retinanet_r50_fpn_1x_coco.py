@@ -10,7 +10,7 @@ init_cfg = dict(
     prefix='branches.cnn.teacher.backbone.',
 )
 # As MoCo (arXiv 1911.05722) fine-tunes: nothing is frozen, batch norm is trained, over all GPUs,
-# and the FPN has it, too.
+# and the FPN has it as well.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
     backbone=dict(frozen_stages=-1, norm_cfg=norm_cfg, norm_eval=False, init_cfg=init_cfg),

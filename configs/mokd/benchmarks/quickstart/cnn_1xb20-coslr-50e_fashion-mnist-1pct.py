@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# What the quick start's CNN is worth: fine-tuning with ten labels of each class of Fashion-MNIST, in
+# Evaluation of the quick start's CNN: fine-tuning with ten labels of each class of Fashion-MNIST, in
 # a minute on a CPU. tools/benchmarks/benchmark_transfer.py compares what it starts from.
 # model.backbone.frozen_stages=3 model.backbone.norm_eval=True trains the head alone.
 _base_ = [

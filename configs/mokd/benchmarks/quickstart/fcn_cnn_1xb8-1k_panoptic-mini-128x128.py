@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-# The same for a segmenter: a small FCN on images with maps of COCO's panoptic classes.
+# The same for a segmentor: a small FCN on images with maps of COCO's panoptic classes.
 # tools/dataset_converters/contiguous_labels.py makes the maps.
 _base_ = (
     f'{__import__("mmseg").__path__[0]}/.mim/configs/fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'
