@@ -157,7 +157,7 @@ def _faults_at(cfg: Config, path: Place, node: dict) -> Iterator[Fault]:
 
 
 def _needs_type(path: Place) -> bool:
-    """Whether a dict has a type of its own: no class of a library around it completes it."""
+    """Check whether a dict has a type of its own: no class of a library around it completes it."""
     if path[-2:] == ('bank_dataloader', 'dataset'):  # whose type may be that of the queries
         return False
     direct = path[0] != 'model' or len(path) < 3 or path[1] == 'branches'
@@ -165,7 +165,7 @@ def _needs_type(path: Place) -> bool:
 
 
 def _takes(found: Arguments, key: str, value: Any) -> bool:
-    """Whether a dict may have a key, as far as that is known."""
+    """Check whether a dict may have a key, as far as that is known."""
     if key in found.names or not (found.closed or found.configs):
         return True
     return found.configs and (value is None or (isinstance(value, dict) and 'type' in value))

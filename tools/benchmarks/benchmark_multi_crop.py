@@ -62,7 +62,7 @@ def stock_view(group: 'ViewGroup') -> list[dict]:
             prob=group.blur,
         ),
         dict(type='Solarize', thr=128, prob=group.solarize),
-        dict(type='RandomFlip', prob=group['flip']),
+        dict(type='RandomFlip', prob=group.flip),
     ]
 
 
