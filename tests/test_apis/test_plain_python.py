@@ -20,7 +20,7 @@ import mmmokd.apis
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mokd'
 FOLDER = CONFIGS / 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'
 VIT = dict(embed_dims=192, num_layers=1, num_heads=3, feedforward_channels=192)
-GRAY = dict(mean=[120.0], std=[60.0], to_rgb=True)
+GRAY = dict(mean=[120.0], std=[60.0], to_rgb=False)
 
 
 @pytest.fixture

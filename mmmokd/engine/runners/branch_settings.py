@@ -27,8 +27,10 @@ def drop_idle_settings(cfg: Config) -> list[str]:
         ConfigError: If an optimizer or a schedule is of a branch that the model does not know, or a
             branch that learns has no entry in a ``param_scheduler`` by branch.
     """
-    branches = (cfg.get('model') or {}).get('branches')
-    wrapper = cfg.get('optim_wrapper') or {}
+    model, wrapper = cfg.get('model'), cfg.get('optim_wrapper')
+    if not isinstance(model, dict) or not isinstance(wrapper, dict):  # built, or None
+        return []
+    branches = model.get('branches')
     if not isinstance(branches, dict) or type_name(wrapper.get('constructor')) != CONSTRUCTOR:
         return []
     idle = {

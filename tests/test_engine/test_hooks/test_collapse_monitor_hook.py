@@ -243,7 +243,7 @@ def test_broken_numbers_are_left_to_the_loss_hook():
 
 def test_errors():
     runner = SimpleNamespace(model=nn.Linear(2, 2), max_iters=10)
-    with pytest.raises(TypeError, match='for models with branches, as MOKD, but Linear has none'):
+    with pytest.raises(ValueError, match='for models with branches, as MOKD, but Linear has none'):
         CollapseMonitorHook().before_train(runner)
     with pytest.raises(ValueError, match='at least 1, but got 0 and 5'):
         CollapseMonitorHook(interval=0)
