@@ -17,7 +17,9 @@ import mmmokd
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (
     '.ci',
+    '.codespell',
     '.dev_scripts',
+    '.github',
     'configs',
     'docs',
     'mmmokd',
@@ -31,6 +33,7 @@ FILES = (
     '.pre-commit-config.yaml',
     'CHANGELOG.md',
     'CITATION.cff',
+    'CONTRIBUTING.md',
     'LICENSE',
     'MANIFEST.in',
     'README.md',
