@@ -298,7 +298,9 @@ def test_block(scripts, room, cpu_env):
             timeout=300,
         )
         assert done.returncode == 0, f'{script}\n{done.stdout}'
-        assert 'Traceback' not in done.stdout, f'{script}\n{done.stdout}'
+        # torchrun logs an error where the other machine's agent leaves its exit barrier first.
+        lines = [x for x in done.stdout.splitlines() if '/elastic/agent/server/api.py:' not in x]
+        assert not any('Traceback' in line for line in lines), f'{script}\n{done.stdout}'
 
 
 @pytest.mark.parametrize('script', read_scripts())
