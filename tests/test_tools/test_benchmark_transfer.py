@@ -61,7 +61,7 @@ def test_table():
         compare_table(results, ['top2'])
     results['random'][1] = {}
     assert compare_table(results).splitlines()[2].split('|')[2].strip() == '-'
-    with pytest.raises(ValueError, match='the tests gave no measure, but none'):
+    with pytest.raises(ValueError, match='the tests gave no metric, but none'):
         compare_table({'random': [{}]})
 
 

@@ -3,7 +3,7 @@
 
     python tools/benchmarks/benchmark_transfer.py CONFIG \\
         random=random mokd=work_dirs/pair/epoch_100.pth:cnn alone=work_dirs/cnn/epoch_100.pth:cnn \\
-        [--seeds 0 1 2] [--out DIR] [--measures MEASURE ...] [--cfg-options KEY=VALUE ...]
+        [--seeds 0 1 2] [--out DIR] [--metrics METRIC ...] [--cfg-options KEY=VALUE ...]
 
 Every run has the same config and schedule. Writes results.md and results.json into DIR; a call that
 was stopped continues where it was.
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='folder to write to (default: work_dirs/transfer/NAME_OF_CONFIG)'
     )
-    parser.add_argument('--measures', nargs='+', default=(), help='measures to show (default: all)')
+    parser.add_argument('--metrics', nargs='+', default=(), help='metrics to show (default: all)')
     add_cfg_options(parser)
     parser.set_defaults(cfg_options_text=[])
     add_checkpoint_risk(parser)
@@ -65,10 +65,10 @@ def main() -> None:
     for seed in args.seeds:
         for each in initializations:
             work_dir = out / f'{each.name}_seed{seed}'
-            measures = run_once(each, args.config, work_dir, seed, args.cfg_options_text)
-            results[each.name].append(measures)
-            print(f'{each.name}, seed {seed}: {measures}', flush=True)
-    table = compare_table(results, args.measures)
+            metrics = run_once(each, args.config, work_dir, seed, args.cfg_options_text)
+            results[each.name].append(metrics)
+            print(f'{each.name}, seed {seed}: {metrics}', flush=True)
+    table = compare_table(results, args.metrics)
     with atomic_write(out / 'results.json') as part:
         part.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
     with atomic_write(out / 'results.md') as part:

@@ -89,7 +89,7 @@ def run_once(
         options (Sequence[str]): Further ``KEY=VALUE`` for both.
 
     Returns:
-        dict[str, float]: The test's measures.
+        dict[str, float]: The test's metrics.
 
     Raises:
         RunStoppedError: If a tool fails; repeats the end of its output.
@@ -140,18 +140,18 @@ def _claim(work_dir: Path, run: dict[str, Any]) -> None:
         part.write_text(json.dumps(run, indent=2) + '\n', encoding='utf-8')
 
 
-def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence[str] = ()) -> str:
-    """A row for each initialization: mean, and standard deviation over the seeds, of each measure.
+def compare_table(results: dict[str, list[dict[str, float]]], metrics: Sequence[str] = ()) -> str:
+    """A row for each initialization: mean, and standard deviation over the seeds, of each metric.
 
     Args:
-        results (dict[str, list[dict[str, float]]]): Measures of every seed, by initialization.
-        measures (Sequence[str]): Which to show. Defaults to (), all.
+        results (dict[str, list[dict[str, float]]]): Metrics of every seed, by initialization.
+        metrics (Sequence[str]): Which to show. Defaults to (), all.
 
     Returns:
         str: The table in Markdown.
 
     Raises:
-        ConfigError: If a measure does not exist.
+        ConfigError: If a metric does not exist.
     """
     found = {
         key: None
@@ -160,23 +160,23 @@ def compare_table(results: dict[str, list[dict[str, float]]], measures: Sequence
         for key, value in run.items()
         if isinstance(value, int | float)
     }
-    unknown = [key for key in measures if key not in found]
+    unknown = [key for key in metrics if key not in found]
     if unknown or not found:
         raise ConfigError(
-            f'the tests gave no {", ".join(unknown) or "measure"}, but {", ".join(found) or "none"}'
+            f'the tests gave no {", ".join(unknown) or "metric"}, but {", ".join(found) or "none"}'
         )
-    measures = list(measures) or list(found)
+    metrics = list(metrics) or list(found)
     rows = [
-        [name, *(_summary([run.get(key) for run in runs]) for key in measures)]
+        [name, *(_summary([run.get(key) for run in runs]) for key in metrics)]
         for name, runs in results.items()
     ]
     seeds = len(next(iter(results.values())))
-    return markdown_table([f'initialization ({seeds} seed{"s" * (seeds > 1)})', *measures], rows)
+    return markdown_table([f'initialization ({seeds} seed{"s" * (seeds > 1)})', *metrics], rows)
 
 
 def _summary(values: Sequence[float | None]) -> str:
     if None in values:
-        return '-'  # a detector that found nothing has no measures
+        return '-'  # a detector that found nothing has no metrics
     # Three decimals suit shares and percentages.
     spread = f' ± {statistics.stdev(values):.3f}' if len(values) > 1 else ''
     return f'{statistics.fmean(values):.3f}{spread}'
