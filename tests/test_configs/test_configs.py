@@ -193,7 +193,8 @@ def test_config_builds_at_full_size(path, monkeypatch):
     init_default_scope('mmpretrain')
     with torch.device('meta'):
         model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
-    crop = next(node for node in dicts(cfg._cfg_dict) if node.get('type') == 'mmmokd.MultiCrop')
+    views = dicts(cfg.train_dataloader)
+    crop = next(node for node in views if node.get('type') == 'mmmokd.MultiCrop')
     assert model.num_global_views == sum(
         group.get('num', 1)
         for group in crop['groups']

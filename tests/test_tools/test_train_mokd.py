@@ -307,7 +307,7 @@ def test_run_arrives_in_mlflow(run, cpu_env, mokd_config, tmp_path, monkeypatch)
     (experiment,) = client.search_experiments()
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.status == 'FINISHED'
-    assert found.data.params['model.branches.vit.search_head.embed_dims'] == '24'
+    assert found.data.params['model.neck_defaults.embed_dims'] == '24'
     steps = [m.step for m in client.get_metric_history(found.info.run_id, 'vit.loss_cm.cnn')]
     assert steps == list(range(1, ITERATIONS + 1))
     assert 'config.py' in {file.path for file in client.list_artifacts(found.info.run_id)}

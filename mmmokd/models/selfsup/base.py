@@ -1,5 +1,4 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-import difflib
 import inspect
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,11 +28,17 @@ from ..branches.terms import (
 )
 from ..heads import BranchHead
 from ..utils import check_counts
+from .checks import (
+    check_branch,
+    check_global_size,
+    check_names,
+    check_statistics,
+    describe_branch,
+)
 
 # Arguments of a branch that its config does not have: `cross_weight` is resolved to `peers`.
 RESOLVED = ('self', 'peers', 'global_size')
 LABELS = dict(out_channels='prototypes (out_channels)')
-CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
 
 
 class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
@@ -95,16 +100,16 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     ) -> None:
         preprocessor = dict(data_preprocessor or {})
         preprocessor.setdefault('type', 'mmpretrain.SelfSupDataPreprocessor')
-        _check_statistics(preprocessor)
+        check_statistics(preprocessor)
         with _scope():
             super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
         check_counts(type(self).__name__, num_global_views=num_global_views)
-        _check_names(branches)
+        check_names(branches)
         self.left_out = tuple(name for name, cfg in branches.items() if cfg is None)
         self.num_global_views = num_global_views
         self.global_size = global_size
         self.neck_defaults = {**self.neck_defaults, **(neck_defaults or {})}
-        _check_size(global_size)
+        check_global_size(global_size)
         with _scope():
             self._check_neck_defaults(branches)
             self.branches = self._build_branches(branches)
@@ -118,7 +123,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         for name, cfg in cfgs.items():
             if cfg is not None:
                 with _named(name):
-                    _check_branch(
+                    check_branch(
                         cfg, self._arguments(cfg) if isinstance(cfg, dict) else [], self.necks
                     )
                     peers[name], heads[name] = self._resolve_edges(name, cfg, cfgs)
@@ -129,7 +134,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                 check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
                 built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
         for name, branch in built.items():
-            print_log(f'Branch {name}: {_describe(branch)}.', logger='current')
+            print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')
         return ModuleDict(built)
 
     def _resolve_edges(
@@ -371,72 +376,3 @@ def _named(name: str) -> Iterator[None]:
         yield
     except (ValueError, AssertionError) as error:  # the latter of mmpretrain's and timm's backbones
         raise ConfigError(f'branch {name}: {str(error) or repr(error)}') from error
-
-
-def _check_names(branches: Any) -> None:
-    names = list(branches) if isinstance(branches, dict | list | tuple) else branches
-    if (
-        not isinstance(branches, dict)
-        or all(cfg is None for cfg in branches.values())
-        or any('.' in name for name in branches)
-    ):
-        raise ConfigError(
-            f'branches must be a non-empty dict with names without a dot, but got {names!r}'
-        )
-
-
-def _check_branch(cfg: Any, arguments: Sequence[str], necks: Mapping[str, dict]) -> None:
-    """Refuse what is not the config of a branch."""
-    if not isinstance(cfg, dict):
-        raise ConfigError(f'must be a dict with backbone, got {cfg!r}')
-    if not cfg.get('backbone'):
-        raise ConfigError(
-            f'has no backbone: it needs one, and takes {", ".join(arguments)} and necks '
-            f'({", ".join(necks)} or others)'
-        )
-    for key, value in cfg.items():
-        if key in arguments or key in necks or value is None or isinstance(value, dict):
-            continue
-        near = difflib.get_close_matches(key, (*arguments, *necks), n=1)
-        raise ConfigError(
-            f'takes no {key}={value!r}: it takes {", ".join(arguments)}, and necks, which are dicts '
-            'with a type.' + (f' Did you mean {near[0]}?' if near else '')
-        )
-    backbone = cfg['backbone']
-    if not isinstance(backbone, dict) or 'type' not in backbone:
-        raise ConfigError(f'backbone must be a dict with a type, got {backbone!r}')
-    for key in ('ema', 'frozen'):
-        if not isinstance(cfg.get(key), bool | None):
-            raise ConfigError(f'{key} must be True or False, but got {cfg[key]!r}')
-
-
-def _check_size(size: Any) -> None:
-    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    if size is not None and (len(sides) != 2 or not all(type(x) is int and x > 0 for x in sides)):
-        raise ConfigError(
-            f'global_size must be a number of pixels, (height, width) or None, but got {size!r}'
-        )
-
-
-def _describe(branch: Branch) -> str:
-    """Describe what a branch learns, for the log."""
-    if branch.frozen:
-        return 'frozen; no optimizer, no student and no EMA, one forward pass per step without gradient'
-    terms: dict[str | None, list[str]] = {}
-    for term, peer, _ in branch.terms():
-        terms.setdefault(peer, []).append(term)
-    learned = [
-        f'{", ".join(found)}' + (f' from {peer}' if peer else '') for peer, found in terms.items()
-    ]
-    return f'learns {"; ".join(learned)}' + ('' if branch.ema else '; no EMA teacher')
-
-
-def _check_statistics(preprocessor: dict) -> None:
-    """Refuse means and standard deviations that do not belong to each other, or to images."""
-    mean, std = preprocessor.get('mean'), preprocessor.get('std')
-    lengths = [len(x) if isinstance(x, list | tuple) else x for x in (mean, std)]
-    if lengths[0] != lengths[1] or (lengths[0] is not None and lengths[0] not in CHANNELS):
-        raise ConfigError(
-            'data_preprocessor needs mean and std of three values each or, for gray images, of one, '
-            f'but got mean={mean!r}, std={std!r}'
-        )

@@ -41,26 +41,13 @@ test_pipeline = [load, dict(resize, scale=(256, 192)), annotations, pack]
 dataset = dict(
     _delete_=True, type='BaseSegDataset', metainfo=dict(classes=f'{label_root}classes.txt')
 )
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        dataset,
-        data_prefix=dict(img_path=f'{data_root}train2017', seg_map_path=f'{label_root}train2017'),
-        pipeline=train_pipeline,
-    ),
+train_set, val_set = (
+    dict(dataset, data_prefix=dict(img_path=data_root + x, seg_map_path=label_root + x))
+    for x in ('train2017', 'val2017')
 )
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        dataset,
-        data_prefix=dict(img_path=f'{data_root}val2017', seg_map_path=f'{label_root}val2017'),
-        pipeline=test_pipeline,
-    ),
-)
-test_dataloader = val_dataloader
+loader = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(loader, batch_size=8, dataset=dict(train_set, pipeline=train_pipeline))
+val_dataloader = test_dataloader = dict(loader, dataset=dict(val_set, pipeline=test_pipeline))
 train_cfg = dict(max_iters=1000, val_interval=1000)
 optim_wrapper = dict(optimizer=dict(lr=0.02))
 param_scheduler = [dict(type='PolyLR', eta_min=1e-4, power=0.9, end=1000, by_epoch=False)]
