@@ -67,10 +67,12 @@ def test_console_begins_with_what_a_user_wants(whole_run):
     work_dir, output = whole_run
     lines = output.splitlines()
     first = next(number for number, line in enumerate(lines) if 'Epoch(train)' in line)
-    assert 'mokd_tiny.py: on ' in lines[0] and lines[0].endswith(f'writes to {work_dir}')
+    for branch, line in zip(('cnn', 'vit'), lines, strict=False):
+        assert f'Branch {branch}: learns sm, st; cm, ct from ' in line
+    assert 'mokd_tiny.py: on ' in lines[2] and lines[2].endswith(f'writes to {work_dir}')
     length = f'trains on 8 images in batches of 4: 2 iterations an epoch, {EPOCHS} epochs'
-    assert any(line.endswith(length) for line in lines[:5])
-    assert first < 10 and not any('Warning' in line for line in lines), output
+    assert any(line.endswith(length) for line in lines[:7])
+    assert first < 12 and not any('Warning' in line for line in lines), output
     log = next(work_dir.glob('*/*.log')).read_text()
     for text in ('System environment:', 'Hooks will be executed', 'Initialization information'):
         assert text in log and text not in output
@@ -139,53 +141,34 @@ def test_killed_run_resumes_to_the_same_weights(run, cpu_env, whole_run, mokd_co
 BACKBONES = """
 _base_ = {base!r}
 
-
-def branch(like, backbone, in_channels, grid_size):
-    like = _base_.model.branches[like]
-    return dict(
-        like,
-        backbone=backbone,
-        projector=dict(like.projector, in_channels=in_channels),
-        search_head=dict(
-            like.search_head, in_channels=in_channels, projection=True, grid_size=grid_size))
-
-
-def like(tree):
-    return dict(_delete_=True, convnext=tree.vit, swin=tree.vit, mobile=tree.cnn)
-
-
+branches = _base_.model.branches
+convnext = dict(
+    type='ConvNeXt',
+    arch=dict(depths=[1, 1, 1, 1], channels=[4, 8, 12, 20]),
+    gap_before_final_norm=False)
+swin = dict(
+    type='SwinTransformer',
+    arch=dict(embed_dims=8, depths=[1, 1], num_heads=[1, 2]),
+    img_size=64,
+    pad_small_map=True,
+    out_indices=(1,))
+mobile = dict(
+    type='TIMMBackbone',
+    model_name='mobilenetv3_small_050',
+    features_only=True,
+    out_indices=(4,))
 model = dict(
     branches=dict(
         _delete_=True,
-        convnext=branch(
-            'vit',
-            dict(
-                type='ConvNeXt',
-                arch=dict(depths=[1, 1, 1, 1], channels=[4, 8, 12, 20]),
-                gap_before_final_norm=False),
-            in_channels=20,
-            grid_size=2),
-        swin=branch(
-            'vit',
-            dict(
-                type='SwinTransformer',
-                arch=dict(embed_dims=8, depths=[1, 1], num_heads=[1, 2]),
-                img_size=64,
-                pad_small_map=True,
-                out_indices=(1,)),
-            in_channels=16,
-            grid_size=8),
-        mobile=branch(
-            'cnn',
-            dict(
-                type='TIMMBackbone',
-                model_name='mobilenetv3_small_050',
-                features_only=True,
-                out_indices=(4,)),
-            in_channels=288,
-            grid_size=2)))
-optim_wrapper = dict(branches=like(_base_.optim_wrapper.branches))
-param_scheduler = like(_base_.param_scheduler)
+        convnext=dict(branches.vit, backbone=convnext),
+        swin=dict(branches.vit, backbone=swin),
+        mobile=dict(branches.cnn, backbone=mobile)))
+optim = _base_.optim_wrapper.branches
+optim_wrapper = dict(
+    branches=dict(_delete_=True, convnext=optim.vit, swin=optim.vit, mobile=optim.cnn))
+schedule = _base_.param_scheduler
+param_scheduler = dict(
+    _delete_=True, convnext=schedule.vit, swin=schedule.vit, mobile=schedule.cnn)
 """
 
 
