@@ -11,11 +11,7 @@ partner = dict(
 )
 model = dict(
     branches=dict(
-        cnn=dict(
-            backbone=dict(depth=18),
-            projector=dict(in_channels=512),
-            search_head=dict(in_channels=512),
-        ),
+        cnn=dict(backbone=dict(depth=18)),
         vit=dict(frozen=True, init_cfg=partner, cross_weight=None),
     )
 )
