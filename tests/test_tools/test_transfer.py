@@ -12,6 +12,7 @@ from classification_testing import write_imagenet
 from mmengine.config import Config
 from transfer_testing import (
     BENCHMARKS,
+    CLASSES,
     assert_started_from,
     make_data,
     need,
@@ -61,8 +62,12 @@ def classifier_options(root):
 def detector_options(scenes):
     coco = scenes / 'coco'
     annotations = coco / 'annotations' / 'instances_val2017.json'
+    classes = ','.join(f'"{name}"' for name in CLASSES)
     return {
         **for_loaders(dataset__data_root=f'{coco}/', num_workers=0, persistent_workers=False),
+        **for_loaders(dataset__metainfo__classes=f'({classes})'),
+        'model.roi_head.bbox_head.num_classes': len(CLASSES),
+        'model.roi_head.mask_head.num_classes': len(CLASSES),
         'train_dataloader.dataset.pipeline.2.scale': '(96,96)',
         'val_dataloader.dataset.pipeline.1.scale': '(96,96)',
         'test_dataloader.dataset.pipeline.1.scale': '(96,96)',
