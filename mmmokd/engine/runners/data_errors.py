@@ -69,5 +69,8 @@ def data_errors(dataset: dict, place: str) -> Iterator[None]:
 
 def _is_library(dataset: dict) -> bool:
     kind = dataset['type']
-    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    found = kind
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:  # a name as in the config
+            found = registry.get(kind)
     return getattr(found, '__module__', '').startswith(MODULES)

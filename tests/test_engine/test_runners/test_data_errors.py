@@ -1,6 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import pytest
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmmokd.engine.runners.data_errors import data_errors
 from mmmokd.utils.errors import DataError
@@ -33,6 +33,14 @@ def test_data_that_a_library_does_not_find(tmp_path, dataset, message):
     message = message.format(root=tmp_path)
     start = f'loader.dataset ({kind}) of the config cannot use its data: {message}'
     assert text.startswith(start) and f"data_root='{gone}'" in text
+
+
+def test_name_without_a_scope():
+    dataset = dict(type='CIFAR10', data_root='')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        with pytest.raises(DataError, match='cannot use its data: Please set ``data_root``'):
+            with data_errors(dataset, 'loader.dataset'):
+                DATASETS.build(dataset)
 
 
 def test_fault_below_a_dataset_keeps_its_traceback():
