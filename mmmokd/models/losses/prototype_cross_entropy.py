@@ -60,8 +60,9 @@ def prototype_cross_entropies(
         probs = softmax((target.layer(target.features) - center) / target.temperature)  # (M, B, K)
         loss = -einsum('vm,mbk,vbk->', target.pairs, probs, log_softmax(logits))
 
-    Matrix products are in the dtype of autocast, sums over prototypes in float32 at least. Gradients
-    flow to ``features`` and to the parameters of ``layer``; they cannot be differentiated again.
+    Factors of matrix products are in the dtype of autocast, their results and sums over prototypes in
+    float32 at least; on the CPU, whose products round their results, all is. Gradients flow to
+    ``features`` and to the parameters of ``layer``; they cannot be differentiated again.
 
     Args:
         features (Tensor): What the prototype layer would take, shape (V, B, D).
@@ -80,11 +81,13 @@ def prototype_cross_entropies(
     """
     device = features.device.type
     dtype = torch.promote_types(features.dtype, torch.float32)
-    if torch.is_autocast_enabled(device):
+    if device != 'cpu' and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        features = at_least_float32(features)
-        settings = (dtype, temperature, tuple(target.temperature for target in targets))
+        # Rounded once, so that log-sum-exps and dot products are of the same rows.
+        rows = (at_least_float32(features) / temperature).to(dtype)
+        rows = at_least_float32(rows)
+        settings = (dtype, tuple(target.temperature for target in targets))
         flat = [
             each
             for target in targets
@@ -95,15 +98,15 @@ def prototype_cross_entropies(
             )
         ]
         log_sums, *expected = _PrototypePass.apply(
-            settings, features.flatten(0, 1), *gain_and_direction(layer), *flat
+            settings, rows.flatten(0, 1), *gain_and_direction(layer), *flat
         )
         log_sums = log_sums.unflatten(0, features.shape[:2])  # (V, B)
         losses = []
         for target, prototypes in zip(targets, expected, strict=True):
-            pairs = target.pairs.to(features.dtype)
+            pairs = target.pairs.to(rows.dtype)
             # For each target the weighted sum of the rows that are to match it, (M, B * D).
-            rows = pairs.t() @ features.flatten(1)
-            dots = (rows * prototypes.view_as(rows)).sum() / temperature
+            matched = pairs.t() @ rows.flatten(1)
+            dots = (matched * prototypes.view_as(matched)).sum()
             losses.append((pairs.sum(dim=1) @ log_sums).sum() - dots)
     return losses
 
@@ -125,7 +128,7 @@ class _Softmax:
         direction: Tensor,
         center: Tensor | None = None,
     ) -> None:
-        self.rows = (features / temperature).to(dtype)
+        self.rows = (features if temperature == 1 else features / temperature).to(dtype)
         self.direction = direction
         self.norm = torch.linalg.vector_norm(direction, dim=1, keepdim=True)  # (K, 1)
         self.scale = gain / self.norm
@@ -181,8 +184,8 @@ class _PrototypePass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, settings: tuple, x: Tensor, gain: Tensor, direction: Tensor, *flat: Tensor):
-        dtype, temperature, temperatures = settings
-        student = _Softmax(dtype, temperature, x, gain, direction)
+        dtype, temperatures = settings
+        student = _Softmax(dtype, 1.0, x, gain, direction)
         teachers = [
             _Softmax(dtype, each, *flat[4 * i : 4 * i + 4]) for i, each in enumerate(temperatures)
         ]
@@ -197,15 +200,16 @@ class _PrototypePass(torch.autograd.Function):
             weights = student.weights(chunk)
             for teacher, prototypes in zip(teachers, expected, strict=True):
                 _add_product(prototypes, student.scaled(teacher(i, chunk), chunk), weights)
-        ctx.save_for_backward(x, gain, direction, *flat)
+        # Parameters, which must not change before the backward pass; a center may.
+        params = [each for i in range(len(teachers)) for each in flat[4 * i + 1 : 4 * i + 3]]
+        ctx.save_for_backward(x, gain, direction, *params)
         ctx.student, ctx.teachers, ctx.chunks = student, teachers, chunks
-        ctx.temperature = temperature
         return log_sums, *expected
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_log_sums: Tensor, *grad_expected: Tensor):
-        x, gain, direction, *flat = ctx.saved_tensors  # which checks that none has changed since
+        x, gain, direction, *_ = ctx.saved_tensors
         student = ctx.student
         to_x, to_gain, to_direction = ctx.needs_input_grad[1:4]
         grad_x = torch.zeros_like(x) if to_x else None
@@ -225,15 +229,9 @@ class _PrototypePass(torch.autograd.Function):
                     grad_gain[chunk] = along
             if to_x:
                 _add_product(grad_x, student.scaled(probs, chunk), weights)
-        if to_x:
-            grad_x /= ctx.temperature
-        return (
-            None,
-            grad_x,
-            grad_gain,
-            grad_direction if to_direction else None,
-            *[None] * len(flat),
-        )
+        if not to_direction:
+            grad_direction = None
+        return None, grad_x, grad_gain, grad_direction, *[None] * (4 * len(ctx.teachers))
 
 
 def _chunks(rows: int, direction: Tensor) -> Iterator[slice]:

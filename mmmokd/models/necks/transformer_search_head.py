@@ -28,10 +28,10 @@ class TransformerSearchHead(BaseModule):
     model's feature, it searches the map for what matches the query: the query token stands in front
     of the map's tokens, passes the blocks with them, and is dropped before the mean.
 
-    Three steps, so that a map is embedded once however many queries search it: ``embed`` the
-    tokens, ``encode`` them (with a query or without), ``prototypes`` of the result. The module is
-    called for each, with a mode, so that wrappers of it (FSDP, ``torch.compile``, activation
-    checkpointing) see every pass.
+    Three steps, so that a map is embedded once however many queries search it: ``'embed'`` the
+    tokens, ``'features'`` of them (with a query or without), ``'prototypes'`` of the result. The
+    module is called for each, with a mode, so that wrappers of it (FSDP, ``torch.compile``,
+    activation checkpointing) see every pass.
 
     Args:
         in_channels (int): Channels C of the backbone's tokens.
@@ -65,6 +65,7 @@ class TransformerSearchHead(BaseModule):
     # Read by NetworkOutput: what the module is called with.
     reads_maps = True
     embeds_maps = True
+    gives_prototypes = True
 
     def __init__(
         self,
@@ -187,17 +188,6 @@ class TransformerSearchHead(BaseModule):
             tokens = tokens[:, 1:]
         return self.norm(tokens).mean(dim=1)
 
-    def prototypes(self, x: Tensor) -> Tensor:
-        """Logits of encoded maps.
-
-        Args:
-            x (Tensor): Shape (B, D).
-
-        Returns:
-            Tensor: Shape (B, K).
-        """
-        return self.last_layer(x)
-
     def forward(
         self,
         inputs: Tensor | Sequence[Tensor] | Sequence[BackboneFeatures],
@@ -207,25 +197,32 @@ class TransformerSearchHead(BaseModule):
         """Run one of the steps, or all.
 
         Args:
-            inputs (Tensor | Sequence[Tensor] | Sequence[BackboneFeatures]): For ``'logits'``
-                embedded tokens of shape (B, N, D), of one pass or of several, or passes' features;
-                for ``'embed'`` passes' features; for ``'query'`` pooled features, shape (B, C).
-            query (Tensor, optional): For ``'logits'`` of one pass, shape (Q * B, D). Defaults to
-                None.
-            mode (str): ``'logits'`` (``encode``, then ``prototypes``), ``'embed'`` or ``'query'``.
-                Defaults to ``'logits'``.
+            inputs (Tensor | Sequence[Tensor] | Sequence[BackboneFeatures]): For ``'logits'`` and
+                ``'features'`` embedded tokens of shape (B, N, D), of one pass or of several, or
+                passes' features; for ``'embed'`` passes' features; for ``'query'`` pooled features,
+                shape (B, C); for ``'prototypes'`` what ``'features'`` gave, shape (B, D).
+            query (Tensor, optional): For ``'logits'`` and ``'features'`` of one pass, shape
+                (Q * B, D). Defaults to None.
+            mode (str): ``'logits'``, one of its steps ``'embed'``, ``'features'`` and
+                ``'prototypes'``, or ``'query'``. Defaults to ``'logits'``.
 
         Returns:
             Tensor | list[Tensor]: Logits of all passes, shape (B, K), with queries (Q * B, K);
-            embedded tokens of each pass, shape (B, N, D); or queries, shape (B, D).
+            embedded tokens of each pass, shape (B, N, D); features of all passes, (B, D), with
+            queries (Q * B, D); or queries, shape (B, D).
 
         Raises:
             ConfigError: For another mode.
         """
         if mode == 'query':
             return self.query(inputs)
-        if mode not in ('embed', 'logits'):
-            raise ConfigError(f"mode must be 'logits', 'embed' or 'query', but got {mode!r}")
+        if mode == 'prototypes':
+            return self.last_layer(inputs)
+        if mode not in ('embed', 'features', 'logits'):
+            raise ConfigError(
+                "mode must be 'logits', 'embed', 'features', 'prototypes' or 'query', but got "
+                f'{mode!r}'
+            )
         maps = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         maps = [
             each if isinstance(each, Tensor) else self.embed(each.tokens, each.grid)
@@ -234,7 +231,8 @@ class TransformerSearchHead(BaseModule):
         if mode == 'embed':
             return maps
         encoded = [self.encode(tokens, query) for tokens in maps]
-        return self.prototypes(torch.cat(encoded) if len(encoded) > 1 else encoded[0])
+        features = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
+        return features if mode == 'features' else self.last_layer(features)
 
 
 def _as_grid(grid_size: int | tuple[int, int]) -> tuple[int, int]:
