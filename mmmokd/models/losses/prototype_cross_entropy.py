@@ -97,7 +97,7 @@ def prototype_cross_entropies(
                 target.center,
             )
         ]
-        log_sums, *expected = _PrototypePass.apply(
+        log_sums, *expected = _prototype_pass(
             settings, rows.flatten(0, 1), *gain_and_direction(layer), *flat
         )
         log_sums = log_sums.unflatten(0, features.shape[:2])  # (V, B)
@@ -232,6 +232,10 @@ class _PrototypePass(torch.autograd.Function):
         if not to_direction:
             grad_direction = None
         return None, grad_x, grad_gain, grad_direction, *[None] * (4 * len(ctx.teachers))
+
+
+# Its loops over chunks are not for a compiler, which breaks the graph here.
+_prototype_pass = torch.compiler.disable(_PrototypePass.apply)
 
 
 def _chunks(rows: int, direction: Tensor) -> Iterator[slice]:
