@@ -17,7 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
-from speed import ROWS, row_function
+from speed import ROWS, row_function, rows_of
 
 from mmmokd.cli.run_tool import add_cfg_options, run_tool
 from mmmokd.utils.errors import ConfigError
@@ -32,8 +32,8 @@ def parse_args() -> argparse.Namespace:
         '--rows',
         nargs='+',
         metavar='NAME',
-        help=f'rows to measure (default: all). CPU: {", ".join(ROWS["cpu"])}; GPU: '
-        f'{", ".join(ROWS["cuda"])}',
+        help=f'rows to measure (default: {" ".join(ROWS["cpu"])}; on a GPU '
+        f'{" ".join(ROWS["cuda"])}, which run on the CPU as well)',
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='file to write all results to')
     parser.add_argument(
@@ -48,11 +48,10 @@ def parse_args() -> argparse.Namespace:
     add_cfg_options(parser)
     parser.set_defaults(cfg_options_text=[])
     args = parser.parse_args()
-    unknown = [name for name in args.rows or () if name not in ROWS[args.device]]
-    if unknown:
+    known = rows_of(args.device)
+    if unknown := [name for name in args.rows or () if name not in known]:
         parser.error(
-            f'--device {args.device} has no row {", ".join(unknown)}: it has '
-            f'{", ".join(ROWS[args.device])}'
+            f'--device {args.device} has no row {", ".join(unknown)}: it has {", ".join(known)}'
         )
     if args.rounds < 1:
         parser.error(f'--rounds must be at least 1, but is {args.rounds}')
@@ -77,9 +76,8 @@ def main() -> None:
 
         failed = measure(['profile'], lambda name: profile, settings, report, args.json)
     else:
-        rows = args.rows or [*ROWS[args.device]]
-        find = lambda name: row_function(name, args.device)  # noqa: E731
-        failed = measure(rows, find, settings, report, args.json)
+        rows = args.rows or ROWS[args.device]
+        failed = measure(rows, row_function, settings, report, args.json)
     if failed:
         sys.exit(1)
 

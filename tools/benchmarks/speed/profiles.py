@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Where the time of a step goes: by parts of the step, and by kinds of operators."""
+"""Time of a step: by its parts, and by kinds of operators."""
 
 import functools
 import re
@@ -146,7 +146,7 @@ class PartsTimer:
 
 
 def _parts(runner: Runner) -> Iterator[tuple[Any, str, str]]:
-    """What to wrap: owner, attribute, part."""
+    """Functions to wrap: owner, attribute, part."""
     model, wrappers = runner.model, dict(runner.optim_wrapper.items())
     yield model, 'forward', 'forward, rest'
     yield model.data_preprocessor, 'forward', 'data preprocessor'

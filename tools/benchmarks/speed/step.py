@@ -231,6 +231,6 @@ def bf16(settings: Settings) -> Measured:
 
 
 def _has_bf16() -> bool:
-    """Whether the CPU multiplies matrices of bfloat16 faster."""
+    """Check whether the CPU multiplies matrices of bfloat16 faster."""
     checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return any(getattr(torch.cpu, check, bool)() for check in checks)
