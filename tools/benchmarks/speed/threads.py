@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How threads wait: our choice against OpenMP's, on a quiet and on a busy machine."""
+"""Wait policies of threads: ours against the default of OpenMP, on a quiet and a busy machine."""
 
 import os
 import statistics
