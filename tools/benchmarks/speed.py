@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         metavar='NAME',
         help=f'rows to measure (default: {" ".join(ROWS["cpu"])}; on a GPU '
-        f'{" ".join(ROWS["cuda"])}, which run on the CPU as well)',
+        f'{" ".join(ROWS["cuda"])}, most of which run on the CPU as well)',
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='file to write all results to')
     parser.add_argument(
@@ -97,8 +97,6 @@ def measure(names, find, settings, report: dict, file: Path | None) -> list[str]
     """
     from speed.result import NotMeasuredError, as_json, results_table
 
-    from mmmokd.utils.atomic import atomic_write
-
     results, failed = [], []
     report.update(rows=[], tables=[], seconds={}, not_measured={})
     for name in names:
@@ -107,28 +105,38 @@ def measure(names, find, settings, report: dict, file: Path | None) -> list[str]
             measured = find(name)(settings)
         except NotMeasuredError as error:
             report['not_measured'][name] = str(error)
-            print(f'{name}: not measured: {error}', flush=True)
-            continue
         except Exception as error:
             failed.append(name)
             report['not_measured'][name] = f'{type(error).__name__}: {error}'
             traceback.print_exc()
-            continue
-        results += measured.results
-        seconds = report['seconds'][name] = round(time.perf_counter() - start, 1)
-        for table in measured.tables:
-            report['tables'].append(vars(table))
-            print(f'\n{table.text()}\n', flush=True)
-        print(f'{name}: {seconds} s', flush=True)
-        report['rows'] = as_json(results)
-        if file is not None:
-            with atomic_write(file) as part:
-                part.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
+        else:
+            results += measured.results
+            report['rows'] += as_json(measured.results)
+            report['tables'] += map(vars, measured.tables)
+            for table in measured.tables:
+                print(f'\n{table.text()}\n')
+        report['seconds'][name] = round(time.perf_counter() - start, 1)
+        print(f'{name}: {report["seconds"][name]} s', flush=True)
+        save(report, file)
     if results:
         print(f'\n{results_table(results)}')
     for name, reason in report['not_measured'].items():
         print(f'{name}: not measured: {reason}')
     return failed
+
+
+def save(report: dict, file: Path | None) -> None:
+    """Write a report.
+
+    Args:
+        report (dict): Machine, rows, tables.
+        file (Path, optional): The file; None writes nothing.
+    """
+    from mmmokd.utils.atomic import atomic_write
+
+    if file is not None:
+        with atomic_write(file) as part:
+            part.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

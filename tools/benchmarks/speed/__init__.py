@@ -9,6 +9,7 @@ MODULES = dict(
     loss='loss',
     step='step',
     step_memory='step',
+    compiled='step',
     bf16='step',
     crops='crops',
     threads='threads',
@@ -20,10 +21,10 @@ MODULES = dict(
 # By kind of device: the rows that have goals there, in this order.
 ROWS = dict(
     cpu=('loss', 'step', 'step_memory', 'bf16', 'crops', 'threads', 'growth'),
-    cuda=('step', 'loss', 'growth', 'cifar', 'loader', 'start'),
+    cuda=('step', 'loss', 'cifar', 'loader', 'start', 'growth', 'compiled'),
 )
 # Rows that say nothing about the other device.
-CPU_ONLY = ('step_memory', 'bf16', 'crops', 'threads')
+ONLY = dict(cpu=('step_memory', 'bf16', 'crops', 'threads'), cuda=('compiled',))
 
 
 def rows_of(device: str) -> list[str]:
@@ -35,7 +36,8 @@ def rows_of(device: str) -> list[str]:
     Returns:
         list[str]: Those with goals first.
     """
-    others = [name for name in MODULES if device == 'cpu' or name not in CPU_ONLY]
+    elsewhere = [name for kind, names in ONLY.items() if kind != device for name in names]
+    others = [name for name in MODULES if name not in elsewhere]
     return list(dict.fromkeys([*ROWS[device], *others]))
 
 

@@ -11,7 +11,16 @@ from .arithmetic import count_flops
 from .memory import PeakMemory
 from .result import Measured, Result, Settings, Table, number
 from .runs import Case, training
-from .step import BFLOAT16, FLOAT32, NO_BENCHMARK, PAPER, QUICK, SMALL
+from .step import (
+    ACCELERATION,
+    BFLOAT16,
+    FLOAT32,
+    NO_BENCHMARK,
+    PAPER,
+    QUICK,
+    SMALL,
+    acceleration_of,
+)
 from .timing import alternate
 
 NOISE = 1.1  # what a time per operation may rise by before it counts as growth
@@ -97,8 +106,7 @@ def growth_cfg(size: Size, settings: Settings) -> Config:
 
 def _without_compiler(case: Case) -> Mapping[str, Any]:
     """Compiling again for each size would take most of the time, and hides operators."""
-    hook = case.load().default_hooks.get('acceleration') or {}
-    return {'default_hooks.acceleration.compile': False} if hook.get('compile') else {}
+    return {f'{ACCELERATION}.compile': False} if acceleration_of(case).get('compile') else {}
 
 
 def _set_branches(cfg: Config, count: int) -> None:

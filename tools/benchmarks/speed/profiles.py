@@ -24,10 +24,10 @@ GROUPS = {
     'layer norm': r'layer_?norm|gammabeta|rmsnorm',
     'weight norm': r'weight_norm',
     'attention': r'attention|flash|fmha|sdpa',
+    'layout': r'nchwto|nhwcto|(?<!conv_)transpose|contiguous|permute',
     'convolution': r'conv(?!ert)|fprop|dgrad|wgrad|implicit_gemm|winograd|cudnn.*nhwc',
     'softmax, cross-entropy': r'softmax|logsumexp|cross_entropy|prototype',
     'matrix products': r'gemm|addmm|::mm\b|bmm|matmul|linear|cutlass|nvjet|cublas|splitk',
-    'layout': r'nchw|nhwc|transpose|contiguous|permute',
     'casts and copies': r'copy|_to\b|clone|memcpy|cat(array)?|cast|memset|fill|zero|convert',
     'pooling, resizing': r'pool|upsample|interpolate',
     'reductions': r'reduce|\bsum|mean|norm|amax|argmax|dot',
@@ -204,18 +204,20 @@ def profile(settings: Settings) -> Measured:
         for _ in range(1 if settings.device == 'cpu' else 5):
             run.step()
         steps = 1 if settings.quick else 2
-        parts = profile_parts(run.runner, run.step, steps)
+        # Compiled modules are not to be wrapped: they would be compiled again.
+        compiled = any(
+            getattr(each, '_compiled_call_impl', None) for each in run.runner.model.modules()
+        )
+        parts = {} if compiled else profile_parts(run.runner, run.step, steps)
         kinds, names, count = profile_operators(run.step, steps)
     what = 'kernel' if settings.device == 'cuda' else 'operator'
     total = sum(kinds.values())
-    return Measured(
-        [],
-        [
-            Table('Parts of a step, without those within them', ['part', 'ms'], _lines(parts)),
-            Table(f'{count} {what}s, {total:.1f} ms', [f'kind of {what}', 'ms'], _lines(kinds)),
-            Table('The longest of them', [what, 'ms'], _lines(names, 25)),
-        ],
-    )
+    tables = [
+        Table('Parts of a step, without those within them', ['part', 'ms'], _lines(parts)),
+        Table(f'{count} {what}s, {total:.1f} ms', [f'kind of {what}', 'ms'], _lines(kinds)),
+        Table('The longest of them', [what, 'ms'], _lines(names, 25)),
+    ]
+    return Measured([], tables[compiled:])
 
 
 def _lines(milliseconds: dict[str, float], most: int = 40) -> list[list[str]]:
