@@ -2,6 +2,7 @@
 """The benchmark of speed runs at tiny sizes, and counts, times and compares what it says."""
 
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -30,7 +31,10 @@ QUICK = Settings(quick=True, rounds=1)
 def restored():
     """Puts back what the tool sets for its own process."""
     threads, scopes = torch.get_num_threads(), dict(DefaultScope._instance_dict)
+    environment = dict(os.environ)
     yield
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(threads)
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(scopes)
@@ -97,7 +101,7 @@ def test_refuses_in_one_sentence(speed, capsys):
 
 
 def test_every_row_has_a_function():
-    assert {*ROWS['cpu'], *ROWS['cuda']} == {*MODULES}
+    assert {*ROWS['cpu'], *ROWS['cuda'], 'compiled'} == {*MODULES}
     assert {*rows_of('cpu')} | {*rows_of('cuda')} == {*MODULES}
     for name in MODULES:
         if name != 'crops':

@@ -12,6 +12,7 @@ __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
 
 import argparse
 import json
+import os
 import sys
 import time
 import traceback
@@ -60,6 +61,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if args.device == 'cpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''  # before PyTorch looks for GPUs
     import torch
     from speed.result import Settings, describe_machine
 

@@ -21,7 +21,7 @@ MODULES = dict(
 # By kind of device: the rows that have goals there, in this order.
 ROWS = dict(
     cpu=('loss', 'step', 'step_memory', 'bf16', 'crops', 'threads', 'growth'),
-    cuda=('step', 'loss', 'cifar', 'loader', 'start', 'growth', 'compiled'),
+    cuda=('step', 'loss', 'cifar', 'loader', 'start', 'growth'),
 )
 # Rows that say nothing about the other device.
 ONLY = dict(cpu=('step_memory', 'bf16', 'crops', 'threads'), cuda=('compiled',))

@@ -132,8 +132,6 @@ def loader(settings: Settings) -> Measured:
     with _folder() as folder:
         write_jpegs(folder / 'images', files, copies)
         for name, options in {'views by the workers': {}, 'views by the device': ON_DEVICE}.items():
-            if options and settings.device == 'cpu':
-                continue
             cfg = case.load(options)
             _set_folder(cfg, folder / 'images', workers, case.batch)
             if settings.quick:

@@ -49,21 +49,23 @@ def group_of(name: str) -> str:
     return next((group for group, pattern in GROUPS.items() if re.search(pattern, name)), 'other')
 
 
-def profile_operators(step: Callable[[], Any], steps: int = 1) -> tuple[dict, dict, int]:
+def profile_operators(
+    step: Callable[[], Any], steps: int = 1, on_gpu: bool = False
+) -> tuple[dict, dict, int]:
     """Measure the time that kinds of operators take themselves.
 
     Args:
         step (Callable): Trains on a batch.
         steps (int): How many times. Defaults to 1.
+        on_gpu (bool): Whether kernels of the GPU are measured, not operators. Defaults to False.
 
     Returns:
-        tuple[dict[str, float], dict[str, float], int]: Milliseconds a step by kind, by operator
-        (on a GPU, by kernel), and how many operators or kernels a step has.
+        tuple[dict[str, float], dict[str, float], int]: Milliseconds a step by kind, by operator or
+        kernel, and how many of them a step has.
     """
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
-    on_gpu = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as profiler:
         for _ in range(steps):
@@ -209,7 +211,7 @@ def profile(settings: Settings) -> Measured:
             getattr(each, '_compiled_call_impl', None) for each in run.runner.model.modules()
         )
         parts = {} if compiled else profile_parts(run.runner, run.step, steps)
-        kinds, names, count = profile_operators(run.step, steps)
+        kinds, names, count = profile_operators(run.step, steps, settings.device == 'cuda')
     what = 'kernel' if settings.device == 'cuda' else 'operator'
     total = sum(kinds.values())
     tables = [
