@@ -3,6 +3,15 @@ from .backbone_features import BackboneFeatures
 from .branch_losses import BranchLosses
 from .network_output import NetworkOutput
 from .view_group import ViewGroup
+from .view_params import ViewParams, ViewSampler
 from .views import Views
 
-__all__ = ['BackboneFeatures', 'BranchLosses', 'NetworkOutput', 'ViewGroup', 'Views']
+__all__ = [
+    'BackboneFeatures',
+    'BranchLosses',
+    'NetworkOutput',
+    'ViewGroup',
+    'ViewParams',
+    'ViewSampler',
+    'Views',
+]
