@@ -17,7 +17,7 @@ ORDERS = np.array(list(permutations(range(4))), dtype=np.int8)  # (24, 4)
 
 
 class ViewParams(NamedTuple):
-    """What was drawn for the V views of each of N images: plain numbers, no pixels.
+    """Drawn parameters of the V views of each of N images: plain numbers, no pixels.
 
     What would not act has the value that changes nothing: a factor of 1, a hue or radius of 0.
 
