@@ -1,8 +1,10 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from .transforms.loading import LoadImage
+from .transforms.multi_crop import MultiCrop
 
 # Where the wrappers of torch, mmengine and mmpretrain keep what they wrap.
 DATASET_ATTRIBUTES = ('datasets', 'dataset', '_dataset')
@@ -46,6 +48,17 @@ def iter_transforms(dataset: Any) -> Iterator[Any]:
         object: Every transform, and every wrapper of transforms, once, in order.
     """
     return _walk(vars(dataset).get('pipeline', ()), TRANSFORM_ATTRIBUTES, {})
+
+
+def link_decoding(dataset: Any) -> None:
+    """Let every ``LoadImage`` that ``MultiCrop`` follows decode no more than the views need.
+
+    Args:
+        dataset (Dataset): A dataset; the transforms of its own pipeline are changed in place.
+    """
+    for loader, crop in pairwise(iter_transforms(dataset)):
+        if isinstance(loader, LoadImage) and isinstance(crop, MultiCrop):
+            loader.decode_for(crop)
 
 
 def require_readable_images(dataset: Any) -> None:

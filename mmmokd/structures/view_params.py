@@ -53,6 +53,27 @@ class ViewParams(NamedTuple):
     grayscale: np.ndarray
     solarize: np.ndarray
 
+    def scaled(self, scale: tuple[float, float], size: tuple[int, int]) -> ViewParams:
+        """Move the boxes to another resolution of the same images.
+
+        Args:
+            scale (tuple[float, float]): New height / old height, new width / old width.
+            size (tuple[int, int]): The new (height, width), of all images.
+
+        Returns:
+            ViewParams: With boxes of whole pixels, of at least one, inside the images.
+        """
+        boxes = []
+        for start, length, factor, end in (
+            (self.top, self.height, scale[0], size[0]),
+            (self.left, self.width, scale[1], size[1]),
+        ):
+            first = np.rint(start * factor).astype(np.int64).clip(0, end - 1)
+            last = np.rint((start + length) * factor).astype(np.int64).clip(first + 1, end)
+            boxes.append((first, last - first))
+        (top, height), (left, width) = boxes
+        return self._replace(top=top, left=left, height=height, width=width)
+
 
 class ViewSampler:
     """Draw the parameters of views, all of them at once.

@@ -7,7 +7,7 @@ from mmcv.transforms import BaseTransform
 
 from mmmokd.registry import TRANSFORMS
 from mmmokd.structures.view_group import ViewGroup
-from mmmokd.structures.view_params import ViewSampler
+from mmmokd.structures.view_params import ViewParams, ViewSampler
 from mmmokd.utils.errors import DataError
 
 from ..worker_generator import WorkerGenerator
@@ -19,6 +19,10 @@ PAPER_GROUPS = (
     ViewGroup(size=224, scale=(0.25, 1.0), blur=0.1, solarize=0.2),
     ViewGroup(size=96, scale=(0.05, 0.25), num=8),
 )
+# An image decoded at a reduced scale still has so many pixels per pixel of each view, in each
+# direction: what Pillow's thumbnail() takes for good.
+REDUCING_GAP = 2
+PLAN = 'multi_crop_plan'
 
 
 @TRANSFORMS.register_module()
@@ -60,6 +64,7 @@ class MultiCrop(BaseTransform):
     def __init__(self, groups: Sequence[dict | ViewGroup] | None = None) -> None:
         self.groups = ViewGroup.from_configs(PAPER_GROUPS if groups is None else groups)
         self.sampler = ViewSampler(self.groups)
+        self._heights, self._widths = np.array([view.size for view in self.sampler.views]).T
         self.generator = WorkerGenerator()
 
     @property
@@ -90,13 +95,38 @@ class MultiCrop(BaseTransform):
         """
         order = results.get('channel_order', 'bgr')
         img = self._to_rgb(results['img'], order)
-        params = self.sampler.draw([img.shape[:2]], self.generator.get())
+        params = self._take_params(results, img.shape[:2])
         steps = map(ViewStep, *(field[0].tolist() for field in params))
         results['img'] = [
             to_planes(make_view(img, group, step), reverse=order == 'bgr')
             for group, step in zip(self.sampler.views, steps, strict=True)
         ]
         return results
+
+    def plan(self, results: dict, size: tuple[int, int]) -> int:
+        """Draw the views of an image before it is decoded.
+
+        Args:
+            results (dict): Of the image; the plan is added for :meth:`transform`.
+            size (tuple[int, int]): The image's (height, width), upright, in pixels.
+
+        Returns:
+            int: 1, 2, 4 or 8: the image may be decoded at this part of its height and width, and
+            every crop still is ``REDUCING_GAP`` times as large as its view.
+        """
+        params = self.sampler.draw([size], self.generator.get())
+        results[PLAN] = params, size
+        rooms = np.minimum(params.height // self._heights, params.width // self._widths)
+        room = rooms.min() // REDUCING_GAP
+        return next((factor for factor in (8, 4, 2) if factor <= room), 1)
+
+    def _take_params(self, results: dict, size: tuple[int, int]) -> ViewParams:
+        if PLAN not in results:
+            return self.sampler.draw([size], self.generator.get())
+        params, (height, width) = results.pop(PLAN)
+        if (height, width) == size:
+            return params
+        return params.scaled((size[0] / height, size[1] / width), size)
 
     @staticmethod
     def _to_rgb(img: np.ndarray, order: str) -> np.ndarray:

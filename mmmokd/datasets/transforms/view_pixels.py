@@ -110,9 +110,10 @@ def resize(img: np.ndarray, size: tuple[int, int], interpolation: str) -> np.nda
     if interpolation not in ANTIALIASED:
         resample = Image.Resampling[interpolation.upper()]
         return np.asarray(Image.fromarray(img).resize(size[::-1], resample))
-    planes = torch.from_numpy(img)
-    planes = planes[None, None] if img.ndim == 2 else planes.permute(2, 0, 1)[None]
-    resized = interpolate(planes, size, mode=interpolation, antialias=True)[0]
+    # The batch first: in another order torch does not see that channels are last, and copies.
+    batch = torch.from_numpy(img)[None]
+    batch = batch[:, None] if img.ndim == 2 else batch.permute(0, 3, 1, 2)
+    resized = interpolate(batch, size, mode=interpolation, antialias=True)[0]
     if img.ndim == 2:
         return resized[0].numpy()
     return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
