@@ -91,7 +91,7 @@ def cut_box(
         np.ndarray: Shape (height, width, ...), contiguous.
     """
     box = img[top : top + height, left : left + width]
-    return cv2.flip(box, 1) if flip else np.ascontiguousarray(box)
+    return cv2.flip(box, 1) if flip else box.copy()  # the image may be read-only
 
 
 def resize(img: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:

@@ -137,10 +137,33 @@ def test_gray_images_are_repeated(shape):
         assert (view == view[..., :1]).all()
 
 
-@pytest.mark.parametrize('shape', [(1, 1, 3), (1, 200, 3), (200, 1, 3), (2, 3, 3)])
+@pytest.mark.parametrize(
+    'shape', [(1, 1, 3), (1, 200, 3), (200, 1, 3), (2, 3, 3), (1, 9), (3, 1, 1)]
+)
 def test_tiny_and_thin_images(shape):
     views = views_of(MultiCrop(), np.full(shape, 7, np.uint8))
     assert len(views) == 10
+    everything = dict(scale=(0.1, 1.0), num=20, blur=0.7, solarize=0.5)
+    groups = [dict(everything, size=size) for size in (1, (2, 5), (5, 1))]
+    views = views_of(MultiCrop(groups), np.full(shape, 7, np.uint8))
+    assert [view.shape[:2] for view in views] == 20 * [(1, 1)] + 20 * [(2, 5)] + 20 * [(5, 1)]
+
+
+@pytest.mark.filterwarnings('error')
+def test_images_of_any_memory_layout():
+    """As planes, mirrored or read-only: the views are the same, and the image stays as it is."""
+    img, views = noise(30, 32), []
+    planes = np.ascontiguousarray(img.transpose(2, 0, 1)).transpose(1, 2, 0)
+    read_only, mirrored = img.copy(), img[:, ::-1].copy()[:, ::-1]
+    read_only.flags.writeable = False
+    for each in (img, planes, mirrored, read_only):
+        torch.manual_seed(0)
+        crop = MultiCrop([dict(num=20, **SMALL), dict(PLAIN, num=2, size=(30, 32), scale=(1, 1))])
+        views.append(np.concatenate([view.ravel() for view in crop(dict(img=each))['img']]))
+        views.append(np.stack(crop(dict(img=each, channel_order='rgb'))['img'][:20]).ravel())
+        np.testing.assert_array_equal(each, noise(30, 32))
+    for first, second in (views[2:4], views[4:6], views[6:8]):
+        assert (first == views[0]).all() and (second == views[1]).all()
 
 
 def test_color_order_is_kept():
