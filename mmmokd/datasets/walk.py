@@ -3,8 +3,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from .transforms.loading import LoadImage
-from .transforms.multi_crop import MultiCrop
+from .transforms.loading import LoadImage, Planner
 
 # Where the wrappers of torch, mmengine and mmpretrain keep what they wrap.
 DATASET_ATTRIBUTES = ('datasets', 'dataset', '_dataset')
@@ -51,14 +50,17 @@ def iter_transforms(dataset: Any) -> Iterator[Any]:
 
 
 def link_decoding(dataset: Any) -> None:
-    """Let every ``LoadImage`` that ``MultiCrop`` follows decode no more than the views need.
+    """Let every ``LoadImage`` decode no more than the transform right after it needs.
+
+    That has to be one that can tell, as ``MultiCrop``: with a method ``plan``, see
+    :meth:`~mmmokd.datasets.LoadImage.decode_for`.
 
     Args:
         dataset (Dataset): A dataset; the transforms of its own pipeline are changed in place.
     """
-    for loader, crop in pairwise(iter_transforms(dataset)):
-        if isinstance(loader, LoadImage) and isinstance(crop, MultiCrop):
-            loader.decode_for(crop)
+    for loader, follower in pairwise(iter_transforms(dataset)):
+        if isinstance(loader, LoadImage) and isinstance(follower, Planner):
+            loader.decode_for(follower)
 
 
 def require_readable_images(dataset: Any) -> None:

@@ -3,7 +3,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -49,6 +49,7 @@ FLAT_SHARE = 1 / 8
 JPEGS = ('JPEG', 'MPO')
 
 
+@runtime_checkable
 class Planner(Protocol):
     """A transform that tells, before an image is decoded, how much of its resolution it needs."""
 
@@ -210,8 +211,9 @@ class LoadImage(BaseTransform):
         as fast. ``DataHealthHook`` calls this where :class:`MultiCrop` follows directly.
 
         Args:
-            planner (Planner, optional): The next transform, and the only one that sees the image;
-                None decodes at full scale, which is so at first.
+            planner (MultiCrop, optional): The next transform, and the only one that sees the image.
+                Its ``plan(results, size)`` is told the image's (height, width), upright, and gives 1,
+                2, 4 or 8, by which both may be divided. None decodes at full scale, as at first.
         """
         self.planner = planner
 
