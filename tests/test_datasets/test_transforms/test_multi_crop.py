@@ -155,7 +155,7 @@ def test_images_of_any_memory_layout():
     img, views = noise(30, 32), []
     planes = np.ascontiguousarray(img.transpose(2, 0, 1)).transpose(1, 2, 0)
     read_only, mirrored = img.copy(), img[:, ::-1].copy()[:, ::-1]
-    read_only.flags.writeable = False
+    read_only.setflags(write=False)
     for each in (img, planes, mirrored, read_only):
         torch.manual_seed(0)
         crop = MultiCrop([dict(num=20, **SMALL), dict(PLAIN, num=2, size=(30, 32), scale=(1, 1))])
