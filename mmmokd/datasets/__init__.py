@@ -3,7 +3,7 @@ from mmmokd.datasets.image_folder import ImageFolder
 from mmmokd.datasets.labeled_share import LabeledShare
 
 from .transforms import BadImageError, LoadImage, MultiCrop
-from .walk import iter_datasets, iter_transforms, require_readable_images
+from .walk import iter_datasets, iter_transforms, link_decoding, require_readable_images
 from .worker_generator import WorkerGenerator
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     'WorkerGenerator',
     'iter_datasets',
     'iter_transforms',
+    'link_decoding',
     'require_readable_images',
 ]
