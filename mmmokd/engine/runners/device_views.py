@@ -92,7 +92,7 @@ def _adapt(pipeline: list, side: int | None) -> list:
     if later != ['PackInputs']:
         raise ConfigError(
             f'data_preprocessor of type {PREPROCESSOR} makes the views, so that mmmokd.MultiCrop is '
-            f'to be followed by PackInputs alone, but the pipeline goes on with {later}'
+            f'to be followed by PackInputs alone, but {later} follow it'
         )
     if side is None:
         return pipeline[:place]

@@ -37,7 +37,7 @@ class LabeledBatch(Sequence):
 class ImageBank:
     """All images of a dataset in the memory of a device.
 
-    It is no module and has no buffers: nothing of it is saved, broadcast or copied with a model.
+    It is not a module and has no buffers: nothing of it is saved, broadcast or copied with a model.
 
     Args:
         images (Tensor): Shape (N, 3, H, W), uint8.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmmokd.structures import ViewGroup, ViewParams
-from mmmokd.structures.view_params import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from mmmokd.structures.view_params import CONTRAST, HUE, SATURATION
 
 from .blur import blur
 from .color import LEVELS, blend, shift_hue, solarize, to_gray
@@ -78,6 +78,7 @@ def lay_out(params: ViewParams, views: Sequence[int], scales: np.ndarray) -> dic
         blur_of=np.flatnonzero(chosen.radius),
         radius=chosen.radius[chosen.radius > 0],
     )
+    # By their numbers in `order`.
     steps = np.stack([chosen.brightness, chosen.contrast, chosen.saturation], axis=1)
     if np.any(steps != 1):
         order = chosen.order[chosen.order != HUE].reshape(-1, NUM_BLENDS)
@@ -90,9 +91,6 @@ def lay_out(params: ViewParams, views: Sequence[int], scales: np.ndarray) -> dic
         # As torchvision does: the fraction is cut off, a negative one comes from the other side.
         found[f'hue_{number}'] = np.trunc(chosen.hue[turned] * LEVELS) % (LEVELS + 1)
     return found
-
-
-assert (BRIGHTNESS, CONTRAST, SATURATION) == (0, 1, 2)  # the order of `steps`
 
 
 def to_device(
