@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 import torch
+from array_dataset import PIXELS, Arrays
 from mmengine.dataset import (
-    BaseDataset,
     ConcatDataset,
     DefaultSampler,
     RepeatDataset,
@@ -11,54 +11,36 @@ from mmengine.dataset import (
 )
 from torch.utils.data import DataLoader, Subset
 
-from mmmokd.datasets import IndexedImages, LabeledShare, LoadImage
+from mmmokd.datasets import IndexedImages, LabeledShare
 from mmmokd.utils.errors import DataError
-
-RNG = np.random.default_rng(0)
-PIXELS = RNG.integers(0, 256, (12, 5, 6, 3), dtype=np.uint8)
-
-
-class Arrays(BaseDataset):
-    """Images in arrays, as CIFAR holds them, in RGB; every third class is 0."""
-
-    def __init__(self, pixels, more, **kwargs):
-        self.pixels, self.more = pixels, more
-        super().__init__(**kwargs)
-
-    def load_data_list(self):
-        return [{'img': img, 'gt_label': i % 3, **self.more} for i, img in enumerate(self.pixels)]
-
-
-def arrays(pixels=PIXELS, more=None, pipeline=(LoadImage(channel_order='rgb', to_rgb=True),)):
-    return Arrays(pixels, more or {}, pipeline=list(pipeline))
 
 
 def test_all_images_once():
-    images, labels = IndexedImages(arrays()).read_images()
+    images, labels = IndexedImages(Arrays()).read_images()
     assert torch.equal(images, torch.from_numpy(PIXELS).permute(0, 3, 1, 2))
     assert labels.tolist() == [0, 1, 2] * 4 and labels.dtype == torch.int64
-    gray, _ = IndexedImages(arrays(PIXELS[..., 0])).read_images()
+    gray, _ = IndexedImages(Arrays(PIXELS[..., 0])).read_images()
     assert torch.equal(gray, images[:, :1].expand(-1, 3, -1, -1))
-    assert IndexedImages(arrays(more=dict(gt_label=None))).read_images()[1] is None
+    assert IndexedImages(Arrays(more=dict(gt_label=None))).read_images()[1] is None
 
 
 def test_wrappers():
     first = torch.from_numpy(PIXELS).permute(0, 3, 1, 2)
     for wrapped, expected in (
-        (RepeatDataset(arrays(), 2), first.repeat(2, 1, 1, 1)),
-        (ConcatDataset([arrays(PIXELS[:5]), arrays(PIXELS[5:])]), first),
-        (Subset(arrays(), [7, 3]), first[[7, 3]]),
+        (RepeatDataset(Arrays(), 2), first.repeat(2, 1, 1, 1)),
+        (ConcatDataset([Arrays(PIXELS[:5]), Arrays(PIXELS[5:])]), first),
+        (Subset(Arrays(), [7, 3]), first[[7, 3]]),
     ):
         dataset = IndexedImages(wrapped)
         assert len(dataset) == len(expected) and isinstance(dataset.metainfo, dict)
         assert torch.equal(dataset.read_images()[0], expected)
-    _, labels = IndexedImages(LabeledShare(arrays(), 0.5, unlabeled=True)).read_images()
+    _, labels = IndexedImages(LabeledShare(Arrays(), 0.5, unlabeled=True)).read_images()
     assert sorted(labels.tolist()) == [-1] * 6 + [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
 def test_loader_gives_numbers_of_batches(num_workers):
-    dataset = IndexedImages(arrays())
+    dataset = IndexedImages(Arrays())
     sampler = DefaultSampler(dataset, shuffle=True, seed=1)
     loader = DataLoader(dataset, 5, sampler=sampler, collate_fn=default_collate,
                         num_workers=num_workers)  # fmt: skip
@@ -72,13 +54,13 @@ def test_loader_gives_numbers_of_batches(num_workers):
     ('dataset', 'message'),
     [
         (
-            lambda: arrays([PIXELS[0], PIXELS[1][:4]]),
+            lambda: Arrays([PIXELS[0], PIXELS[1][:4]]),
             r'one size, .* image 0 has \(5, 6\) and image 1',
         ),
-        (lambda: arrays(more=dict(img_path='a.png')), 'Arrays reads files'),
-        (lambda: arrays(pipeline=()), None),
-        (lambda: arrays(PIXELS.astype(np.float32), pipeline=()), 'is not an 8-bit array'),
-        (lambda: arrays(pipeline=[lambda results: [results]]), 'is not an 8-bit array'),
+        (lambda: Arrays(more=dict(img_path='a.png')), 'Arrays reads files'),
+        (lambda: Arrays(pipeline=()), None),
+        (lambda: Arrays(PIXELS.astype(np.float32), pipeline=()), 'is not an 8-bit array'),
+        (lambda: Arrays(pipeline=[lambda results: [results]]), 'is not an 8-bit array'),
     ],
 )
 def test_what_cannot_be_kept(dataset, message):
