@@ -14,7 +14,7 @@ from mmmokd.structures import ViewGroup, ViewSampler
 from mmmokd.utils.errors import ConfigError, DataError
 
 from .image_bank import ImageBank
-from .view_passes import lay_out, make_views, plan_passes, to_device
+from .view_passes import lay_out, load_kernels, make_views, plan_passes, to_device
 
 STREAM = 0x6D6F6B64  # sets these random numbers apart from others of the same seed
 
@@ -140,13 +140,16 @@ class MultiCropDataPreprocessor(SelfSupDataPreprocessor):
             images = images.flip(2)
         device = images.device
         params = self._sampler.draw(sizes, self._generator())
-        arrays = [lay_out(params, each.views, scales) for each in self._passes]
+        kernels = load_kernels(device)
+        arrays = [
+            lay_out(params, each.views, scales, fused=kernels is not None) for each in self._passes
+        ]
         # Levels and sums of weights are exact enough in half precision, and a GPU is fast in it.
         images = images.to(torch.float16 if device.type == 'cuda' else torch.float32)
         views: list = [None] * self.num_views
         with torch.autocast(device.type, enabled=False):
             for each, drawn in zip(self._passes, to_device(arrays, device), strict=True):
-                made = make_views(images, drawn, each.size, each.interpolation)
+                made = make_views(images, drawn, each.size, each.interpolation, kernels)
                 for number, view in zip(each.views, self._finish(made, len(images)), strict=True):
                     views[number] = view
         return dict(inputs=views, data_samples=samples)

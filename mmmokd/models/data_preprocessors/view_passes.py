@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from mmmokd.structures import ViewGroup, ViewParams
@@ -17,6 +22,7 @@ from .blur import blur
 from .color import LEVELS, blend, shift_hue, solarize, to_gray
 from .resampling import resampling_matrix, resize_boxes
 
+ALIGNED = 4  # numbers of 4 bytes
 NUM_BLENDS = 3  # brightness, contrast, saturation
 
 
@@ -50,7 +56,9 @@ def plan_passes(groups: Sequence[ViewGroup]) -> list[SizePass]:
     return [SizePass(*key, numbers) for key, numbers in found.items()]
 
 
-def lay_out(params: ViewParams, views: Sequence[int], scales: np.ndarray) -> dict[str, np.ndarray]:
+def lay_out(
+    params: ViewParams, views: Sequence[int], scales: np.ndarray, fused: bool = False
+) -> dict[str, np.ndarray]:
     """Lay out, as arrays of numbers, what a pass needs on the device.
 
     Args:
@@ -58,14 +66,16 @@ def lay_out(params: ViewParams, views: Sequence[int], scales: np.ndarray) -> dic
         views (Sequence[int]): The n views of the pass.
         scales (np.ndarray): By which each image was reduced after its size was taken, (height,
             width). Shape (B, 2).
+        fused (bool): Whether it is for the kernels of a GPU. Defaults to False.
 
     Returns:
         dict[str, np.ndarray]: By name, the views of an image next to each other: N = B * n. Names
         with ``_of`` are numbers of views that a step acts on; such steps are left out where
         there are none.
     """
-    chosen = ViewParams(*(np.asarray(values)[:, views].reshape(-1, *np.shape(values)[2:])
-                          for values in params))  # fmt: skip
+    chosen = ViewParams(
+        *(np.asarray(values)[:, views].reshape(-1, *np.shape(values)[2:]) for values in params)
+    )
     down, across = np.repeat(scales, len(views), axis=0).T
     found = dict(
         top=chosen.top * down,
@@ -73,24 +83,71 @@ def lay_out(params: ViewParams, views: Sequence[int], scales: np.ndarray) -> dic
         left=chosen.left * across,
         width=chosen.width * across,
         flip=chosen.flip,
-        grayscale_of=np.flatnonzero(chosen.grayscale),
         solarize_of=np.flatnonzero(chosen.solarize),
         blur_of=np.flatnonzero(chosen.radius),
         radius=chosen.radius[chosen.radius > 0],
     )
+    return found | (_fused_colors if fused else _plain_colors)(chosen)
+
+
+def _hue_shift(hue: np.ndarray) -> np.ndarray:
+    # As torchvision does: the fraction is cut off, a negative one comes from the other side.
+    return np.trunc(hue * LEVELS) % (LEVELS + 1)
+
+
+def _plain_colors(params: ViewParams) -> dict[str, np.ndarray]:
+    """Colors for :func:`jitter` and the steps after it."""
+    found = dict(grayscale_of=np.flatnonzero(params.grayscale))
     # By their numbers in `order`.
-    steps = np.stack([chosen.brightness, chosen.contrast, chosen.saturation], axis=1)
+    steps = np.stack([params.brightness, params.contrast, params.saturation], axis=1)
     if np.any(steps != 1):
-        order = chosen.order[chosen.order != HUE].reshape(-1, NUM_BLENDS)
+        order = params.order[params.order != HUE].reshape(-1, NUM_BLENDS)
         found['factor'] = np.take_along_axis(steps, order.astype(np.int64), axis=1)
         found['of_gray'], found['of_mean'] = order == SATURATION, order == CONTRAST
-    slot = (chosen.order == HUE).argmax(axis=1)
+    slot = (params.order == HUE).argmax(axis=1)
     for number in range(NUM_BLENDS + 1):
-        turned = np.flatnonzero((chosen.hue != 0) & (slot == number))
+        turned = np.flatnonzero((params.hue != 0) & (slot == number))
         found[f'hue_{number}_of'] = turned
-        # As torchvision does: the fraction is cut off, a negative one comes from the other side.
-        found[f'hue_{number}'] = np.trunc(chosen.hue[turned] * LEVELS) % (LEVELS + 1)
+        found[f'hue_{number}'] = _hue_shift(params.hue[turned])
     return found
+
+
+def _fused_colors(params: ViewParams) -> dict[str, np.ndarray]:
+    """Colors for the kernel: every step of every view, and its factor."""
+    hue = np.where(params.hue != 0, _hue_shift(params.hue), -1)
+    values = np.stack([params.brightness, params.contrast, params.saturation, hue], axis=1)
+    order = params.order.astype(np.int64)
+    values = np.take_along_axis(values, order, axis=1)
+    return dict(steps=order, values=values, grayscale=params.grayscale)
+
+
+@cache
+def load_kernels(device: torch.device) -> ModuleType | None:
+    """The kernels of a device, after a first launch that compiles one.
+
+    Args:
+        device (torch.device): Where the views are made.
+
+    Returns:
+        module, optional: :mod:`.kernels`; None on other devices than GPUs, and, with a warning, where
+        Triton cannot be used: the views are the same, but take longer.
+    """
+    if device.type != 'cuda':
+        return None
+    try:
+        from . import kernels
+
+        numbers = torch.zeros(1, 4, device=device)
+        kernels.jitter(numbers.new_zeros(1, 1, 3, 1), numbers, numbers, numbers[:, 0])
+        return kernels
+    except Exception as error:  # no Triton, no C compiler, a GPU that it does not know, ...
+        print_log(
+            'Views are made without kernels of their own, which takes longer, for Triton cannot be '
+            f'used: {type(error).__name__}: {error}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return None
 
 
 def to_device(
@@ -106,53 +163,79 @@ def to_device(
         list[dict[str, Tensor]]: The same; float32, numbers of views int64, others as they are.
     """
     arrays = [array for each in passes for array in each.values()]
+    # Each begins where addresses are multiples of 16 bytes, for which kernels are compiled.
+    steps = [-(-array.size // ALIGNED) * ALIGNED for array in arrays]
     # One type for all: numbers of views are exact up to 2^24.
-    flat = torch.from_numpy(np.concatenate([a.ravel() for a in arrays]).astype(np.float32))
-    if device.type == 'cuda':
-        flat = flat.pin_memory()
-    parts = iter(flat.to(device, non_blocking=True).split([array.size for array in arrays]))
+    flat = torch.zeros(sum(steps), pin_memory=device.type == 'cuda')
+    for array, part in zip(arrays, flat.split(steps), strict=True):
+        part.numpy()[: array.size] = array.ravel()
+    parts = iter(flat.to(device, non_blocking=True).split(steps))
     return [
-        {
-            name: (part.long() if name.endswith('_of') else part).view(array.shape)
-            for (name, array), part in zip(each.items(), parts, strict=False)
-        }
+        {name: _shaped(name, next(parts), array.shape) for name, array in each.items()}
         for each in passes
     ]
 
 
+def _shaped(name: str, part: Tensor, shape: tuple[int, ...]) -> Tensor:
+    part = part[: math.prod(shape)].view(shape)
+    return part.long() if name.endswith('_of') else part
+
+
 def make_views(
-    images: Tensor, params: Mapping[str, Tensor], size: tuple[int, int], interpolation: str
+    images: Tensor,
+    params: Mapping[str, Tensor],
+    size: tuple[int, int],
+    interpolation: str,
+    kernels: ModuleType | None = None,
 ) -> Tensor:
     """Make the views of a pass.
 
     Args:
         images (Tensor): RGB, shape (B, H, 3, W), of the type that products are computed in: whole
             levels.
-        params (dict[str, Tensor]): From :func:`to_device`, for B * n views.
+        params (dict[str, Tensor]): From :func:`to_device`, for B * n views; laid out as fused if
+            there are kernels.
         size (tuple[int, int]): (h, w), in pixels.
         interpolation (str): How they are resized.
+        kernels (module, optional): From :func:`load_kernels`. Defaults to None.
 
     Returns:
         Tensor: RGB, whole levels, shape (B * n, h, 3, w), float32.
     """
-    height, width = images.shape[1], images.shape[3]
-    rows = resampling_matrix(
-        params['top'], params['height'], size[0], height, interpolation, dtype=images.dtype
-    )
-    columns = resampling_matrix(
-        params['left'], params['width'], size[1], width, interpolation,
-        params['flip'] > 0, images.dtype,
-    )  # fmt: skip
-    views = resize_boxes(images, rows, columns).float()
-    views = views.round_().clamp_(0, LEVELS)
-    views = jitter(views, params)
-    if len(chosen := params['grayscale_of']):
-        views[chosen] = to_gray(views[chosen]).expand(-1, -1, 3, -1)
+    views = resize_boxes(images, *_matrices(images, params, size, interpolation, kernels))
+    if kernels is not None:
+        colors = (params[name] for name in ('steps', 'values', 'grayscale'))
+        views = kernels.jitter(views, *colors)
+    else:
+        views = jitter(views.float().round_().clamp_(0, LEVELS), params)
+        if len(chosen := params['grayscale_of']):
+            views[chosen] = to_gray(views[chosen]).expand(-1, -1, 3, -1)
     if len(chosen := params['blur_of']):
         views[chosen] = blur(views[chosen], params['radius'], images.dtype)
     if len(chosen := params['solarize_of']):
         views[chosen] = solarize(views[chosen])
     return views
+
+
+def _matrices(
+    images: Tensor,
+    params: Mapping[str, Tensor],
+    size: tuple[int, int],
+    interpolation: str,
+    kernels: ModuleType | None,
+) -> list[Tensor]:
+    """The matrices that cut out and resize rows, then columns."""
+    fused = kernels is not None and interpolation in kernels.FILTERS
+    make = kernels.resampling_matrix if fused else resampling_matrix
+    flip = params['flip'] if fused else params['flip'] > 0
+    axes = (
+        ('top', 'height', size[0], images.shape[1], torch.zeros_like(flip)),
+        ('left', 'width', size[1], images.shape[3], flip),
+    )
+    return [
+        make(params[start], params[length], to, axis, interpolation, turn, images.dtype)
+        for start, length, to, axis, turn in axes
+    ]
 
 
 def jitter(views: Tensor, params: Mapping[str, Tensor]) -> Tensor:
