@@ -3,6 +3,7 @@ default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmmokd'])
 
 default_hooks = dict(
+    runtime_info=dict(type='mmmokd.RuntimeInfoHook'),  # reads values when they are logged
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),  # iterations between log lines
     param_scheduler=dict(type='ParamSchedulerHook'),

@@ -13,6 +13,7 @@ from .non_finite_loss_hook import NonFiniteLossHook
 from .optimizer_check_hook import OptimizerCheckHook
 from .prototype_freeze_hook import PrototypeFreezeHook
 from .resume_hook import ResumeHook
+from .runtime_info_hook import RuntimeInfoHook
 
 __all__ = [
     'AccumulatedLRHook',
@@ -29,4 +30,5 @@ __all__ = [
     'OptimizerCheckHook',
     'PrototypeFreezeHook',
     'ResumeHook',
+    'RuntimeInfoHook',
 ]
