@@ -1,8 +1,15 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .backbone_features import BackboneFeatures
 from .branch_losses import BranchLosses
-from .network_output import NetworkOutput
+from .network_output import NetworkOutput, PrototypeInput
 from .view_group import ViewGroup
 from .views import Views
 
-__all__ = ['BackboneFeatures', 'BranchLosses', 'NetworkOutput', 'ViewGroup', 'Views']
+__all__ = [
+    'BackboneFeatures',
+    'BranchLosses',
+    'NetworkOutput',
+    'PrototypeInput',
+    'ViewGroup',
+    'Views',
+]

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,18 @@ from .backbone_features import BackboneFeatures
 
 T = TypeVar('T')
 FEATURES = ('pooled', 'tokens')  # what a network gives without a neck
+
+
+class PrototypeInput(NamedTuple):
+    """Logits over prototypes before they are computed.
+
+    Attributes:
+        features (Tensor): What the prototype layer would take, shape (V, B, D).
+        layer (nn.Linear): The prototype layer.
+    """
+
+    features: Tensor
+    layer: nn.Linear
 
 
 class NetworkOutput:
@@ -74,6 +86,48 @@ class NetworkOutput:
         if not isinstance(neck, nn.Module):
             raise KeyError(f'{type(self.network).__name__} has no neck {name!r}')
         return neck
+
+    def prototype_layer(self, name: str) -> nn.Linear | None:
+        """The prototype layer at the end of a neck, to be used without the neck.
+
+        Args:
+            name (str): Name of the neck.
+
+        Returns:
+            nn.Linear, optional: None if the neck has none (the class that has its ``forward`` says
+            ``gives_prototypes = True``), is wrapped in another module, or its parameters are
+            sharded between its calls.
+
+        Raises:
+            KeyError: If the network has no such neck.
+        """
+        neck = self.neck(name)
+        owner = next(cls for cls in type(neck).__mro__ if 'forward' in vars(cls))
+        if not vars(owner).get('gives_prototypes', False):
+            return None
+        sharded = any(hasattr(param, 'full_tensor') for param in neck.last_layer.parameters())
+        return None if sharded else neck.last_layer
+
+    def prototype_input(self, name: str) -> PrototypeInput | None:
+        """A neck's output before its prototype layer, for losses that need no logits.
+
+        Args:
+            name (str): Name of the neck.
+
+        Returns:
+            PrototypeInput, optional: None where :meth:`prototype_layer` is.
+
+        Raises:
+            KeyError: If the network has no such neck.
+        """
+        layer = self.prototype_layer(name)
+        if layer is None:
+            return None
+        features = self._keep(
+            f'{name}.features',
+            lambda: self._run(name, mode='features').unflatten(0, (-1, self.batch)),
+        )
+        return PrototypeInput(features, layer)
 
     def embedded(self, name: str) -> list[Tensor]:
         """The passes' tokens as a search head embeds them, once for all that reads them.
@@ -139,12 +193,19 @@ class NetworkOutput:
                     "reads 'tokens' of such views takes them from `passes`"
                 )
             return torch.cat([features.tokens for features in self.passes])
+        found = self.prototype_input(name)
+        if found is not None:
+            return self.neck(name)(found.features.flatten(0, 1), mode='prototypes')
+        return self._run(name)
+
+    def _run(self, name: str, **mode: str) -> Tensor:
         neck = self.neck(name)
         if getattr(neck, 'embeds_maps', False):
-            return neck(self.embedded(name))
+            return neck(self.embedded(name), **mode)
         if getattr(neck, 'reads_maps', False):
-            return neck(self.passes)
-        found = neck((self['pooled'].flatten(0, 1),))  # as mmpretrain's necks: a tuple of stages
+            return neck(self.passes, **mode)
+        # As mmpretrain's necks: a tuple of stages.
+        found = neck((self['pooled'].flatten(0, 1),), **mode)
         return found[-1] if isinstance(found, list | tuple) else found
 
     def _embed(self, name: str) -> list[Tensor]:
@@ -170,6 +231,10 @@ class _DetachedOutput(NetworkOutput):
         if name == 'tokens':  # of these views alone, whose maps may be of one size
             return super()._compute(name)
         return self._source[name][: self._num_views].detach().flatten(0, 1)
+
+    def _run(self, name: str, **mode: str) -> Tensor:
+        features = self._source.prototype_input(name).features
+        return features[: self._num_views].detach().flatten(0, 1)
 
     def _embed(self, name: str) -> list[Tensor]:
         return [tokens.detach() for tokens in self._source.embedded(name)[: len(self.passes)]]

@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .acceleration_hook import AccelerationHook
 from .accumulated_lr_hook import AccumulatedLRHook
 from .checkpoint_check_hook import CheckpointCheckHook
 from .checkpoint_hook import CheckpointHook
@@ -16,6 +17,7 @@ from .resume_hook import ResumeHook
 from .runtime_info_hook import RuntimeInfoHook
 
 __all__ = [
+    'AccelerationHook',
     'AccumulatedLRHook',
     'CheckpointCheckHook',
     'CheckpointHook',

@@ -7,6 +7,7 @@ from torch import Tensor
 from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 
+from ..losses import Target
 from ..utils import check_number
 
 TEACHERS = ('own', 'peers', 'none')
@@ -73,6 +74,37 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         Returns:
             Tensor: Scalar.
         """
+
+    def target(
+        self, student: NetworkOutput, teacher: NetworkOutput | None, views: Views
+    ) -> Target | None:
+        """Describe the loss as a cross-entropy over prototypes, if it is one.
+
+        An algorithm computes all terms of one student's output that are in one pass, without the
+        logits; see :meth:`BaseMultiBranch.head_losses`. Such a head has a ``student_temp`` and
+        :meth:`finish`.
+
+        Args:
+            student (NetworkOutput): See :meth:`loss`.
+            teacher (NetworkOutput, optional): See :meth:`loss`.
+            views (Views): See :meth:`loss`.
+
+        Returns:
+            Target, optional: None, the default, if :meth:`loss` is to be called.
+        """
+        return None
+
+    def finish(self, loss: Tensor, target: Target) -> Tensor:
+        """Turn the cross-entropy with :meth:`target` into the weighted loss.
+
+        Args:
+            loss (Tensor): Scalar.
+            target (Target): What :meth:`target` gave.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        return loss * self.loss_weight
 
     def set_epoch(self, epoch: float) -> dict[str, float]:
         """Follow the run's schedules.

@@ -1,4 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from abc import abstractmethod
+
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce
@@ -10,12 +12,14 @@ from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.schedules import teacher_temp_at
 
 from ..losses import (
+    Target,
     at_least_float32,
     multi_view_cross_entropy,
+    prototype_cross_entropies,
     soft_cross_entropy,
     teacher_probabilities,
 )
-from ..utils import check_counts, check_number
+from ..utils import check_counts, check_number, mean_logits
 from .base import BranchHead
 
 
@@ -89,6 +93,41 @@ class BaseDistillationHead(BranchHead):
             self.warmup_teacher_temp_epochs,
         )
         return dict(teacher_temp=self.teacher_temp)
+
+    def target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target | None:
+        """Describe the loss as a cross-entropy over prototypes.
+
+        Args:
+            student (NetworkOutput): Of all views.
+            teacher (NetworkOutput): Of the global views.
+            views (Views): The views.
+
+        Returns:
+            Target, optional: None if a neck has no prototype layer, or a subclass computes the loss
+            in another way.
+        """
+        ends = (student, teacher)
+        if self._is_plain() and all(end.prototype_layer(self.reads) for end in ends):
+            return self._target(student, teacher, views)
+        return None
+
+    def _is_plain(self) -> bool:
+        """Whether no subclass changes the loss of logits, of which :meth:`target` would not know."""
+        owner = next(cls for cls in type(self).__mro__ if '_target' in vars(cls))
+        return all(
+            getattr(type(self), name) is getattr(owner, name)
+            for name in ('forward', 'loss', 'targets', 'update_center')
+            if hasattr(owner, name)
+        )
+
+    @abstractmethod
+    def _target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target: ...
+
+    def _fused(self, student: NetworkOutput, target: Target) -> Tensor:
+        """The weighted loss of this term alone."""
+        features, layer = student.prototype_input(self.reads)
+        (loss,) = prototype_cross_entropies(features, layer, self.student_temp, [target])
+        return self.finish(loss, target)
 
 
 @MODELS.register_module()
@@ -180,7 +219,11 @@ class DistillationHead(BaseDistillationHead):
         Args:
             teacher (Tensor): Logits, shape (G, B, K).
         """
-        self._pending.append(at_least_float32(teacher).mean(dim=(0, 1)))
+        self._move_center(at_least_float32(teacher).mean(dim=(0, 1)))
+
+    @torch.no_grad()
+    def _move_center(self, mean: Tensor) -> None:
+        self._pending.append(mean)
         if self.accumulating:
             return
         batch_center = torch.stack(self._pending).mean(dim=0, keepdim=True)  # (1, K)
@@ -194,12 +237,36 @@ class DistillationHead(BaseDistillationHead):
         Args:
             student (NetworkOutput): Of all views.
             teacher (NetworkOutput): Of the global views.
-            views (Views): Not used.
+            views (Views): The views.
 
         Returns:
             Tensor: Scalar.
         """
+        target = self.target(student, teacher, views)
+        if target is not None:
+            return self._fused(student, target)
         return self(student[self.reads], teacher[self.reads])
+
+    def _target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target:
+        features, layer = teacher.prototype_input(self.reads)
+        num_globals, num_views = len(views.globals), len(views.globals) + len(views.locals)
+        pairs = 1 - torch.eye(num_views, num_globals, device=features.device)
+        pairs /= num_globals * (num_views - 1) * student.batch
+        return Target(features, layer, self.teacher_temp, pairs, self.center)
+
+    def finish(self, loss: Tensor, target: Target) -> Tensor:
+        """Weigh the loss; in training mode the center moves after it.
+
+        Args:
+            loss (Tensor): Scalar.
+            target (Target): Of :meth:`target`.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        if self.training:
+            self._move_center(mean_logits(target.features, target.layer))
+        return super().finish(loss, target)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weighted loss; in training mode the center moves after it.
@@ -273,22 +340,39 @@ class SearchDistillationHead(BaseDistillationHead):
         Args:
             student (NetworkOutput): Of all views.
             teacher (NetworkOutput): Of the global views.
-            views (Views): For the number of global views.
+            views (Views): The views.
 
         Returns:
             Tensor: Scalar.
         """
+        target = self.target(student, teacher, views)
+        if target is not None:
+            return self._fused(student, target)
+        searched = self._search(student, teacher, views, 'logits')
+        return self(student[self.reads][len(views.globals) :], searched)
+
+    @torch.no_grad()
+    def _search(
+        self, student: NetworkOutput, teacher: NetworkOutput, views: Views, mode: str
+    ) -> Tensor:
         num_globals, batch = len(views.globals), student.batch
-        with torch.no_grad():
-            query = student.once(
-                f'{self.reads}.query',
-                lambda: student.neck(self.reads)(
-                    student['pooled'][num_globals:].flatten(0, 1), mode='query'
-                ),
-            )  # (L * B, D)
-            first_map = teacher.embedded(self.reads)[0][:batch]  # (B, N, D)
-            searched = teacher.neck(self.reads)(first_map, query)  # (L * B, K)
-        return self(student[self.reads][num_globals:], searched.unflatten(0, (-1, batch)))
+        query = student.once(
+            f'{self.reads}.query',
+            lambda: student.neck(self.reads)(
+                student['pooled'][num_globals:].flatten(0, 1), mode='query'
+            ),
+        )  # (L * B, D)
+        first_map = teacher.embedded(self.reads)[0][:batch]  # (B, N, D)
+        found = teacher.neck(self.reads)(first_map, query, mode=mode)  # (L * B, K or D)
+        return found.unflatten(0, (-1, batch))
+
+    def _target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target:
+        features = self._search(student, teacher, views, 'features')
+        num_globals, num_locals = len(views.globals), len(views.locals)
+        pairs = torch.eye(num_globals + num_locals, device=features.device)[:, num_globals:]
+        pairs = pairs / (num_locals * student.batch)
+        layer = teacher.prototype_layer(self.reads)
+        return Target(features, layer, self.teacher_temp, pairs)
 
     def forward(self, student: Tensor, searched: Tensor) -> Tensor:
         """The weighted loss.

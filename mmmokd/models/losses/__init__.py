@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .prototype_cross_entropy import Target, prototype_cross_entropies
 from .soft_cross_entropy import (
     at_least_float32,
     multi_view_cross_entropy,
@@ -7,8 +8,10 @@ from .soft_cross_entropy import (
 )
 
 __all__ = [
+    'Target',
     'at_least_float32',
     'multi_view_cross_entropy',
+    'prototype_cross_entropies',
     'soft_cross_entropy',
     'teacher_probabilities',
 ]

@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmmokd.registry import MODELS
+from mmmokd.utils.errors import ConfigError
 
 from ..utils import build_prototype_layer, check_counts, trunc_normal_linears_
 
@@ -38,6 +39,9 @@ class DINOProjector(BaseModule):
         >>> projector(torch.rand(4, 512)).shape
         torch.Size([4, 1024])
     """
+
+    # Read by NetworkOutput: the module has a `last_layer` of prototypes, and the modes of its steps.
+    gives_prototypes = True
 
     def __init__(
         self,
@@ -76,16 +80,27 @@ class DINOProjector(BaseModule):
             trunc_normal_linears_(self.mlp)
         super().init_weights()
 
-    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, ...], mode: str = 'logits') -> Tensor:
         """Project pooled features onto the prototypes.
 
         Args:
             x (Tensor | tuple[Tensor]): Shape (B, C), or a tuple of which the last is that, as
-                backbones of mmpretrain give it.
+                backbones of mmpretrain give it; for ``'prototypes'`` what ``'features'`` gave.
+            mode (str): ``'logits'``, or one of its two steps: ``'features'`` (the bottleneck) and
+                ``'prototypes'``. Defaults to ``'logits'``.
 
         Returns:
-            Tensor: Logits, shape (B, K).
+            Tensor: Logits, shape (B, K), or the bottleneck's features, (B, D).
+
+        Raises:
+            ConfigError: For another mode.
         """
+        if mode not in ('logits', 'features', 'prototypes'):
+            raise ConfigError(
+                f"mode must be 'logits', 'features' or 'prototypes', but got {mode!r}"
+            )
         if isinstance(x, list | tuple):
             x = x[-1]
-        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+        if mode != 'prototypes':
+            x = F.normalize(self.mlp(x), dim=-1)
+        return x if mode == 'features' else self.last_layer(x)

@@ -28,10 +28,10 @@ class TransformerSearchHead(BaseModule):
     model's feature, it searches the map for what matches the query: the query token stands in front
     of the map's tokens, passes the blocks with them, and is dropped before the mean.
 
-    Three steps, so that a map is embedded once however many queries search it: ``embed`` the
-    tokens, ``encode`` them (with a query or without), ``prototypes`` of the result. The module is
-    called for each, with a mode, so that wrappers of it (FSDP, ``torch.compile``, activation
-    checkpointing) see every pass.
+    Three steps, so that a map is embedded once however many queries search it: ``'embed'`` the
+    tokens, ``'features'`` of them (with a query or without), ``'prototypes'`` of the result. The
+    module is called for each, with a mode, so that wrappers of it (FSDP, ``torch.compile``,
+    activation checkpointing) see every pass.
 
     Args:
         in_channels (int): Channels C of the backbone's tokens.
@@ -65,6 +65,7 @@ class TransformerSearchHead(BaseModule):
     # Read by NetworkOutput: what the module is called with.
     reads_maps = True
     embeds_maps = True
+    gives_prototypes = True
 
     def __init__(
         self,
@@ -179,24 +180,18 @@ class TransformerSearchHead(BaseModule):
                     f'of width {tokens.shape[-1]}: their number must be a multiple of the maps, '
                     'their width the same'
                 )
-            tokens = tokens.repeat(num_queries, 1, 1)
-            tokens = torch.cat((query.unsqueeze(1).to(tokens.dtype), tokens), dim=1)
-        for block in self.blocks:
+        blocks = list(self.blocks)
+        if query is not None:
+            query = query.to(tokens.dtype)
+            if blocks:
+                tokens = search_in_block(blocks.pop(0), tokens, query)
+            else:
+                tokens = _with_queries(tokens, query)
+        for block in blocks:
             tokens = block(tokens)
         if query is not None:
             tokens = tokens[:, 1:]
         return self.norm(tokens).mean(dim=1)
-
-    def prototypes(self, x: Tensor) -> Tensor:
-        """Logits of encoded maps.
-
-        Args:
-            x (Tensor): Shape (B, D).
-
-        Returns:
-            Tensor: Shape (B, K).
-        """
-        return self.last_layer(x)
 
     def forward(
         self,
@@ -207,25 +202,32 @@ class TransformerSearchHead(BaseModule):
         """Run one of the steps, or all.
 
         Args:
-            inputs (Tensor | Sequence[Tensor] | Sequence[BackboneFeatures]): For ``'logits'``
-                embedded tokens of shape (B, N, D), of one pass or of several, or passes' features;
-                for ``'embed'`` passes' features; for ``'query'`` pooled features, shape (B, C).
-            query (Tensor, optional): For ``'logits'`` of one pass, shape (Q * B, D). Defaults to
-                None.
-            mode (str): ``'logits'`` (``encode``, then ``prototypes``), ``'embed'`` or ``'query'``.
-                Defaults to ``'logits'``.
+            inputs (Tensor | Sequence[Tensor] | Sequence[BackboneFeatures]): For ``'logits'`` and
+                ``'features'`` embedded tokens of shape (B, N, D), of one pass or of several, or
+                passes' features; for ``'embed'`` passes' features; for ``'query'`` pooled features,
+                shape (B, C); for ``'prototypes'`` what ``'features'`` gave, shape (B, D).
+            query (Tensor, optional): For ``'logits'`` and ``'features'`` of one pass, shape
+                (Q * B, D). Defaults to None.
+            mode (str): ``'logits'``, one of its steps ``'embed'``, ``'features'`` and
+                ``'prototypes'``, or ``'query'``. Defaults to ``'logits'``.
 
         Returns:
             Tensor | list[Tensor]: Logits of all passes, shape (B, K), with queries (Q * B, K);
-            embedded tokens of each pass, shape (B, N, D); or queries, shape (B, D).
+            embedded tokens of each pass, shape (B, N, D); features of all passes, (B, D), with
+            queries (Q * B, D); or queries, shape (B, D).
 
         Raises:
             ConfigError: For another mode.
         """
         if mode == 'query':
             return self.query(inputs)
-        if mode not in ('embed', 'logits'):
-            raise ConfigError(f"mode must be 'logits', 'embed' or 'query', but got {mode!r}")
+        if mode == 'prototypes':
+            return self.last_layer(inputs)
+        if mode not in ('embed', 'features', 'logits'):
+            raise ConfigError(
+                "mode must be 'logits', 'embed', 'features', 'prototypes' or 'query', but got "
+                f'{mode!r}'
+            )
         maps = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         maps = [
             each if isinstance(each, Tensor) else self.embed(each.tokens, each.grid)
@@ -234,7 +236,56 @@ class TransformerSearchHead(BaseModule):
         if mode == 'embed':
             return maps
         encoded = [self.encode(tokens, query) for tokens in maps]
-        return self.prototypes(torch.cat(encoded) if len(encoded) > 1 else encoded[0])
+        features = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
+        return features if mode == 'features' else self.last_layer(features)
+
+
+def search_in_block(block: TransformerEncoderLayer, tokens: Tensor, query: Tensor) -> Tensor:
+    """Pass maps through a block once for each query, but what is equal for all of them once.
+
+    The first block's queries, keys and values of a map's tokens, and the attention among them, do
+    not depend on the query token in front of them. With that one more key, of score s, attention
+    over the map's, of log-sum-exp z, becomes a mean of the two values with the weight
+    sigmoid(s - z).
+
+    Args:
+        block (TransformerEncoderLayer): Of mmpretrain, without dropout.
+        tokens (Tensor): Maps, shape (B, N, D).
+        query (Tensor): Shape (Q * B, D), the maps' order repeated Q times.
+
+    Returns:
+        Tensor: The same as ``block`` of the maps with a query in front, shape (Q * B, N + 1, D).
+    """
+    batch, num, width = tokens.shape
+    attn = block.attn
+    queries = query.view(-1, batch, width).transpose(0, 1)  # (B, Q, D)
+    rows = torch.cat((tokens, queries), dim=1)
+    qkv = attn.qkv(block.ln1(rows)).unflatten(2, (3, attn.num_heads, attn.head_dims))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N + Q, d)
+    q = q * attn.head_dims**-0.5
+    own_k, own_v = k[:, :, num:], v[:, :, num:]
+    scores = q @ k[:, :, :num].transpose(2, 3)  # (B, H, N + Q, N)
+    log_sums = scores.logsumexp(dim=-1, keepdim=True)
+    shared = scores.softmax(dim=-1).to(v.dtype) @ v[:, :, :num]  # (B, H, N + Q, d)
+    own_scores = q[:, :, :num] @ own_k.transpose(
+        2, 3
+    )  # of each token with each query, (B, H, N, Q)
+    weight = (own_scores - log_sums[:, :, :num]).sigmoid().to(v.dtype).unsqueeze(-1)
+    of_map = torch.lerp(shared[:, :, :num].unsqueeze(3), own_v.unsqueeze(2), weight)
+    own_scores = (q[:, :, num:] * own_k).sum(dim=-1, keepdim=True)  # of each query with itself
+    weight = (own_scores - log_sums[:, :, num:]).sigmoid().to(v.dtype)
+    of_query = torch.lerp(shared[:, :, num:], own_v, weight)
+    attended = torch.cat((of_query.unsqueeze(2), of_map), dim=2)  # (B, H, N + 1, Q, d)
+    attended = attended.permute(3, 0, 2, 1, 4).reshape(-1, num + 1, width)
+    x = _with_queries(tokens, query)
+    x = x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(attended))))
+    return block.ffn(block.ln2(x), identity=x)
+
+
+def _with_queries(tokens: Tensor, query: Tensor) -> Tensor:
+    """Maps, (B, N, D), with a query in front, (Q * B, N + 1, D)."""
+    tokens = tokens.repeat(len(query) // len(tokens), 1, 1)
+    return torch.cat((query.unsqueeze(1), tokens), dim=1)
 
 
 def _as_grid(grid_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import inspect
 from abc import ABCMeta, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ from ..branches.terms import (
     resolve_peers,
 )
 from ..heads import BranchHead
+from ..losses import prototype_cross_entropies
 from ..utils import check_counts
 from .checks import (
     check_branch,
@@ -264,6 +266,48 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             for name, branch in self.branches.items()
             if name in read or (branch.ema and _has_batch_norm(branch.teacher))
         }
+
+    def head_losses(
+        self,
+        students: Mapping[str, NetworkOutput | None],
+        teachers: Mapping[str, NetworkOutput],
+        views: Views,
+    ) -> dict[str, Tensor]:
+        """Compute the losses of all heads.
+
+        Cross-entropies of one student's output, at one temperature, are computed in one pass,
+        without its logits; see :func:`~mmmokd.models.losses.prototype_cross_entropies`.
+
+        Args:
+            students (Mapping[str, NetworkOutput | None]): Of all views, by branch.
+            teachers (Mapping[str, NetworkOutput]): Of the global views, by branch.
+            views (Views): The views.
+
+        Returns:
+            dict[str, Tensor]: By ``'{branch}.loss_{term}'`` or ``'{branch}.loss_{term}.{peer}'``.
+        """
+        losses: dict[str, Tensor] = {}
+        targets = defaultdict(list)
+        for name, term, peer, head in self.heads_by_name():
+            student, teacher = students[name], None
+            if head.teacher != 'none':
+                teacher = teachers[peer or name]
+            key = f'{name}.loss_{term}' + (f'.{peer}' if peer else '')
+            target = head.target(student, teacher, views)
+            if target is None:
+                losses[key] = head.loss(student, teacher, views)
+            else:
+                losses[key] = None  # its place in the order
+                targets[name, head.reads, head.student_temp].append((key, head, target))
+        for (name, reads, temperature), entries in targets.items():
+            found = prototype_cross_entropies(
+                *students[name].prototype_input(reads),
+                temperature,
+                [target for _, _, target in entries],
+            )
+            for (key, head, target), loss in zip(entries, found, strict=True):
+                losses[key] = head.finish(loss, target)
+        return losses
 
     @abstractmethod
     def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:

@@ -74,12 +74,7 @@ class MOKD(BaseMultiBranch):
         views = self.split_views(inputs, data_samples)
         students = {name: branch.forward_student(views) for name, branch in self.branches.items()}
         teachers = self.forward_teachers(views, students)
-        losses = {}
-        for name, term, peer, head in self.heads_by_name():
-            teacher = None if head.teacher == 'none' else teachers[peer or name]
-            key = f'{name}.loss_{term}' + (f'.{peer}' if peer else '')
-            losses[key] = head.loss(students[name], teacher, views)
-        return losses
+        return self.head_losses(students, teachers, views)
 
     def _build_branch(self, *args) -> Branch:
         branch = super()._build_branch(*args)

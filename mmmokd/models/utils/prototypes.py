@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 
@@ -27,3 +28,32 @@ def build_prototype_layer(
     gain.requires_grad_(train_gain)
     layer.is_prototypes = True
     return layer
+
+
+def gain_and_direction(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """The parameters of a prototype layer.
+
+    Args:
+        layer (nn.Linear): Of :func:`build_prototype_layer`.
+
+    Returns:
+        tuple[Tensor, Tensor]: Gain, shape (K, 1), and direction, shape (K, C).
+    """
+    weight = layer.parametrizations.weight
+    return weight.original0, weight.original1
+
+
+def mean_logits(features: Tensor, layer: nn.Linear) -> Tensor:
+    """The mean of the logits of rows, which is the product of their mean with the prototypes.
+
+    Args:
+        features (Tensor): What the layer would take, shape (..., C).
+        layer (nn.Linear): Of :func:`build_prototype_layer`.
+
+    Returns:
+        Tensor: Shape (K,), in the dtype of the parameters.
+    """
+    gain, direction = gain_and_direction(layer)
+    with torch.autocast(features.device.type, enabled=False):
+        mean = features.to(direction.dtype).flatten(0, -2).mean(dim=0)
+        return (direction @ mean) * (gain.squeeze(1) / torch.linalg.vector_norm(direction, dim=1))

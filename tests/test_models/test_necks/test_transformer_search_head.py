@@ -8,6 +8,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from mmmokd.models.necks import TransformerSearchHead
+from mmmokd.models.necks.transformer_search_head import search_in_block
 
 
 def build(in_channels=10, projection=True, grid_size=4, seed=0, **kwargs):
@@ -64,6 +65,19 @@ def test_many_queries_are_one_after_the_other(float64):
             torch.testing.assert_close(found[row : row + 1], single, rtol=1e-12, atol=1e-13)
     assert (found[0] - found[batch]).abs().max() > 1e-6
     assert (found[0] - head(tokens)[0]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(('batch', 'num', 'num_queries'), [(2, 7, 3), (1, 1, 1), (3, 4, 8)])
+def test_first_block_shares_what_is_equal(batch, num, num_queries, float64):
+    block = build(24, projection=False).blocks[0]
+    nn.init.normal_(block.attn.qkv.weight, std=0.5)  # attention far from uniform
+    tokens = torch.randn(batch, num, 24, requires_grad=True)
+    query = 3 * torch.randn(num_queries * batch, 24)
+    found = search_in_block(block, tokens, query)
+    expected = block(torch.cat((query.unsqueeze(1), tokens.repeat(num_queries, 1, 1)), dim=1))
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+    grads = [torch.autograd.grad(each.square().sum(), tokens)[0] for each in (found, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)
 
 
 def test_query_of_a_map_is_its_pooled_projection(float64):

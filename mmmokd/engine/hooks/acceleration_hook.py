@@ -1,0 +1,131 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import shutil
+from collections.abc import Iterator
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.utils import apply_to
+from torch import Tensor, nn
+
+from mmmokd.registry import HOOKS
+from mmmokd.utils import get_ori_model
+from mmmokd.utils.errors import ConfigError
+
+from ..optimizers.wrappers import iter_wrappers
+
+# Graphs of one function: each block of a CNN has shapes of its own, for views of two sizes, with
+# gradients and without.
+RECOMPILE_LIMIT = 256
+
+
+@HOOKS.register_module()
+class AccelerationHook(Hook):
+    """Switches on what makes a model faster without changing what it computes.
+
+    Results differ by rounding only. Checkpoints are as without: contiguous, of the same names.
+
+    Args:
+        channels_last (bool): Whether weights and feature maps of convolutions have their channels
+            last in memory, for which fast kernels are made. Defaults to True.
+        compile (bool | dict): Whether ``torch.compile`` compiles backbones and necks in training, or
+            its arguments, such as ``dict(mode='reduce-overhead')`` for CUDA graphs. The first steps
+            then take minutes; later runs find what was compiled in PyTorch's cache. It needs a C
+            compiler. Validation is not compiled. Defaults to False.
+
+    Raises:
+        ConfigError: When training begins, if there is no C compiler.
+    """
+
+    # After the hooks that try the model with other inputs.
+    priority = 'LOW'
+
+    def __init__(self, channels_last: bool = True, compile: bool | dict = False) -> None:
+        self.channels_last = channels_last
+        self.compile = dict(compile) if isinstance(compile, dict) else {} if compile else None
+
+    def before_train(self, runner) -> None:
+        """Convert the weights, and let the compiler have its modules.
+
+        Raises:
+            ConfigError: If there is no C compiler.
+        """
+        model = get_ori_model(runner.model)
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
+            for _, wrapper in iter_wrappers(runner.optim_wrapper):
+                _match_state(wrapper.optimizer)
+        if self.compile is not None:
+            self._compile(runner, model)
+
+    def _compile(self, runner, model: nn.Module) -> None:
+        backend = self.compile.get('backend', 'inductor')
+        if backend == 'inductor' and not any(map(shutil.which, ('cc', 'gcc', 'clang'))):
+            raise ConfigError(
+                'default_hooks.acceleration.compile needs a C compiler (gcc or clang), but none was '
+                'found on the PATH: install one, or set compile=False'
+            )
+        torch._dynamo.config.recompile_limit = max(
+            torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT
+        )
+        modules = list(compiled_modules(model))
+        for module in modules:
+            module.compile(**{'dynamic': False, **self.compile})
+        runner.logger.info(
+            f'torch.compile compiles {len(modules)} modules in the first steps; this takes minutes, '
+            'or seconds where they are in its cache.'
+        )
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        """Tell CUDA graphs that outputs of the last step are no longer read."""
+        if self.compile is not None:
+            torch.compiler.cudagraph_mark_step_begin()
+
+    def before_val(self, runner) -> None:
+        """Validate without the compiler: batches have other sizes."""
+        if self.compile is not None:
+            torch.compiler.set_stance('force_eager')
+
+    def after_val(self, runner) -> None:
+        """Train with the compiler again."""
+        if self.compile is not None:
+            torch.compiler.set_stance('default')
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Write contiguous tensors, which every reader takes."""
+        for key in ('state_dict', 'optimizer'):
+            if key in checkpoint:
+                checkpoint[key] = apply_to(
+                    checkpoint[key], lambda x: isinstance(x, Tensor), Tensor.contiguous
+                )
+
+
+def compiled_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """List what is compiled: backbones and necks, of an algorithm with branches or without.
+
+    Args:
+        model (nn.Module): The model, not wrapped.
+
+    Yields:
+        nn.Module: A module that is called as a whole.
+    """
+    networks = [model]
+    if isinstance(getattr(model, 'branches', None), nn.ModuleDict):
+        networks = [
+            network
+            for branch in model.branches.values()
+            for network in (branch.student, branch.teacher)
+            if network is not None
+        ]
+    for network in networks:
+        names = ('backbone', *getattr(network, 'neck_names', ('neck',)))
+        for module in (getattr(network, name, None) for name in names):
+            if isinstance(module, nn.Module):
+                yield module
+
+
+def _match_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded states the strides of their parameters, for which fused updates are made."""
+    for param, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == param.shape and value.dim() == 4:
+                state[key] = value.contiguous(memory_format=torch.channels_last)
