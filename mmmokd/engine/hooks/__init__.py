@@ -7,6 +7,7 @@ from .collapse_monitor_hook import CollapseMonitorHook
 from .data_health_hook import DataHealthHook
 from .ema_teacher_hook import EMATeacherHook
 from .epoch_seed_hook import EpochSeedHook
+from .first_step_hook import FirstStepHook
 from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
 from .input_check_hook import InputCheckHook
@@ -25,6 +26,7 @@ __all__ = [
     'DataHealthHook',
     'EMATeacherHook',
     'EpochSeedHook',
+    'FirstStepHook',
     'HeadScheduleHook',
     'InitialValHook',
     'InputCheckHook',

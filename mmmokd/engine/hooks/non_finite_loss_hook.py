@@ -47,11 +47,13 @@ class NonFiniteLossHook(Hook):
     def __init__(self) -> None:
         self._by_design: set[str] | None = None
         self._checks: deque[_Check] = deque()
+        self._is_first = True
 
     def before_train(self, runner) -> None:
         """Remember which tensors are not finite by design, as masks of minus infinity are."""
         self._by_design = set(non_finite_names(get_ori_model(runner.model).state_dict()))
         self._checks.clear()
+        self._is_first = True
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Check the losses of the iteration, or of the one before, and the weights before a save.
@@ -66,6 +68,8 @@ class NonFiniteLossHook(Hook):
         self._checks.append(self._start(runner.iter + 1, losses))
         saves = any(is_save_due(hook, runner) for hook in runner.hooks)
         reads = saves or any(is_log_due(hook, runner, batch_idx) for hook in runner.hooks)
+        reads |= self._is_first  # is logged as well
+        self._is_first = False
         self._finish(
             runner, leave=LAG if is_asynchronous(self._checks[-1].values) and not reads else 0
         )

@@ -26,6 +26,7 @@ from mmmokd.models.feature_maps import check_feature_maps
 from mmmokd.utils.config_tree import iter_dicts, type_name
 from mmmokd.utils.cpu import describe_threads, set_threads
 from mmmokd.utils.data_workers import end_workers_with_parent
+from mmmokd.utils.environment import world_size
 from mmmokd.utils.errors import ConfigError
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -67,6 +68,8 @@ def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
     if device == 'cuda' and cfg.get('launcher') == 'pytorch':
         _check_local_rank(torch.cuda.device_count())
     notices = _fit_precision(cfg, device)
+    if distributed and world_size(cfg.launcher) == 1:
+        cfg.pop('sync_bn', None)  # statistics over one process are those of batch norm
     if device != 'cpu':
         return notices
     for name in DATALOADERS:

@@ -74,7 +74,30 @@ def test_one_process_without_gpu_drops_amp_and_pinned_memory():
     assert 'model_wrapper_cfg' not in cfg
 
 
-def test_several_processes_without_gpu_drop_sync_bn_and_wrap_for_the_cpu():
+@pytest.mark.parametrize(
+    ('launcher', 'variable', 'size', 'converts'),
+    [
+        ('pytorch', 'WORLD_SIZE', '1', False),
+        ('pytorch', 'WORLD_SIZE', '2', True),
+        ('slurm', 'SLURM_NTASKS', '1', False),
+        ('mpi', 'UNKNOWN', '1', True),
+    ],
+)
+def test_one_process_of_a_launcher_has_plain_batch_norms(
+    monkeypatch, launcher, variable, size, converts
+):
+    for name in ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, size)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    cfg = config(sync_bn='torch')
+    cfg.launcher = launcher
+    assert prepare_cfg_for_device(cfg, 'cuda') == []
+    assert ('sync_bn' in cfg) == converts
+
+
+def test_several_processes_without_gpu_drop_sync_bn_and_wrap_for_the_cpu(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
     cfg = config(sync_bn='torch', find_unused_parameters=True)
     cfg.launcher = 'pytorch'
     notices = prepare_cfg_for_device(cfg, 'cpu')
