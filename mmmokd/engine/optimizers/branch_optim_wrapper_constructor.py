@@ -10,6 +10,7 @@ from torch import nn
 
 from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.config_tree import type_name
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import get_branches
@@ -96,6 +97,8 @@ class BranchOptimWrapperConstructor:
         cfg, notice = choose_precision(cfg)
         if notice:
             print_log(notice, logger='current', level=logging.WARNING)
+        if type_name(cfg['type']) == 'BFloat16OptimWrapper':
+            print_log('Mixed precision: bfloat16, without a gradient scaler.', logger='current')
         if cfg['type'] == 'OptimWrapper':
             # A config made for mixed precision also trains without.
             cfg.pop('loss_scale', None)
