@@ -9,7 +9,7 @@ import pytest
 import torch
 from image_testing import ks_distance
 from PIL import Image
-from plain_views import plain_view, plain_view_of
+from plain_crops import plain_view, plain_view_of
 
 from mmmokd.datasets import MultiCrop
 from mmmokd.datasets.transforms.view_pixels import (
