@@ -4,7 +4,7 @@
 import numpy as np
 import torch
 from PIL import Image
-from plain_views import plain_view
+from plain_crops import plain_view
 
 from mmmokd.datasets import MultiCrop
 from mmmokd.registry import TRANSFORMS

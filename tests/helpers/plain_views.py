@@ -1,13 +1,13 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Views made one by one, by Pillow and torchvision alone, from given parameters."""
+"""Images, and views of them made one by one, by Pillow and torchvision alone, from given parameters."""
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFilter
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
+from PIL import Image
+from plain_crops import plain_view_of
 
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+from mmmokd.datasets.transforms.view_pixels import ViewStep
+from mmmokd.structures import ViewGroup
 
 
 def photo(height, width, seed=0):
@@ -19,39 +19,17 @@ def photo(height, width, seed=0):
     return np.uint8(np.clip(128 + 60 * image, 0, 255))
 
 
-def plain_view(image, params, size, interpolation='bicubic'):
-    """One view, (h, w, 3), uint8; ``params`` are of one view of one image."""
-    img = Image.fromarray(image)
-    box = [int(params[name]) for name in ('top', 'left', 'height', 'width')]
-    img = F.resized_crop(img, *box, list(size), InterpolationMode(interpolation))
-    if params['flip']:
-        img = F.hflip(img)
-    for step in params['order']:
-        if step == BRIGHTNESS and params['brightness'] != 1:
-            img = F.adjust_brightness(img, params['brightness'])
-        if step == CONTRAST and params['contrast'] != 1:
-            img = F.adjust_contrast(img, params['contrast'])
-        if step == SATURATION and params['saturation'] != 1:
-            img = F.adjust_saturation(img, params['saturation'])
-        if step == HUE and params['hue'] != 0:
-            img = F.adjust_hue(img, params['hue'])
-    if params['grayscale']:
-        img = F.rgb_to_grayscale(img, 3)
-    if params['radius']:
-        img = img.filter(ImageFilter.GaussianBlur(float(params['radius'])))
-    if params['solarize']:
-        img = F.solarize(img, 128)
-    return np.asarray(img)
-
-
 def plain_views(images, params, sizes, interpolation='bicubic'):
     """All views of all images: for each view a list of arrays, one for each image."""
+    groups = [ViewGroup(size=size, scale=(1, 1), interpolation=interpolation) for size in sizes]
     return [
         [
-            plain_view(
-                image, {k: a[b, v] for k, a in params._asdict().items()}, size, interpolation
+            np.asarray(
+                plain_view_of(
+                    Image.fromarray(image), group, ViewStep(*(a[b, v].tolist() for a in params))
+                )
             )
             for b, image in enumerate(images)
         ]
-        for v, size in enumerate(sizes)
+        for v, group in enumerate(groups)
     ]

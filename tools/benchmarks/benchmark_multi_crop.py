@@ -86,7 +86,7 @@ def plain_side(
         tuple[Callable, Callable]: Reads the image; makes the views of what was read, as tensors.
     """
     from PIL import Image
-    from plain_views import plain_view
+    from plain_crops import plain_view
     from torchvision.transforms.functional import pil_to_tensor
 
     views = [view for group in groups for view in [plain_view(group)] * group.num]

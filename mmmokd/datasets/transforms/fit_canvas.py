@@ -9,6 +9,8 @@ from mmmokd.registry import TRANSFORMS
 from mmmokd.structures import ViewGroup
 from mmmokd.utils.errors import ConfigError, DataError
 
+from .pixels import choose_reduction
+
 MULTIPLE = 32
 LONG_SIDE = (4 / 3) ** 0.5  # of a photograph of area 1
 
@@ -52,6 +54,23 @@ class FitCanvas(BaseTransform):
             )
         self.size = tuple(pair)
 
+    def plan(self, results: dict, size: tuple[int, int]) -> int:
+        """Tell, before an image is decoded, how much of its resolution the canvas can hold.
+
+        Args:
+            results (dict): Of the image; stays as it is.
+            size (tuple[int, int]): The image's (height, width), upright, in pixels.
+
+        Returns:
+            int: 1, 2, 4 or 8, by which the image's height and width may be divided: it still is
+            twice as large as on the canvas.
+        """
+        return choose_reduction(1 / self._share(size))
+
+    def _share(self, size: Sequence[int]) -> float:
+        """The part of an image's height and width that fits, at most 1."""
+        return min(1, *(side / given for side, given in zip(self.size, size, strict=False)))
+
     def transform(self, results: dict) -> dict:
         """Put the image on the canvas.
 
@@ -72,7 +91,7 @@ class FitCanvas(BaseTransform):
                 f'{shape}, type {dtype}.'
             )
         results.setdefault('ori_shape', shape[:2])
-        share = min(1, *(side / given for side, given in zip(self.size, shape, strict=False)))
+        share = self._share(shape[:2])
         height, width = (max(1, round(share * side)) for side in shape[:2])
         if share < 1:
             # The mean of the area that a pixel stands for: quick, and nothing is aliased.

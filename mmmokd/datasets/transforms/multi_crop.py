@@ -11,6 +11,7 @@ from mmmokd.structures.view_params import ViewParams, ViewSampler
 from mmmokd.utils.errors import DataError
 
 from ..worker_generator import WorkerGenerator
+from .pixels import choose_reduction
 from .view_pixels import ViewStep, make_view, to_planes
 
 # The published recipe: two global views that differ in blur and solarization, eight local ones.
@@ -19,9 +20,6 @@ PAPER_GROUPS = (
     ViewGroup(size=224, scale=(0.25, 1.0), blur=0.1, solarize=0.2),
     ViewGroup(size=96, scale=(0.05, 0.25), num=8),
 )
-# An image decoded at a reduced scale still has so many pixels per pixel of each view, in each
-# direction: what Pillow's thumbnail() takes for good.
-REDUCING_GAP = 2
 PLAN = 'multi_crop_plan'
 
 
@@ -111,14 +109,13 @@ class MultiCrop(BaseTransform):
             size (tuple[int, int]): The image's (height, width), upright, in pixels.
 
         Returns:
-            int: 1, 2, 4 or 8: the image may be decoded at this part of its height and width, and
-            every crop still is ``REDUCING_GAP`` times as large as its view.
+            int: 1, 2, 4 or 8, by which the image's height and width may be divided: every crop still
+            is twice as large as its view, in each direction.
         """
         params = self.sampler.draw([size], self.generator.get())
         results[PLAN] = params, size
-        rooms = np.minimum(params.height // self._heights, params.width // self._widths)
-        room = rooms.min() // REDUCING_GAP
-        return next((factor for factor in (8, 4, 2) if factor <= room), 1)
+        rooms = np.minimum(params.height / self._heights, params.width / self._widths)
+        return choose_reduction(rooms.min())
 
     def _take_params(self, results: dict, size: tuple[int, int]) -> ViewParams:
         if PLAN not in results:

@@ -10,6 +10,9 @@ from PIL import Image
 ToUint8 = Callable[[np.ndarray], np.ndarray]
 
 EXIF_ORIENTATION = 0x0112
+# A JPEG decoded at a reduced scale still has so many pixels per pixel of what is made of it, in each
+# direction: what Pillow's thumbnail() takes for good.
+REDUCING_GAP = 2
 # How Pillow names 16-bit color in PNG, of which it keeps the upper 8 bits.
 DEEP_COLOR = ('RGB;16', 'RGBA;16', 'LA;16')
 # What to do with the stored pixels, by the orientation that EXIF gives (1: nothing).
@@ -65,6 +68,18 @@ def upright_size(img: Image.Image) -> tuple[int, int]:
         tuple[int, int]: (height, width), in pixels.
     """
     return img.size if read_orientation(img) in (5, 6, 7, 8) else img.size[::-1]
+
+
+def choose_reduction(room: float) -> int:
+    """Choose by how much a JPEG is reduced while it is decoded.
+
+    Args:
+        room (float): How many times as many pixels it has, in the scarcer direction, as are needed.
+
+    Returns:
+        int: 1, 2, 4 or 8, so that ``REDUCING_GAP`` times as many as are needed remain.
+    """
+    return next((factor for factor in (8, 4, 2) if factor * REDUCING_GAP <= room), 1)
 
 
 def reduce_decoding(img: Image.Image, factor: int) -> None:

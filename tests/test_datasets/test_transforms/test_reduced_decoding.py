@@ -10,7 +10,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from PIL import Image
 
-from mmmokd.datasets import LoadImage, MultiCrop, iter_transforms, link_decoding
+from mmmokd.datasets import FitCanvas, LoadImage, MultiCrop, iter_transforms, link_decoding
 
 GROUPS = [
     dict(num=2, size=24, scale=(0.4, 1.0), color_jitter_prob=0, blur=0, grayscale=0),
@@ -118,6 +118,20 @@ def test_files_that_are_cut_off_are_found(tmp_path, messages, progressive):
         assert str(cut) in messages()[-1]
 
 
+def test_a_canvas_for_the_device_needs_no_more_than_it_holds(tmp_path):
+    path, fit = save_jpeg(tmp_path / 'a.jpg', photo(), orientation=6), FitCanvas(96)
+    load, found = LoadImage(), []
+    for planner in (None, fit):
+        load.decode_for(planner)
+        results = load(dict(img_path=path))
+        assert results['img_shape'] == ((200, 150) if planner else (800, 600))
+        assert results['ori_shape'] == (800, 600)
+        results = fit(results)
+        assert (results['img_shape'], results['ori_shape']) == ((96, 72), (800, 600))
+        found.append(results['img'].astype(int))
+    assert np.abs(found[0] - found[1]).mean() < 1.5
+
+
 class Listed(BaseDataset):
     def load_data_list(self):
         return [dict(img_path='a.jpg')]
@@ -134,6 +148,8 @@ def test_only_what_follows_directly_is_asked():
 
     found, crops = planners(LoadImage(), MultiCrop(GROUPS))
     assert found == crops and len(found) == 1
+    found, _ = planners(LoadImage(), FitCanvas(9), MultiCrop(GROUPS))
+    assert isinstance(found[0], FitCanvas)
     found, _ = planners(LoadImage(), lambda results: results, MultiCrop(GROUPS))
     assert found == [None]
     found, _ = planners(LoadImage())
