@@ -4,7 +4,7 @@ from mmmokd.datasets.indexed_images import IndexedImages
 from mmmokd.datasets.labeled_share import LabeledShare
 
 from .transforms import BadImageError, FitCanvas, LoadImage, MultiCrop, canvas_size
-from .walk import iter_datasets, iter_transforms, require_readable_images
+from .walk import iter_datasets, iter_transforms, link_decoding, require_readable_images
 from .worker_generator import WorkerGenerator
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     'canvas_size',
     'iter_datasets',
     'iter_transforms',
+    'link_decoding',
     'require_readable_images',
 ]

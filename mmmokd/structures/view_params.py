@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import accumulate, pairwise, permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,12 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 # So many boxes are drawn for a view; if none fits into the image, the box is a central one.
 NUM_TRIES = 10
 ORDERS = np.array(list(permutations(range(4))), dtype=np.int8)  # (24, 4)
+NEUTRAL = np.array([1, 1, 1, 0])[:, None, None]  # brightness, contrast, saturation, hue
+# Random numbers of each view: shares of the area and ratios of all tries, the place (2), chances (5),
+# the jitter's values (4), its order and the radius (2).
+_ENDS = [*accumulate((0, NUM_TRIES, NUM_TRIES, 2, 5, 4, 2))]
+_PARTS = [slice(*ends) for ends in pairwise(_ENDS)]
+NUM_DRAWS = _ENDS[-1]
 
 
 class ViewParams(NamedTuple):
@@ -53,6 +59,27 @@ class ViewParams(NamedTuple):
     grayscale: np.ndarray
     solarize: np.ndarray
 
+    def scaled(self, scale: tuple[float, float], size: tuple[int, int]) -> ViewParams:
+        """Move the boxes to another resolution of the same images.
+
+        Args:
+            scale (tuple[float, float]): New height / old height, new width / old width.
+            size (tuple[int, int]): The new (height, width), of all images.
+
+        Returns:
+            ViewParams: With boxes of whole pixels, of at least one, inside the images.
+        """
+        boxes = []
+        for start, length, factor, end in (
+            (self.top, self.height, scale[0], size[0]),
+            (self.left, self.width, scale[1], size[1]),
+        ):
+            first = np.rint(start * factor).astype(np.int64).clip(0, end - 1)
+            last = np.rint((start + length) * factor).astype(np.int64).clip(first + 1, end)
+            boxes.append((first, last - first))
+        (top, height), (left, width) = boxes
+        return self._replace(top=top, left=left, height=height, width=width)
+
 
 class ViewSampler:
     """Draw the parameters of views, all of them at once.
@@ -73,23 +100,16 @@ class ViewSampler:
 
     def __init__(self, groups: Sequence[ViewGroup]) -> None:
         self.views = [group for group in groups for _ in range(group.num)]
-        self._scale = self._low_and_span([group.scale for group in self.views])
-        self._ratio = np.array([group.ratio for group in self.views]).T  # (2, V)
-        self._log_ratio = self._low_and_span(np.log(self._ratio.T))
-        jitter = np.array([group.color_jitter for group in self.views])  # (V, 4)
-        factors, hues = jitter[:, :HUE], jitter[:, HUE:]
-        low = np.concatenate((np.maximum(1 - factors, 0), -hues), axis=1)
-        self._jitter = low, np.concatenate((1 + factors, hues), axis=1) - low
-        self._radius = tuple(
-            bound[:, 0] for bound in self._low_and_span([group.blur_radius for group in self.views])
-        )
+        # All of shape (..., V), or (..., 1, V) where images come before the views.
+        self._scale = _low_and_span([view.scale for view in self.views])
+        self._ratio = np.array([view.ratio for view in self.views]).T
+        self._half_log_ratio = _low_and_span(np.log(self._ratio.T) / 2)
+        jitter = np.array([view.color_jitter for view in self.views]).T[:, None]  # (4, 1, V)
+        low = np.concatenate((np.maximum(1 - jitter[:HUE], 0), -jitter[HUE:]))
+        self._jitter = low, np.concatenate((1 + jitter[:HUE], jitter[HUE:])) - low
+        self._radius = _low_and_span([view.blur_radius for view in self.views])
         names = ('flip', 'color_jitter_prob', 'grayscale', 'blur', 'solarize')
-        self._probs = np.array([[getattr(group, name) for name in names] for group in self.views])
-
-    @staticmethod
-    def _low_and_span(ranges: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-        low, high = np.array(ranges, dtype=np.float64).T[:, :, None]  # each (V, 1)
-        return low, high - low
+        self._probs = np.array([[[getattr(view, name) for view in self.views]] for name in names])
 
     def draw(self, sizes: Sequence[Sequence[int]], generator: torch.Generator) -> ViewParams:
         """Draw the parameters of every view of several images.
@@ -104,26 +124,21 @@ class ViewSampler:
         Returns:
             ViewParams: Of N images and V views.
         """
-        num_draws = 2 * NUM_TRIES + 2 + len(self._probs[0]) + 6
-        shape = (len(sizes), len(self.views), num_draws)
+        shape = (NUM_DRAWS, len(sizes), len(self.views))
         drawn = torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
-        tries, rest = drawn[..., : 2 * NUM_TRIES], drawn[..., 2 * NUM_TRIES :]
-        top, left, height, width = self._boxes(sizes, tries, rest[..., 0], rest[..., 1])
-        flip, jittered, grayscale, blurred, solarize = np.moveaxis(
-            rest[..., 2:7] < self._probs, -1, 0
-        )
+        shares, ratios, places, chances, factors, (turn, radius) = (drawn[part] for part in _PARTS)
+        start, extent = self._boxes(sizes, shares, ratios, places)
+        flip, jittered, grayscale, blurred, solarize = chances < self._probs
         low, span = self._jitter
-        factors = np.where(jittered[..., None], low + span * rest[..., 7:11], (1, 1, 1, 0))
+        factors = np.where(jittered, low + span * factors, NEUTRAL)
         low, span = self._radius
         return ViewParams(
-            top,
-            left,
-            height,
-            width,
+            *start,
+            *extent,
             flip,
-            ORDERS[(rest[..., 11] * len(ORDERS)).astype(np.int64)],
-            *np.moveaxis(factors, -1, 0),
-            radius=(low + span * rest[..., 12]) * blurred,
+            ORDERS[(turn * len(ORDERS)).astype(np.int64)],
+            *factors,
+            radius=(low + span * radius) * blurred,
             grayscale=grayscale,
             solarize=solarize,
         )
@@ -131,40 +146,41 @@ class ViewSampler:
     def _boxes(
         self,
         sizes: Sequence[Sequence[int]],
-        tries: np.ndarray,
-        down: np.ndarray,
-        across: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes of a drawn area and ratio, at a drawn place: top, left, height, width."""
-        size = np.asarray(sizes, dtype=np.int64)[:, None]  # (N, 1, 2)
-        rows, columns = size[..., 0], size[..., 1]
+        shares: np.ndarray,
+        ratios: np.ndarray,
+        places: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes of a drawn area and ratio, at a drawn place: (top, left) and (height, width)."""
+        size = np.array(sizes, dtype=np.int64).T[..., None]  # (2, N, 1)
         low, span = self._scale
-        side = np.sqrt((low + span * tries[..., :NUM_TRIES]) * (rows * columns)[..., None])
-        low, span = self._log_ratio
-        stretch = np.exp(0.5 * (low + span * tries[..., NUM_TRIES:]))
-        widths, heights = np.rint(side * stretch), np.rint(side / stretch)  # (N, V, tries)
-        fits = (widths <= columns[..., None]) & (heights <= rows[..., None])
-        fits &= (widths >= 1) & (heights >= 1)
-        first = fits.argmax(-1)
-        image, view = np.ogrid[: len(first), : first.shape[1]]
-        height = heights[image, view, first].astype(np.int64)
-        width = widths[image, view, first].astype(np.int64)
-        top = (down * (rows - height + 1)).astype(np.int64)
-        left = (across * (columns - width + 1)).astype(np.int64)
-        found = fits[image, view, first]
+        side = np.sqrt((low + span * shares) * (size[0] * size[1]))  # (tries, N, V)
+        low, span = self._half_log_ratio
+        stretch = np.exp(low + span * ratios)
+        extents = np.rint((side / stretch, side * stretch)).astype(np.int64)  # (2, tries, N, V)
+        fits = ((extents <= size[:, None]) & (extents >= 1)).all(axis=0)
+        first = fits.argmax(axis=0)
+        image, view = np.arange(len(sizes))[:, None], np.arange(len(self.views))
+        extent = extents[:, first, image, view]  # (2, N, V)
+        start = (places * (size - extent + 1)).astype(np.int64)
+        found = fits[first, image, view]
         if not found.all():
-            central = self._central_boxes(rows, columns)
-            pairs = zip((top, left, height, width), central, strict=True)
-            top, left, height, width = (np.where(found, box, other) for box, other in pairs)
-        return top, left, height, width
+            central = self._central_boxes(size)
+            start, extent = (
+                np.where(found, *pair) for pair in zip((start, extent), central, strict=True)
+            )
+        return start, extent
 
-    def _central_boxes(
-        self, rows: np.ndarray, columns: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _central_boxes(self, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The largest boxes of an allowed ratio: what RandomResizedCrop falls back on."""
+        rows, columns = size
         least, most = self._ratio
         ratio = columns / rows
-        height = np.where(ratio < least, np.rint(columns / least), rows).astype(np.int64)
-        width = np.where(ratio > most, np.rint(rows * most), columns).astype(np.int64)
-        height, width = height.clip(1, rows), width.clip(1, columns)
-        return (rows - height) // 2, (columns - width) // 2, height, width
+        height = np.where(ratio < least, np.rint(columns / least), rows)
+        width = np.where(ratio > most, np.rint(rows * most), columns)
+        extent = np.stack((height, width)).astype(np.int64).clip(1, size)
+        return (size - extent) // 2, extent
+
+
+def _low_and_span(ranges: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.array(ranges, dtype=np.float64).T
+    return low, high - low

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+from image_testing import ks_distance
 from torchvision import transforms as tv
 
 from mmmokd.structures import ViewGroup, ViewSampler
@@ -15,16 +16,9 @@ def draw(group, size, num_images=400, seed=0):
     return type(params)(*(field.reshape(-1, *field.shape[2:]) for field in params))
 
 
-def distance(ours, theirs):
-    """The largest difference of two distributions, as Kolmogorov and Smirnov measure it."""
-    at = np.sort(np.concatenate((ours, theirs)))
-    shares = [np.searchsorted(np.sort(x), at, side='right') / len(x) for x in (ours, theirs)]
-    return np.abs(shares[0] - shares[1]).max()
-
-
 def close(ours, theirs):
     # Two samples of one distribution are further apart once in 10,000 times.
-    return distance(ours, theirs) < 2.23 * (1 / len(ours) + 1 / len(theirs)) ** 0.5
+    return ks_distance(ours, theirs) < 2.23 * (1 / len(ours) + 1 / len(theirs)) ** 0.5
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from .data_health_hook import DataHealthHook
 from .device_views_hook import DeviceViewsHook
 from .ema_teacher_hook import EMATeacherHook
 from .epoch_seed_hook import EpochSeedHook
+from .first_step_hook import FirstStepHook
 from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
 from .input_check_hook import InputCheckHook
@@ -15,6 +16,7 @@ from .non_finite_loss_hook import NonFiniteLossHook
 from .optimizer_check_hook import OptimizerCheckHook
 from .prototype_freeze_hook import PrototypeFreezeHook
 from .resume_hook import ResumeHook
+from .runtime_info_hook import RuntimeInfoHook
 
 __all__ = [
     'AccelerationHook',
@@ -26,6 +28,7 @@ __all__ = [
     'DeviceViewsHook',
     'EMATeacherHook',
     'EpochSeedHook',
+    'FirstStepHook',
     'HeadScheduleHook',
     'InitialValHook',
     'InputCheckHook',
@@ -33,4 +36,5 @@ __all__ = [
     'OptimizerCheckHook',
     'PrototypeFreezeHook',
     'ResumeHook',
+    'RuntimeInfoHook',
 ]
