@@ -52,6 +52,23 @@ class FitCanvas(BaseTransform):
             )
         self.size = tuple(pair)
 
+    def plan(self, results: dict, size: tuple[int, int]) -> int:
+        """Say how far an image may be reduced while it is decoded: not below the canvas.
+
+        Args:
+            results (dict): Unused.
+            size (tuple[int, int]): The image's (height, width), in pixels.
+
+        Returns:
+            int: 1, 2, 4 or 8, by which both may be divided.
+        """
+        share = self._share(size)
+        return next((factor for factor in (8, 4, 2) if factor * share <= 1), 1)
+
+    def _share(self, shape: Sequence[int]) -> float:
+        """By which an image is reduced to fit; 1 if it does."""
+        return min(1, *(side / given for side, given in zip(self.size, shape, strict=False)))
+
     def transform(self, results: dict) -> dict:
         """Put the image on the canvas.
 
@@ -72,7 +89,7 @@ class FitCanvas(BaseTransform):
                 f'{shape}, type {dtype}.'
             )
         results.setdefault('ori_shape', shape[:2])
-        share = min(1, *(side / given for side, given in zip(self.size, shape, strict=False)))
+        share = self._share(shape)
         height, width = (max(1, round(share * side)) for side in shape[:2])
         if share < 1:
             # The mean of the area that a pixel stands for: quick, and nothing is aliased.
