@@ -58,6 +58,7 @@ ELSEWHERE = (
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
     'bash tools/dist_train.sh configs/dino/',  # likewise
+    'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
 )
 REPLACED = (
     (r'mmmokd::(?=mokd/)', 'configs/'),  # those of the package are large: test_config_paths.py

@@ -20,6 +20,7 @@ train_pipeline = [
     dict(type='PackInputs'),
 ]
 val_pipeline = [load, dict(type='PackInputs')]
+# type='mmmokd.MultiCropDataPreprocessor', keep_images=True: both images and views are on the GPU.
 data_preprocessor = dict(mean=[125.307, 122.961, 113.8575], std=[51.5865, 50.847, 51.255])
 
 dataset = dict(type='CIFAR10', data_root=data_root)

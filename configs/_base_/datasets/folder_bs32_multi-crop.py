@@ -30,7 +30,7 @@ train_dataloader = dict(
     drop_last=True,
 )
 data_preprocessor = dict(
-    type='SelfSupDataPreprocessor',
+    type='SelfSupDataPreprocessor',  # mmmokd.MultiCropDataPreprocessor: views are made on the GPU
     mean=[123.675, 116.28, 103.53],  # ImageNet's; near enough for photographs
     std=[58.395, 57.12, 57.375],
     to_rgb=False,  # LoadImage gives RGB

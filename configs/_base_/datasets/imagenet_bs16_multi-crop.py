@@ -22,7 +22,7 @@ val_pipeline = [
     dict(type='PackInputs'),
 ]
 data_preprocessor = dict(
-    type='SelfSupDataPreprocessor',
+    type='SelfSupDataPreprocessor',  # mmmokd.MultiCropDataPreprocessor: views are made on the GPU
     mean=[123.675, 116.28, 103.53],
     std=[58.395, 57.12, 57.375],
     to_rgb=False,  # LoadImage gives RGB

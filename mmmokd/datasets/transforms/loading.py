@@ -208,11 +208,12 @@ class LoadImage(BaseTransform):
         """Decode JPEGs at the smallest scale that the next transform can do with.
 
         Their decoder reduces by 2, 4 or 8, which makes a view of a large photograph several times
-        as fast. ``DataHealthHook`` calls this where :class:`MultiCrop` follows directly.
+        as fast. ``DataHealthHook`` calls this where :class:`MultiCrop` or :class:`FitCanvas` follows
+        directly.
 
         Args:
-            planner (MultiCrop, optional): The next transform, and the only one that sees the image.
-                Its ``plan(results, size)`` is told the image's (height, width), upright, and gives 1,
+            planner (Planner, optional): The next transform, and the only one that sees the image. Its
+                ``plan(results, size)`` is told the image's (height, width), upright, and gives 1,
                 2, 4 or 8, by which both may be divided. None decodes at full scale, as at first.
         """
         self.planner = planner

@@ -27,8 +27,8 @@ def move_views_to_device(cfg: Config) -> list[str]:
         list[str]: What was changed, in sentences for the log.
 
     Raises:
-        ConfigError: If the pipeline has no ``MultiCrop``, several that differ, or other transforms
-            after it than ``PackInputs``.
+        ConfigError: If images are to be kept by another preprocessor, or the pipeline has no
+            ``MultiCrop``, several that differ, or other transforms after it than ``PackInputs``.
     """
     preprocessor = _preprocessor_of(cfg)
     if preprocessor is None or preprocessor.get('groups') is not None:
@@ -70,7 +70,14 @@ def _preprocessor_of(cfg: Config) -> dict | None:
     own = model.get('data_preprocessor') if isinstance(model, dict) else None
     found = own or cfg.get('data_preprocessor')
     kind = type_name(found.get('type')) if isinstance(found, dict) else None
-    return found if kind == PREPROCESSOR else None
+    if kind == PREPROCESSOR:
+        return found
+    if kind is not None and found.get('keep_images'):
+        raise ConfigError(
+            f'data_preprocessor.keep_images=True is for data_preprocessor.type=mmmokd.{PREPROCESSOR}, '
+            f'but the type is {found.get("type")}: set it as well'
+        )
+    return None
 
 
 def _is_crop(step: Any) -> bool:

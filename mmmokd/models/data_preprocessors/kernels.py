@@ -20,7 +20,7 @@ WARPS = 8
 def _matrix(start, length, flip, out, size, axis, BICUBIC: tl.constexpr, SUPPORT: tl.constexpr,
             WIDTH: tl.constexpr):  # fmt: skip
     """One row of one matrix: the weights of all pixels in one pixel of the result."""
-    row, view = tl.program_id(0), tl.program_id(1)
+    view, row = tl.program_id(0), tl.program_id(1)
     begin = tl.load(start + view).to(tl.float64)
     span = tl.load(length + view).to(tl.float64)
     place = tl.where(tl.load(flip + view) > 0, size - 1 - row, row).to(tl.float64)
@@ -72,7 +72,7 @@ def resampling_matrix(
     """
     number, support = FILTERS[interpolation]
     out = torch.empty(len(start), size, axis, dtype=dtype, device=start.device)
-    _matrix[(size, len(start))](
+    _matrix[(len(start), size)](
         start, length, flip, out, size, axis,
         BICUBIC=number == 1, SUPPORT=support, WIDTH=triton.next_power_of_2(axis), num_warps=4,
     )  # fmt: skip

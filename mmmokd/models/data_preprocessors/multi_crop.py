@@ -145,7 +145,10 @@ class MultiCropDataPreprocessor(SelfSupDataPreprocessor):
             lay_out(params, each.views, scales, fused=kernels is not None) for each in self._passes
         ]
         # Levels and sums of weights are exact enough in half precision, and a GPU is fast in it.
-        images = images.to(torch.float16 if device.type == 'cuda' else torch.float32)
+        images = images.to(
+            torch.float16 if device.type == 'cuda' else torch.float32,
+            memory_format=torch.contiguous_format,
+        )
         views: list = [None] * self.num_views
         with torch.autocast(device.type, enabled=False):
             for each, drawn in zip(self._passes, to_device(arrays, device), strict=True):
@@ -159,7 +162,8 @@ class MultiCropDataPreprocessor(SelfSupDataPreprocessor):
         views = views.view(batch, -1, *views.shape[1:]).permute(1, 0, 3, 2, 4)  # (n, B, 3, h, w)
         if not self._enable_normalize:
             return views.contiguous().unbind()
-        return torch.sub(views, self.mean).div_(self.std).contiguous().unbind()
+        normalized = torch.empty(views.shape, device=views.device)
+        return torch.sub(views, self.mean, out=normalized).div_(self.std).unbind()
 
     def _generator(self) -> torch.Generator:
         seed = torch.initial_seed() if self._seed is None else self._seed
@@ -197,7 +201,7 @@ class MultiCropDataPreprocessor(SelfSupDataPreprocessor):
         sizes = shown if None in sizes or not sizes else np.array(sizes)
         images = inputs.to(self.device, non_blocking=self._non_blocking)
         samples = move_labels(samples, self.device)
-        return images.permute(0, 2, 1, 3).contiguous(), samples, sizes, shown / sizes
+        return images.permute(0, 2, 1, 3), samples, sizes, shown / sizes
 
     def _read_bank(self, inputs: Any) -> tuple[Tensor, Any, np.ndarray, np.ndarray]:
         indices = inputs[0] if isinstance(inputs, list) else inputs

@@ -138,7 +138,7 @@ def load_kernels(device: torch.device) -> ModuleType | None:
         from . import kernels
 
         numbers = torch.zeros(1, 4, device=device)
-        kernels.jitter(numbers.new_zeros(1, 1, 3, 1), numbers, numbers, numbers[:, 0])
+        kernels.jitter(numbers.new_zeros(1, 2, 3, 16), numbers, numbers, numbers[:, 0])
         return kernels
     except Exception as error:  # no Triton, no C compiler, a GPU that it does not know, ...
         print_log(

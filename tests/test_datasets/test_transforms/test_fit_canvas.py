@@ -2,8 +2,10 @@
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
+from PIL import Image
+from plain_views import photo
 
-from mmmokd.datasets import FitCanvas, MultiCrop, canvas_size
+from mmmokd.datasets import FitCanvas, LoadImage, MultiCrop, canvas_size
 from mmmokd.registry import TRANSFORMS
 from mmmokd.structures import ViewGroup
 from mmmokd.utils.errors import ConfigError, DataError
@@ -32,6 +34,25 @@ def test_image_is_whole_on_its_canvas(size, shape, shown):
         assert np.array_equal(canvas[:height, :width], img)
     else:  # the mean of the area that a pixel stands for
         assert abs(canvas[:height, :width].mean() - img.mean()) < 1
+
+
+@pytest.mark.parametrize(
+    ('shape', 'factor'),
+    [((1024, 768), 2), ((1023, 768), 1), ((4096, 200), 8), ((300, 200), 1), ((300, 2048), 4)],
+)
+def test_large_jpeg_is_decoded_in_reduced_size(tmp_path, shape, factor):
+    path, image = tmp_path / 'image.jpg', photo(*shape)
+    Image.fromarray(image).save(path, quality=95)
+    fit, canvases = FitCanvas(512), []
+    assert fit.plan({}, shape) == factor
+    for planner in (None, fit):
+        load = LoadImage(to_rgb=True)
+        load.decode_for(planner)
+        results = fit(load(dict(img_path=str(path), sample_idx=0)))
+        assert results['ori_shape'] == shape
+        canvases.append((results['img'].astype(float), results['img_shape']))
+    assert canvases[0][1] == canvases[1][1]
+    assert np.abs(canvases[0][0] - canvases[1][0]).mean() < 2
 
 
 def test_area_is_averaged():

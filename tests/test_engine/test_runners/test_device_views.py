@@ -60,6 +60,15 @@ def test_what_is_left_as_it_is():
     assert move_views_to_device(cfg) == []
 
 
+def test_images_kept_by_another_preprocessor():
+    cfg = config('mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py', keep_images=True)
+    cfg.data_preprocessor.type = 'SelfSupDataPreprocessor'
+    with pytest.raises(
+        ConfigError, match=f'is for data_preprocessor.type={TYPE}, but the type is Self'
+    ):
+        move_views_to_device(cfg)
+
+
 @pytest.mark.parametrize(
     ('pipeline', 'message'),
     [
