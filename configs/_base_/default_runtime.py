@@ -18,6 +18,7 @@ default_hooks = dict(
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
     resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
+    device_views=dict(type='mmmokd.DeviceViewsHook'),  # for views that the GPU makes
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),
 )
 

@@ -71,6 +71,8 @@ REPLACED = (
         'check_transfer.py ROOM/full.pth cnn ROOM/r18.py',
     ),
     (r'export_branch\.py CHECKPOINT', 'export_branch.py ROOM/full.pth'),
+    (r'speed\.py$', 'speed.py --rows loss'),  # all of them take a minute
+    (r'speed\.py', 'speed.py --quick --rounds 1'),
     (r'benchmark_transfer\.py CONFIG', 'benchmark_transfer.py ROOM/r18.py'),
     (r'work_dirs/\w+/epoch_100\.pth:cnn', 'ROOM/full.pth:cnn'),
     (r'batch_size=\d+', 'batch_size=8'),

@@ -12,12 +12,13 @@ __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
 
 import argparse
 import json
+import os
 import sys
 import time
 import traceback
 from pathlib import Path
 
-from speed import ROWS, row_function
+from speed import ROWS, row_function, rows_of
 
 from mmmokd.cli.run_tool import add_cfg_options, run_tool
 from mmmokd.utils.errors import ConfigError
@@ -32,8 +33,8 @@ def parse_args() -> argparse.Namespace:
         '--rows',
         nargs='+',
         metavar='NAME',
-        help=f'rows to measure (default: all). CPU: {", ".join(ROWS["cpu"])}; GPU: '
-        f'{", ".join(ROWS["cuda"])}',
+        help=f'rows to measure (default: {" ".join(ROWS["cpu"])}; on a GPU '
+        f'{" ".join(ROWS["cuda"])}, most of which run on the CPU as well)',
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='file to write all results to')
     parser.add_argument(
@@ -48,11 +49,10 @@ def parse_args() -> argparse.Namespace:
     add_cfg_options(parser)
     parser.set_defaults(cfg_options_text=[])
     args = parser.parse_args()
-    unknown = [name for name in args.rows or () if name not in ROWS[args.device]]
-    if unknown:
+    known = rows_of(args.device)
+    if unknown := [name for name in args.rows or () if name not in known]:
         parser.error(
-            f'--device {args.device} has no row {", ".join(unknown)}: it has '
-            f'{", ".join(ROWS[args.device])}'
+            f'--device {args.device} has no row {", ".join(unknown)}: it has {", ".join(known)}'
         )
     if args.rounds < 1:
         parser.error(f'--rounds must be at least 1, but is {args.rounds}')
@@ -61,6 +61,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if args.device == 'cpu':
+        os.environ['CUDA_VISIBLE_DEVICES'] = ''  # before PyTorch looks for GPUs
     import torch
     from speed.result import Settings, describe_machine
 
@@ -77,9 +79,8 @@ def main() -> None:
 
         failed = measure(['profile'], lambda name: profile, settings, report, args.json)
     else:
-        rows = args.rows or [*ROWS[args.device]]
-        find = lambda name: row_function(name, args.device)  # noqa: E731
-        failed = measure(rows, find, settings, report, args.json)
+        rows = args.rows or ROWS[args.device]
+        failed = measure(rows, row_function, settings, report, args.json)
     if failed:
         sys.exit(1)
 
@@ -99,8 +100,6 @@ def measure(names, find, settings, report: dict, file: Path | None) -> list[str]
     """
     from speed.result import NotMeasuredError, as_json, results_table
 
-    from mmmokd.utils.atomic import atomic_write
-
     results, failed = [], []
     report.update(rows=[], tables=[], seconds={}, not_measured={})
     for name in names:
@@ -109,28 +108,38 @@ def measure(names, find, settings, report: dict, file: Path | None) -> list[str]
             measured = find(name)(settings)
         except NotMeasuredError as error:
             report['not_measured'][name] = str(error)
-            print(f'{name}: not measured: {error}', flush=True)
-            continue
         except Exception as error:
             failed.append(name)
             report['not_measured'][name] = f'{type(error).__name__}: {error}'
             traceback.print_exc()
-            continue
-        results += measured.results
-        seconds = report['seconds'][name] = round(time.perf_counter() - start, 1)
-        for table in measured.tables:
-            report['tables'].append(vars(table))
-            print(f'\n{table.text()}\n', flush=True)
-        print(f'{name}: {seconds} s', flush=True)
-        report['rows'] = as_json(results)
-        if file is not None:
-            with atomic_write(file) as part:
-                part.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
+        else:
+            results += measured.results
+            report['rows'] += as_json(measured.results)
+            report['tables'] += map(vars, measured.tables)
+            for table in measured.tables:
+                print(f'\n{table.text()}\n')
+        report['seconds'][name] = round(time.perf_counter() - start, 1)
+        print(f'{name}: {report["seconds"][name]} s', flush=True)
+        save(report, file)
     if results:
         print(f'\n{results_table(results)}')
     for name, reason in report['not_measured'].items():
         print(f'{name}: not measured: {reason}')
     return failed
+
+
+def save(report: dict, file: Path | None) -> None:
+    """Write a report.
+
+    Args:
+        report (dict): Machine, rows, tables.
+        file (Path, optional): The file; None writes nothing.
+    """
+    from mmmokd.utils.atomic import atomic_write
+
+    if file is not None:
+        with atomic_write(file) as part:
+            part.write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__':

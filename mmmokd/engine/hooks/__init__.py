@@ -5,6 +5,7 @@ from .checkpoint_check_hook import CheckpointCheckHook
 from .checkpoint_hook import CheckpointHook
 from .collapse_monitor_hook import CollapseMonitorHook
 from .data_health_hook import DataHealthHook
+from .device_views_hook import DeviceViewsHook
 from .ema_teacher_hook import EMATeacherHook
 from .epoch_seed_hook import EpochSeedHook
 from .first_step_hook import FirstStepHook
@@ -24,6 +25,7 @@ __all__ = [
     'CheckpointHook',
     'CollapseMonitorHook',
     'DataHealthHook',
+    'DeviceViewsHook',
     'EMATeacherHook',
     'EpochSeedHook',
     'FirstStepHook',

@@ -20,6 +20,7 @@ from mmmokd.engine.hooks.optimizer_check_hook import OptimizerCheckHook
 from mmmokd.engine.optimizers.precision import AMP_DEVICES, choose_dtype, choose_precision
 from mmmokd.engine.runners.branch_settings import drop_idle_settings
 from mmmokd.engine.runners.data_errors import explain_broken_data
+from mmmokd.engine.runners.device_views import move_views_to_device
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.engine.runners.shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
 from mmmokd.models.feature_maps import check_feature_maps
@@ -252,7 +253,8 @@ def build_runner(cfg: Config) -> Runner:
     drop_absent_hooks(cfg)
     check_feature_maps(cfg)
     check_folder(cfg.work_dir)
-    idle, notices = drop_idle_settings(cfg), prepare_cfg_for_device(cfg)
+    idle = [*drop_idle_settings(cfg), *move_views_to_device(cfg)]
+    notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
         init_cpu_process_group(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Where the time of a step goes: by parts of the step, and by kinds of operators."""
+"""Time of a step: by its parts, and by kinds of operators."""
 
 import functools
 import re
@@ -24,10 +24,10 @@ GROUPS = {
     'layer norm': r'layer_?norm|gammabeta|rmsnorm',
     'weight norm': r'weight_norm',
     'attention': r'attention|flash|fmha|sdpa',
+    'layout': r'nchwto|nhwcto|(?<!conv_)transpose|contiguous|permute',
     'convolution': r'conv(?!ert)|fprop|dgrad|wgrad|implicit_gemm|winograd|cudnn.*nhwc',
     'softmax, cross-entropy': r'softmax|logsumexp|cross_entropy|prototype',
     'matrix products': r'gemm|addmm|::mm\b|bmm|matmul|linear|cutlass|nvjet|cublas|splitk',
-    'layout': r'nchw|nhwc|transpose|contiguous|permute',
     'casts and copies': r'copy|_to\b|clone|memcpy|cat(array)?|cast|memset|fill|zero|convert',
     'pooling, resizing': r'pool|upsample|interpolate',
     'reductions': r'reduce|\bsum|mean|norm|amax|argmax|dot',
@@ -49,21 +49,23 @@ def group_of(name: str) -> str:
     return next((group for group, pattern in GROUPS.items() if re.search(pattern, name)), 'other')
 
 
-def profile_operators(step: Callable[[], Any], steps: int = 1) -> tuple[dict, dict, int]:
+def profile_operators(
+    step: Callable[[], Any], steps: int = 1, on_gpu: bool = False
+) -> tuple[dict, dict, int]:
     """Measure the time that kinds of operators take themselves.
 
     Args:
         step (Callable): Trains on a batch.
         steps (int): How many times. Defaults to 1.
+        on_gpu (bool): Whether kernels of the GPU are measured, not operators. Defaults to False.
 
     Returns:
-        tuple[dict[str, float], dict[str, float], int]: Milliseconds a step by kind, by operator
-        (on a GPU, by kernel), and how many operators or kernels a step has.
+        tuple[dict[str, float], dict[str, float], int]: Milliseconds a step by kind, by operator or
+        kernel, and how many of them a step has.
     """
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
-    on_gpu = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as profiler:
         for _ in range(steps):
@@ -146,7 +148,7 @@ class PartsTimer:
 
 
 def _parts(runner: Runner) -> Iterator[tuple[Any, str, str]]:
-    """What to wrap: owner, attribute, part."""
+    """Functions to wrap: owner, attribute, part."""
     model, wrappers = runner.model, dict(runner.optim_wrapper.items())
     yield model, 'forward', 'forward, rest'
     yield model.data_preprocessor, 'forward', 'data preprocessor'
@@ -204,18 +206,20 @@ def profile(settings: Settings) -> Measured:
         for _ in range(1 if settings.device == 'cpu' else 5):
             run.step()
         steps = 1 if settings.quick else 2
-        parts = profile_parts(run.runner, run.step, steps)
-        kinds, names, count = profile_operators(run.step, steps)
+        # Compiled modules are not to be wrapped: they would be compiled again.
+        compiled = any(
+            getattr(each, '_compiled_call_impl', None) for each in run.runner.model.modules()
+        )
+        parts = {} if compiled else profile_parts(run.runner, run.step, steps)
+        kinds, names, count = profile_operators(run.step, steps, settings.device == 'cuda')
     what = 'kernel' if settings.device == 'cuda' else 'operator'
     total = sum(kinds.values())
-    return Measured(
-        [],
-        [
-            Table('Parts of a step, without those within them', ['part', 'ms'], _lines(parts)),
-            Table(f'{count} {what}s, {total:.1f} ms', [f'kind of {what}', 'ms'], _lines(kinds)),
-            Table('The longest of them', [what, 'ms'], _lines(names, 25)),
-        ],
-    )
+    tables = [
+        Table('Parts of a step, without those within them', ['part', 'ms'], _lines(parts)),
+        Table(f'{count} {what}s, {total:.1f} ms', [f'kind of {what}', 'ms'], _lines(kinds)),
+        Table('The longest of them', [what, 'ms'], _lines(names, 25)),
+    ]
+    return Measured([], tables[compiled:])
 
 
 def _lines(milliseconds: dict[str, float], most: int = 40) -> list[list[str]]:

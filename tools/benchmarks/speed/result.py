@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What rows measure, and how it is shown."""
+"""Results of rows, and how they are shown."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ class NotMeasuredError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for.
+    """Requests of the user.
 
     Attributes:
         device (str): ``'cpu'`` or ``'cuda'``.
@@ -115,7 +115,7 @@ class Table:
 
 @dataclass
 class Measured:
-    """What a row gives.
+    """Results of a row.
 
     Attributes:
         results (list[Result]): Lines of the table of all rows.

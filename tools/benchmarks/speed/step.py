@@ -1,7 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Whole steps: against the bare backbones, in bfloat16, and their memory."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -14,6 +15,7 @@ from .runs import Case, Training, training
 from .timing import alternate
 
 PAPER = 'mokd/mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k.py'
+ACCELERATION = 'default_hooks.acceleration'
 AUTHORS_GB = 6.2  # resident memory of the authors' code, the case of the CPU
 FLOAT32 = {'optim_wrapper.type': 'OptimWrapper'}
 BFLOAT16 = {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'}
@@ -84,7 +86,7 @@ def step(settings: Settings) -> Measured:
     """
     case = step_case(settings)
     if settings.device == 'cuda':
-        return _step_on_gpu(case, settings)
+        return step_variants(case, settings)
     cfg = case.synthetic()
     with training(cfg) as run:
         sides = dict(ours=run.step, bare=bare_backbones(case, cfg, 'cpu'))
@@ -115,64 +117,107 @@ def describe(case: Case) -> str:
     return f'{" + ".join(map(str.strip, names))}, batch {case.batch}, {crops}'
 
 
-def _step_on_gpu(case: Case, settings: Settings) -> Measured:
-    """Variants of our step in turn with the baseline; the first, as configured, has the goals."""
-    rows, first = [], None
-    for name, options in gpu_variants(case).items():
-        cfg = case.synthetic(options)
-        with training(cfg) as run:
-            with PeakMemory('cuda', total=True) as memory:
-                _warm_up(run)
-            peak = memory.bytes / 2**30
-            sides = dict(ours=run.step, bare=bare_backbones(case, cfg, 'cuda'))
-            seconds = alternate(sides, settings.rounds, calls=1 if settings.quick else 3)
-        del sides, run
-        rows.append([name, *_cells(seconds['ours'], case.batch), number(peak)])
-        first = first or (seconds, peak)
-    seconds, peak = first
-    with PeakMemory('cuda', total=True) as memory:
-        bare = bare_backbones(case, case.synthetic(), 'cuda')
-        bare()
-    bare_peak = memory.bytes / 2**30
-    rows.append(['bare backbones, eager', *_cells(seconds['bare'], case.batch), number(bare_peak)])
-    what = f'whole step, {describe(case)}, bfloat16'
-    ours, theirs = 1000 * seconds['ours'], 1000 * seconds['bare']
-    results = [
-        Result('step', what, 'ms', ours, theirs, 'bare backbones', 120, absolute=True),
-        Result(
-            'step', 'its peak memory', 'GiB', peak, bare_peak, 'bare backbones', 14, absolute=True
-        ),
-    ]
-    table = Table('Whole step', ['variant', 'ms', 'images/s', 'peak GiB'], rows)
-    return Measured(results, [table])
-
-
-def gpu_variants(case: Case) -> dict[str, dict[str, Any]]:
-    """Switches of acceleration, one left out at a time.
+def step_variants(case: Case, settings: Settings) -> Measured:
+    """Ours as configured, and without each switch of acceleration, in turn with the baseline.
 
     Args:
-        case (Case): The case.
+        case (Case): The case of the goals.
+        settings (Settings): What the user asked for.
 
     Returns:
-        dict[str, dict[str, Any]]: Options by the variant's name, the config as it is first.
+        Measured: Time and memory as configured, and a table of all variants.
     """
-    hook = case.load().default_hooks.get('acceleration') or {}
-    place = 'default_hooks.acceleration'
-    switches = [key for key, value in hook.items() if key in ('compile', 'channels_last') and value]
-    variants = {'as configured': {}}
-    variants.update({f'without {key}': {f'{place}.{key}': False} for key in switches})
-    if len(switches) > 1:
-        variants['without both'] = {f'{place}.{key}': False for key in switches}
-    return variants
+    switches = [key for key in ('channels_last', 'compile') if acceleration_of(case).get(key)]
+    variants = {f'without {key}': {f'{ACCELERATION}.{key}': False} for key in switches}
+    found = {'as configured': _measure_variant(case, settings)}
+    for name, options in variants.items():
+        found[name] = _measure_variant(case, settings, options)
+    with PeakMemory(settings.device, total=True) as memory:
+        bare_backbones(case, case.synthetic(), settings.device)()
+    first = found['as configured']
+    bare = Variant(first.bare, first.bare, memory.bytes)
+    rows = [
+        [name, number(1000 * each.seconds), number(case.batch / each.seconds), each.gib]
+        for name, each in {**found, 'bare backbones, eager': bare}.items()
+    ]
+    table = Table('Whole step', ['variant', 'ms', 'images/s', 'peak GiB'], rows)
+    return Measured(_gpu_results('step', case, first, bare.peak), [table])
+
+
+class Variant(NamedTuple):
+    """A measured variant of the step on a GPU.
+
+    Attributes:
+        seconds (float): Of a step.
+        bare (float): Of the bare backbones' passes beside it.
+        peak (int): Peak memory in bytes.
+    """
+
+    seconds: float
+    bare: float
+    peak: int
+
+    @property
+    def gib(self) -> str:
+        """str: Peak memory in GiB."""
+        return number(self.peak / 2**30)
+
+
+def _measure_variant(
+    case: Case, settings: Settings, options: Mapping[str, Any] | None = None
+) -> Variant:
+    """Measure memory alone, then time in turn with the baseline."""
+    cfg = case.synthetic(options)
+    with training(cfg) as run:
+        with PeakMemory(settings.device, total=True) as memory:
+            _warm_up(run)
+        sides = dict(ours=run.step, bare=bare_backbones(case, cfg, settings.device))
+        seconds = alternate(sides, settings.rounds, calls=1 if settings.quick else 3)
+    return Variant(seconds['ours'], seconds['bare'], memory.bytes)
+
+
+def _gpu_results(row: str, case: Case, ours: Variant, bare_peak: int | None) -> list[Result]:
+    """Time and memory of a variant, with the goals."""
+    what = f'whole step, {describe(case)}, bfloat16'
+    peaks = [peak / 2**30 if peak else None for peak in (ours.peak, bare_peak)]
+    against = 'bare backbones'
+    seconds = 1000 * ours.seconds, 1000 * ours.bare
+    return [
+        Result(row, what, 'ms', *seconds, against, 120, absolute=True),
+        Result(row, 'its peak memory', 'GiB', *peaks, against, 14, absolute=True),
+    ]
+
+
+def compiled(settings: Settings) -> Measured:
+    """The whole step with compiled backbones and necks, which takes a while to begin.
+
+    Args:
+        settings (Settings): What the user asked for.
+
+    Returns:
+        Measured: As :func:`step` on a GPU.
+    """
+    case = step_case(settings)
+    options = {} if acceleration_of(case).get('compile') else {f'{ACCELERATION}.compile': True}
+    variant = _measure_variant(case, settings, options)
+    return Measured(_gpu_results('compiled', case, variant, None))
+
+
+def acceleration_of(case: Case) -> Mapping[str, Any]:
+    """Look up the switches of acceleration.
+
+    Args:
+        case (Case): A case.
+
+    Returns:
+        dict[str, Any]: Config of the hook; empty without it.
+    """
+    return case.load().default_hooks.get('acceleration') or {}
 
 
 def _warm_up(run: Training, steps: int = 3) -> None:
     for _ in range(steps):
         run.step()
-
-
-def _cells(seconds: float, batch: int) -> list[str]:
-    return [number(1000 * seconds), number(batch / seconds)]
 
 
 def step_memory(settings: Settings) -> Measured:
@@ -231,6 +276,6 @@ def bf16(settings: Settings) -> Measured:
 
 
 def _has_bf16() -> bool:
-    """Whether the CPU multiplies matrices of bfloat16 faster."""
+    """Check whether the CPU multiplies matrices of bfloat16 faster."""
     checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return any(getattr(torch.cpu, check, bool)() for check in checks)
