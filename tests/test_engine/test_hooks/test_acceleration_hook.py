@@ -1,0 +1,91 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import shutil
+
+import pytest
+import torch
+from mokd_testing import AfterStep, copy_of, train
+from torch import nn
+
+from mmmokd.engine.hooks.acceleration_hook import compiled_modules
+
+
+def run(cfg, hook=None, **kwargs):
+    losses = []
+    cfg.update(kwargs)
+    cfg.default_hooks.acceleration = hook and dict(type='mmmokd.AccelerationHook', **hook)
+    if hook is None:
+        cfg.default_hooks.pop('acceleration')
+    keep = AfterStep(
+        lambda r: losses.append(float(r.message_hub.get_scalar('train/loss').current()))
+    )
+    return train(cfg, keep), losses
+
+
+def test_layout_and_compiler_change_nothing_but_rounding(runner_cfg, tmp_path):
+    """Losses and weights of four steps; checkpoints are contiguous, and resumed from to the bit."""
+    length = dict(length=8, batch_size=2, max_epochs=1)
+    plain, expected = run(runner_cfg(**length))
+    fast, losses = run(
+        runner_cfg(**length), dict(channels_last=True, compile=dict(backend='eager'))
+    )
+    assert losses == pytest.approx(expected, rel=1e-4)
+    compiled = [m for m in fast.model.modules() if m._compiled_call_impl is not None]
+    assert compiled and set(compiled) == set(compiled_modules(fast.model))
+    convs = [m.weight for m in fast.model.modules() if isinstance(m, nn.Conv2d)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convs)
+    found, wanted = copy_of(fast.model.state_dict()), copy_of(plain.model.state_dict())
+    assert list(found) == list(wanted)
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_checkpoint_and_resume(runner_cfg, tmp_path):
+    hook, length = dict(channels_last=True), dict(length=4, batch_size=2)
+    length['default_hooks'] = runner_cfg().default_hooks.to_dict()
+    length['default_hooks'].update(
+        checkpoint=dict(type='mmmokd.CheckpointHook', interval=1),
+        seed=dict(type='mmmokd.EpochSeedHook'),
+    )
+    whole, _ = run(runner_cfg(**length, max_epochs=2), hook, work_dir=str(tmp_path / 'whole'))
+    checkpoint = torch.load(tmp_path / 'whole/epoch_1.pth', weights_only=False)
+    tensors = [checkpoint['state_dict'], checkpoint['optimizer']]
+    while tensors:
+        each = tensors.pop()
+        if isinstance(each, dict | list):
+            tensors += each.values() if isinstance(each, dict) else each
+        elif isinstance(each, torch.Tensor):
+            assert each.is_contiguous()
+    cfg = runner_cfg(**length, max_epochs=2)
+    cfg.load_from, cfg.resume = str(tmp_path / 'whole/epoch_1.pth'), True
+    resumed, _ = run(cfg, hook, work_dir=str(tmp_path / 'resumed'))
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], value), key
+    for name, wrapper in resumed.optim_wrapper.items():
+        for param, state in wrapper.optimizer.state.items():
+            strides = {
+                v.stride() for v in state.values() if v.shape == param.shape and v.dim() == 4
+            }
+            assert strides <= {param.stride()}, name
+
+
+def test_blocks():
+    """The outermost modules of lists that have another of their class beside them."""
+
+    class Block(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2)))
+
+    model = nn.Module()
+    model.backbone = nn.Module()
+    model.backbone.stem = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model.backbone.layers = nn.ModuleList([Block(), Block(), nn.Sequential(nn.ReLU())])
+    model.neck = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    assert list(compiled_modules(model)) == [*model.backbone.layers[:2], model.neck]
+
+
+def test_no_compiler(runner_cfg, monkeypatch):
+    monkeypatch.setattr(shutil, 'which', lambda name: None)
+    with pytest.raises(
+        ValueError, match=r'acceleration.compile needs a C compiler .* compile=False'
+    ):
+        run(runner_cfg(length=2, batch_size=2, max_epochs=1), dict(compile=True))
