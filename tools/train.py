@@ -30,7 +30,11 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='remove what an earlier run wrote to the work dir: checkpoints, logs, its config',
     )
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision (GPU only)')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='train in mixed precision: on a GPU, or on a CPU with bfloat16',
+    )
     parser.add_argument('--no-validate', action='store_true', help='leave out the validation')
     parser.add_argument(
         '--auto-scale-lr',

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmmokd.engine.hooks import non_finite_loss_hook
-from mmmokd.engine.optimizers import clip_grad
+from mmmokd.engine.optimizers import clip_grad, precision
 
 READS = ('tolist', 'numpy', 'cpu')  # of what is not an operator
 READING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
@@ -82,27 +82,32 @@ def run_cfg(runner_cfg, folder, info='mmmokd.RuntimeInfoHook', **kwargs):
     return cfg
 
 
+on_a_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not is_cuda_available(), reason='no CUDA device'),
+]
+
+
 @pytest.mark.parametrize(
-    'device',
+    ('device', 'dtype'),
     [
-        pytest.param('cpu', marks=pytest.mark.skipif(is_cuda_available(), reason='see cuda')),
         pytest.param(
-            'cuda',
-            marks=[
-                pytest.mark.gpu,
-                pytest.mark.skipif(not is_cuda_available(), reason='no CUDA device'),
-            ],
+            *('cpu', 'bfloat16'),
+            marks=pytest.mark.skipif(is_cuda_available(), reason='the case on the GPU covers it'),
         ),
+        *(pytest.param('cuda', dtype, marks=on_a_gpu) for dtype in (None, 'float16', 'bfloat16')),
     ],
 )
-def test_no_step_waits_for_the_device_between_log_lines(runner_cfg, monkeypatch, device):
+def test_no_step_waits_for_the_device_between_log_lines(runner_cfg, monkeypatch, device, dtype):
     """On the CPU, what a GPU would do: no tensor becomes a number. On a GPU: no synchronization."""
+    amp = dict(type='AmpOptimWrapper', dtype=dtype, loss_scale=dict(init_scale=1.0))
     if device == 'cpu':
+        monkeypatch.setattr(precision, '_has_bfloat16', lambda device: True)
         for module in (non_finite_loss_hook, clip_grad):
             monkeypatch.setattr(module, 'is_asynchronous', lambda tensor: True)
         monkeypatch.setattr(non_finite_loss_hook, 'start_reading', copy_to_host)
     watch = Watch(4, device == 'cuda')
-    train(run_cfg(runner_cfg, device), watch)
+    train(run_cfg(runner_cfg, device, optim=amp if dtype else None), watch)
     assert watch.watched == 5
     assert [reads.found for reads in watch.reads] == [[], []]
 

@@ -57,6 +57,24 @@ def test_gradients_of_any_layout(asynchronous, float64):
     assert strides == [param.grad.stride() for param in params]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+def test_a_gpu_clips_as_the_cpu_and_does_not_wait():
+    torch.manual_seed(0)
+    conv = torch.randn(64, 32, 3, 3).contiguous(memory_format=torch.channels_last)
+    grads = [conv, torch.randn(1000, 500), 0.01 * torch.randn(20, 10), torch.randn(5)]
+    params = params_with_grads(grads)
+    expected = clip_grad_norm_per_parameter_(params, 0.9)
+    on_gpu = params_with_grads([grad.cuda() for grad in grads])
+    torch.cuda.set_sync_debug_mode('error')
+    total = clip_grad_norm_per_parameter_(on_gpu, 0.9)
+    torch.cuda.set_sync_debug_mode('default')
+    torch.testing.assert_close(total.cpu(), expected)
+    for param, wanted in zip(on_gpu, params, strict=True):
+        torch.testing.assert_close(param.grad.cpu(), wanted.grad)
+        assert param.grad.stride() == wanted.grad.stride()
+
+
 def test_the_norm_is_logged_and_not_returned():
     hub = MessageHub('clip')
     clip = LoggedClip(clip_grad_norm_per_parameter_, hub, 'train/grad_norm')
