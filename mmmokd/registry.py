@@ -14,6 +14,7 @@ from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISBACKENDS as MMENGINE_VISBACKENDS
@@ -55,6 +56,7 @@ DATASETS = _child('dataset', MMENGINE_DATASETS, 'mmmokd.datasets')
 TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'mmmokd.datasets.transforms')
 MODELS = _child('model', MMENGINE_MODELS, 'mmmokd.models')
 HOOKS = _child('hook', MMENGINE_HOOKS, 'mmmokd.engine')
+OPTIM_WRAPPERS = _child('optimizer wrapper', MMENGINE_OPTIM_WRAPPERS, 'mmmokd.engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'mmmokd.engine'
 )

@@ -3,8 +3,10 @@ default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmmokd'])
 
 default_hooks = dict(
+    runtime_info=dict(type='mmmokd.RuntimeInfoHook'),  # reads values when they are logged
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),  # iterations between log lines
+    first_step=dict(type='mmmokd.FirstStepHook'),  # logs what a run waits for at its start
     param_scheduler=dict(type='ParamSchedulerHook'),
     # interval: epochs between checkpoints; max_keep_ckpts: checkpoints to keep, -1 for all.
     checkpoint=dict(type='mmmokd.CheckpointHook', interval=1, max_keep_ckpts=2),
@@ -16,6 +18,7 @@ default_hooks = dict(
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
     resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),
+    device_views=dict(type='mmmokd.DeviceViewsHook'),  # for views that the GPU makes
     non_finite_loss=dict(type='mmmokd.NonFiniteLossHook'),
 )
 
@@ -32,7 +35,7 @@ log_processor = dict(window_size=10, by_epoch=True)  # losses in the log: mean o
 log_level = 'INFO'  # 'DEBUG' shows everything that is in the log file on the console
 
 env_cfg = dict(
-    cudnn_benchmark=True,  # views come in two sizes only
+    cudnn_benchmark=False,  # True: cuDNN tries its algorithms, for 25 s before the first step
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )

@@ -19,6 +19,7 @@ from mmengine.utils import import_modules_from_strings
 from mmmokd.cli.config_schema import check_config, is_per_branch, places_of, runner_keys
 from mmmokd.cli.config_tables import BY_NAME
 from mmmokd.config_paths import PACKAGE, PREFIX, bases_are_found, find_config, named_config
+from mmmokd.engine.optimizers.precision import choose_dtype
 from mmmokd.engine.runners.build_runner import DATALOADERS, MMENGINE_HOOKS
 from mmmokd.utils.config_tree import get_node, iter_dicts
 from mmmokd.utils.errors import ConfigError, MissingFileError
@@ -310,9 +311,12 @@ def enable_amp(cfg: Config) -> None:
         cfg (Config): The config; its ``optim_wrapper`` is changed in place.
 
     Raises:
-        ConfigError: If no GPU is available.
+        ConfigError: If neither a GPU nor a CPU that computes in bfloat16 is available.
     """
-    if get_device() == 'cpu':
-        raise ConfigError('--amp needs a GPU, but none is available: leave it out')
+    if choose_dtype('auto', get_device()) == 'float32':
+        raise ConfigError(
+            '--amp needs a GPU or a CPU with AVX512-BF16 or AMX, but neither is available: leave it out'
+        )
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('dtype', 'auto')
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

@@ -1,19 +1,24 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from mmmokd.datasets.image_folder import ImageFolder
+from mmmokd.datasets.indexed_images import IndexedImages
 from mmmokd.datasets.labeled_share import LabeledShare
 
-from .transforms import BadImageError, LoadImage, MultiCrop
-from .walk import iter_datasets, iter_transforms, require_readable_images
+from .transforms import BadImageError, FitCanvas, LoadImage, MultiCrop, canvas_size
+from .walk import iter_datasets, iter_transforms, link_decoding, require_readable_images
 from .worker_generator import WorkerGenerator
 
 __all__ = [
     'BadImageError',
+    'FitCanvas',
     'LabeledShare',
     'LoadImage',
     'MultiCrop',
     'ImageFolder',
+    'IndexedImages',
     'WorkerGenerator',
+    'canvas_size',
     'iter_datasets',
     'iter_transforms',
+    'link_decoding',
     'require_readable_images',
 ]

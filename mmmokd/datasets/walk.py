@@ -1,8 +1,9 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
-from .transforms.loading import LoadImage
+from .transforms.loading import LoadImage, Planner
 
 # Where the wrappers of torch, mmengine and mmpretrain keep what they wrap.
 DATASET_ATTRIBUTES = ('datasets', 'dataset', '_dataset')
@@ -46,6 +47,20 @@ def iter_transforms(dataset: Any) -> Iterator[Any]:
         object: Every transform, and every wrapper of transforms, once, in order.
     """
     return _walk(vars(dataset).get('pipeline', ()), TRANSFORM_ATTRIBUTES, {})
+
+
+def link_decoding(dataset: Any) -> None:
+    """Let every ``LoadImage`` decode no more than the transform right after it needs.
+
+    That has to be one that can tell, as ``MultiCrop``: with a method ``plan``, see
+    :meth:`~mmmokd.datasets.LoadImage.decode_for`.
+
+    Args:
+        dataset (Dataset): A dataset; the transforms of its own pipeline are changed in place.
+    """
+    for loader, follower in pairwise(iter_transforms(dataset)):
+        if isinstance(loader, LoadImage) and isinstance(follower, Planner):
+            loader.decode_for(follower)
 
 
 def require_readable_images(dataset: Any) -> None:

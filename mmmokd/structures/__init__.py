@@ -3,6 +3,7 @@ from .backbone_features import BackboneFeatures
 from .branch_losses import BranchLosses
 from .network_output import NetworkOutput, PrototypeInput
 from .view_group import ViewGroup
+from .view_params import ViewParams, ViewSampler
 from .views import Views
 
 __all__ = [
@@ -11,5 +12,7 @@ __all__ = [
     'NetworkOutput',
     'PrototypeInput',
     'ViewGroup',
+    'ViewParams',
+    'ViewSampler',
     'Views',
 ]

@@ -26,3 +26,10 @@ def load(path, **kwargs):
     assert img.dtype == np.uint8 and img.ndim == 3 and img.shape[2] == 3
     assert results['img_shape'] == results['ori_shape'] == img.shape[:2]
     return img
+
+
+def ks_distance(ours, theirs):
+    """The largest difference of two distributions, as Kolmogorov and Smirnov measure it."""
+    at = np.sort(np.concatenate((ours, theirs)))
+    shares = [np.searchsorted(np.sort(x), at, side='right') / len(x) for x in (ours, theirs)]
+    return np.abs(shares[0] - shares[1]).max()

@@ -31,6 +31,8 @@ NUM_IMAGES, BATCH_SIZE = 12, 4
 BEFORE, AFTER = 2, 2  # epochs up to the checkpoint, and from it
 OLD_NAMES = hasattr(mmmokd.datasets, 'PictureFolder')
 PROTOTYPES, WIDTH = 16, 12
+if not OLD_NAMES:
+    import plain_multi_crop  # noqa: F401
 
 
 def write_images(folder):
@@ -116,6 +118,8 @@ def run_cfg(images, work_dir, epochs, **kwargs):
         dict(num=2, size=8, scale=(0.05, 0.25), blur=0.5),
     ]
     word, load = ('Picture', {}) if OLD_NAMES else ('Image', dict(to_rgb=True))
+    # Today's views are others of the same distribution; the losses are to be compared on the same ones.
+    crop = 'MultiCrop' if OLD_NAMES else 'PlainMultiCrop'
     return Config(
         dict(
             default_scope='mmpretrain',
@@ -133,7 +137,7 @@ def run_cfg(images, work_dir, epochs, **kwargs):
                     data_root=str(images),
                     pipeline=[
                         dict(type=f'mmmokd.Load{word}', value_range=None, **load),
-                        dict(type='mmmokd.MultiCrop', groups=views),
+                        dict(type=f'mmmokd.{crop}', groups=views),
                         dict(type='PackInputs'),
                     ],
                 ),

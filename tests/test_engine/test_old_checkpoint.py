@@ -49,11 +49,8 @@ def relative_difference(found, expected):
 
 
 def test_old_checkpoint_resumes_with_the_same_losses(run, expected):
-    """Bit for bit, on a processor like that which made the checkpoint."""
+    """But for rounding: fused optimizers and other processors add up in another order."""
     losses, log = run(double=False)
-    if old_run.machine() == expected['machine']:
-        assert losses == expected['float32']
-    # Other processors add up in another order.
     assert relative_difference(losses, expected['float32']) < 1e-5
     # Its config has names of that time, of which the log tells.
     assert "dataset.type: 'mmmokd.PictureFolder' -> 'mmmokd.ImageFolder'" in log

@@ -10,8 +10,8 @@ auto_scale_lr = dict(base_batch_size=256, enable=True)
 optim_wrapper = dict(
     constructor='mmmokd.BranchOptimWrapperConstructor',
     type='AmpOptimWrapper',  # 'OptimWrapper' without mixed precision
-    dtype='float16',
-    loss_scale='dynamic',
+    dtype='auto',  # 'bfloat16' where the device has it, else 'float16' on a GPU
+    loss_scale='dynamic',  # of float16 alone
     accumulative_counts=1,  # batches per optimizer step: more if memory is short
     clip_grad=dict(max_norm=3.0, per_parameter=True),
     branches=dict(

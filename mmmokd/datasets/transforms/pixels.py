@@ -35,11 +35,47 @@ def upright(img: Image.Image, source: Image.Image | None = None) -> Image.Image:
     Returns:
         PIL.Image.Image: The image, itself if there is nothing to do.
     """
+    orientation = read_orientation(source or img)
+    return img if orientation == 1 else img.transpose(UPRIGHT[orientation])
+
+
+def read_orientation(img: Image.Image) -> int:
+    """Read the EXIF orientation of an image.
+
+    Args:
+        img (PIL.Image.Image): An image, opened.
+
+    Returns:
+        int: 1 to 8; 1 if there is none, or it is broken.
+    """
     try:
-        orientation = (source or img).getexif().get(EXIF_ORIENTATION)
+        orientation = img.getexif().get(EXIF_ORIENTATION)
     except Exception:  # Pillow's EXIF parser raises anything; the pixels are good all the same
-        return img
-    return img.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else img
+        return 1
+    return orientation if orientation in UPRIGHT else 1
+
+
+def upright_size(img: Image.Image) -> tuple[int, int]:
+    """Read how large an image is, upright.
+
+    Args:
+        img (PIL.Image.Image): An image, opened.
+
+    Returns:
+        tuple[int, int]: (height, width), in pixels.
+    """
+    return img.size if read_orientation(img) in (5, 6, 7, 8) else img.size[::-1]
+
+
+def reduce_decoding(img: Image.Image, factor: int) -> None:
+    """Let a JPEG be decoded at a reduced scale, which its decoder does in a fraction of the time.
+
+    Args:
+        img (PIL.Image.Image): A JPEG that is opened, and not loaded yet.
+        factor (int): 1, 2, 4 or 8, by which width and height are divided, rounded up.
+    """
+    if factor > 1:
+        img.draft(img.mode, (max(img.width // factor, 1), max(img.height // factor, 1)))
 
 
 def guess_range(values: np.ndarray) -> tuple[float, float]:
@@ -172,7 +208,7 @@ def image_to_rgb(
     if img.has_transparency_data:
         img = img.convert('RGBA')
         img = Image.alpha_composite(Image.new('RGBA', img.size, 'white'), img)
-    return np.array(img.convert('RGB'))
+    return np.array(img if img.mode == 'RGB' else img.convert('RGB'))
 
 
 def check_band_numbers(bands: Sequence[int], count: int) -> None:

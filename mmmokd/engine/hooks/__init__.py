@@ -5,8 +5,10 @@ from .checkpoint_check_hook import CheckpointCheckHook
 from .checkpoint_hook import CheckpointHook
 from .collapse_monitor_hook import CollapseMonitorHook
 from .data_health_hook import DataHealthHook
+from .device_views_hook import DeviceViewsHook
 from .ema_teacher_hook import EMATeacherHook
 from .epoch_seed_hook import EpochSeedHook
+from .first_step_hook import FirstStepHook
 from .head_schedule_hook import HeadScheduleHook
 from .initial_val_hook import InitialValHook
 from .input_check_hook import InputCheckHook
@@ -14,6 +16,7 @@ from .non_finite_loss_hook import NonFiniteLossHook
 from .optimizer_check_hook import OptimizerCheckHook
 from .prototype_freeze_hook import PrototypeFreezeHook
 from .resume_hook import ResumeHook
+from .runtime_info_hook import RuntimeInfoHook
 
 __all__ = [
     'AccelerationHook',
@@ -22,8 +25,10 @@ __all__ = [
     'CheckpointHook',
     'CollapseMonitorHook',
     'DataHealthHook',
+    'DeviceViewsHook',
     'EMATeacherHook',
     'EpochSeedHook',
+    'FirstStepHook',
     'HeadScheduleHook',
     'InitialValHook',
     'InputCheckHook',
@@ -31,4 +36,5 @@ __all__ = [
     'OptimizerCheckHook',
     'PrototypeFreezeHook',
     'ResumeHook',
+    'RuntimeInfoHook',
 ]

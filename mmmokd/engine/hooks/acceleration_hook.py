@@ -100,13 +100,16 @@ class AccelerationHook(Hook):
 
 
 def compiled_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """List what is compiled: backbones and necks, of an algorithm with branches or without.
+    """List what is compiled: the blocks of backbones and necks.
+
+    Blocks of one kind share what is compiled, so this takes far less time than whole networks, of
+    which each would have to be compiled for each size of the views.
 
     Args:
-        model (nn.Module): The model, not wrapped.
+        model (nn.Module): The model, not wrapped; an algorithm with branches or not.
 
     Yields:
-        nn.Module: A module that is called as a whole.
+        nn.Module: Modules of lists with several of their class; a network without such as a whole.
     """
     networks = [model]
     if isinstance(getattr(model, 'branches', None), nn.ModuleDict):
@@ -120,7 +123,18 @@ def compiled_modules(model: nn.Module) -> Iterator[nn.Module]:
         names = ('backbone', *getattr(network, 'neck_names', ('neck',)))
         for module in (getattr(network, name, None) for name in names):
             if isinstance(module, nn.Module):
-                yield module
+                yield from list(_blocks(module)) or [module]
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Children of lists that have children themselves and another of their class beside them."""
+    for child in module.children():
+        classes = [type(each) for each in module.children()]
+        in_list = isinstance(module, nn.Sequential | nn.ModuleList)
+        if in_list and classes.count(type(child)) > 1 and next(child.children(), None) is not None:
+            yield child
+        else:
+            yield from _blocks(child)
 
 
 def _match_state(optimizer: torch.optim.Optimizer) -> None:

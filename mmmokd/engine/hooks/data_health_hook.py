@@ -13,6 +13,7 @@ from mmmokd.datasets import (
     MultiCrop,
     iter_datasets,
     iter_transforms,
+    link_decoding,
     require_readable_images,
 )
 from mmmokd.registry import HOOKS
@@ -55,7 +56,7 @@ class DataHealthHook(Hook):
 
     - Before training: raises if there are fewer images than one step takes; lets every
       :class:`~mmmokd.datasets.LoadImage` of the training set, also inside wrappers, count
-      unreadable images.
+      unreadable images, and decode large JPEGs no further than a following ``MultiCrop`` needs.
     - Before every epoch: tells every :class:`~mmmokd.datasets.MultiCrop` and
       :class:`~mmmokd.datasets.ImageFolder` its number. In an iteration-based loop, where
       workers run ahead of the loop, it does not: their random numbers just continue, and a resumed run
@@ -99,6 +100,7 @@ class DataHealthHook(Hook):
         for dataset in iter_datasets(runner.train_dataloader.dataset):
             if isinstance(dataset, ImageFolder):
                 self._random.append(dataset)
+            link_decoding(dataset)
             for transform in iter_transforms(dataset):
                 if isinstance(transform, LoadImage):
                     transform.track(len(dataset), self.max_bad_share)

@@ -82,6 +82,6 @@ class EMATeacherHook(Hook):
             start=self.base_momentum,
             end=self.end_momentum,
         )
-        torch._foreach_mul_(self._teachers, momentum)
-        torch._foreach_add_(self._teachers, self._students, alpha=1 - momentum)
+        # One pass over the weights: t + (1 - m) (s - t).
+        torch._foreach_lerp_(self._teachers, self._students, 1 - momentum)
         runner.message_hub.update_scalar('train/ema_momentum', momentum)

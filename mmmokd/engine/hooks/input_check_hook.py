@@ -16,6 +16,7 @@ from mmmokd.models.branches import (
     check_views,
     find_lonely_norms,
 )
+from mmmokd.models.data_preprocessors import MultiCropDataPreprocessor
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.errors import ConfigError
@@ -25,7 +26,8 @@ from mmmokd.utils.errors import ConfigError
 class InputCheckHook(Hook):
     """Checks every branch on zero images before training begins.
 
-    An image of every size that the pipelines make (``mmmokd.MultiCrop`` of the training set,
+    An image of every size that the pipelines make (``mmmokd.MultiCrop`` of the training set, or
+    ``mmmokd.MultiCropDataPreprocessor``,
     ``CenterCrop`` of the validation set) passes through each branch. What would end the run at its
     first step, or at its first validation some epochs later, so ends it at once, with a message that
     names the branch, the backbone, the size and what to set. So does a batch of one image where a
@@ -59,7 +61,7 @@ class InputCheckHook(Hook):
         for dataset in sets:
             if notice := check_channel_order(dataset, model.data_preprocessor):
                 runner.logger.log(logging.WARNING, notice)
-        views = view_passes(sets[0], model.num_global_views)
+        views = view_passes(sets[0], model.num_global_views, model.data_preprocessor)
         later = crop_sizes(sets[1]) if len(sets) > 1 else []
         for name, branch in branches.items():
             seen = views[:1] if branch.frozen else views  # a teacher alone sees no local views
@@ -114,16 +116,19 @@ def _reads_maps(network: BranchNetwork) -> bool:
     return any(getattr(neck, 'reads_maps', False) for neck in necks)
 
 
-def view_passes(dataset, num_global_views: int) -> list[ViewPass]:
-    """The views that a training set's pipeline makes, those of one pass together.
+def view_passes(
+    dataset, num_global_views: int, preprocessor: nn.Module | None = None
+) -> list[ViewPass]:
+    """The views that a training set's pipeline or a preprocessor makes, those of one pass together.
 
     Args:
         dataset (Dataset): The training set, wrapped or not.
         num_global_views (int): How many views, from the first, are global.
+        preprocessor (nn.Module, optional): Data preprocessor of the model. Defaults to None.
 
     Returns:
         list[ViewPass]: The global views, then local ones of one size after the other; none if no
-        ``MultiCrop`` makes them, or several make different ones.
+        ``MultiCrop`` and no ``MultiCropDataPreprocessor`` makes them, or several make different ones.
     """
     crops = [
         transform
@@ -131,6 +136,8 @@ def view_passes(dataset, num_global_views: int) -> list[ViewPass]:
         for transform in iter_transforms(inner)
         if isinstance(transform, MultiCrop)
     ]
+    if isinstance(preprocessor, MultiCropDataPreprocessor):
+        crops.append(preprocessor)
     made = {
         tuple(group.size for group in crop.groups for _ in range(group.num)) for crop in crops
     }  # of each, the size of every view

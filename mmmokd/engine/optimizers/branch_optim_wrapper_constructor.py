@@ -3,7 +3,6 @@ import copy
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
-from mmengine.device import is_cuda_available, is_musa_available, is_npu_available
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
@@ -11,11 +10,14 @@ from torch import nn
 
 from mmmokd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmmokd.utils import get_ori_model
+from mmmokd.utils.config_tree import type_name
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import get_branches
 from .branch_optim_wrapper_dict import BranchOptimWrapperDict
-from .clip_grad import clip_grad_norm_per_parameter_
+from .clip_grad import LoggedClip, clip_grad_norm_per_parameter_
+from .fused import keep_implementation, prefer_fused
+from .precision import choose_precision
 from .trained_parameters import check_trained_parameters
 
 # What mmengine's optimizer wrapper takes; everything but `branches` is common to all of them.
@@ -33,15 +35,18 @@ class BranchOptimWrapperConstructor:
     one neck of MOKD's CNN has. Every group carries its part's name under ``part`` (``'main'`` for the
     rest), by which schedulers choose it.
 
+    Optimizers that PyTorch has fused are fused, unless their config sets ``fused`` or ``foreach``.
+
     A branch that does not learn, because it is frozen or left out of the model (``NAME=None``), has no
     optimizer: settings for it are not used, which the log says.
 
     Args:
         optim_wrapper_cfg (dict): Config of the wrappers: what mmengine's ``OptimWrapper`` or
             ``AmpOptimWrapper`` takes (``type``, ``accumulative_counts``, ``clip_grad``,
-            ``loss_scale``, ``dtype``), common to all branches; ``optimizer``, the default of every
-            branch (see :func:`with_default_optimizer`); and ``branches``, a dict with, for each
-            branch, ``optimizer`` and optionally ``parts``: a dict from a part to ``lr``,
+            ``loss_scale``, ``dtype``, for which see :func:`choose_precision`), common to all
+            branches; ``optimizer``, the default of every branch (see
+            :func:`with_default_optimizer`); and ``branches``, a dict with, for each branch,
+            ``optimizer`` and optionally ``parts``: a dict from a part to ``lr``,
             ``weight_decay`` and ``decay_all`` (whether its biases and 1-d parameters are decayed
             too, default False). ``clip_grad=dict(max_norm=3.0, per_parameter=True)`` clips each
             parameter by its own norm.
@@ -89,15 +94,11 @@ class BranchOptimWrapperConstructor:
     @staticmethod
     def _for_this_device(cfg: dict) -> dict:
         cfg.setdefault('type', 'OptimWrapper')
-        if cfg['type'] == 'AmpOptimWrapper' and not (
-            is_cuda_available() or is_npu_available() or is_musa_available()
-        ):
-            print_log(
-                'Mixed precision needs a GPU and there is none: training in float32.',
-                logger='current',
-                level=logging.WARNING,
-            )
-            cfg['type'] = 'OptimWrapper'
+        cfg, notice = choose_precision(cfg)
+        if notice:
+            print_log(notice, logger='current', level=logging.WARNING)
+        if type_name(cfg['type']) == 'BFloat16OptimWrapper':
+            print_log('Mixed precision: bfloat16, without a gradient scaler.', logger='current')
         if cfg['type'] == 'OptimWrapper':
             # A config made for mixed precision also trains without.
             cfg.pop('loss_scale', None)
@@ -161,7 +162,9 @@ class BranchOptimWrapperConstructor:
     ) -> OptimWrapper:
         parts = {part: dict(cfg) for part, cfg in (parts or {}).items()}
         groups = branch_param_groups(branch, parts, optimizer.get('weight_decay', 0.0))
-        optimizer = OPTIMIZERS.build(dict(optimizer, params=groups))
+        params = [param for group in groups for param in group['params']]
+        optimizer = OPTIMIZERS.build(dict(prefer_fused(optimizer, params), params=groups))
+        optimizer.register_load_state_dict_pre_hook(keep_implementation)
 
         cfg = copy.deepcopy(self.wrapper_cfg)
         clip_grad = dict(cfg.pop('clip_grad', None) or {})
@@ -172,9 +175,9 @@ class BranchOptimWrapperConstructor:
         # mmengine's extra group, which it logs as `base_lr`: scaling to the batch size leaves it out.
         wrapper.base_param_settings = None
         if clip_grad:
-            wrapper.grad_name = f'{name}.{wrapper.grad_name}'
-            if per_parameter:
-                wrapper.clip_func = clip_grad_norm_per_parameter_
+            clip = clip_grad_norm_per_parameter_ if per_parameter else wrapper.clip_func
+            key = f'train/{name}.{wrapper.grad_name}'
+            wrapper.clip_func = LoggedClip(clip, wrapper.message_hub, key)
         return wrapper
 
 

@@ -17,14 +17,17 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmmokd import registry, weights  # noqa: F401 (registers, see mmmokd/__init__.py)
 from mmmokd.engine.hooks.checkpoint_hook import save_whole_checkpoints
 from mmmokd.engine.hooks.optimizer_check_hook import OptimizerCheckHook
+from mmmokd.engine.optimizers.precision import AMP_DEVICES, choose_dtype, choose_precision
 from mmmokd.engine.runners.branch_settings import drop_idle_settings
 from mmmokd.engine.runners.data_errors import explain_broken_data
+from mmmokd.engine.runners.device_views import move_views_to_device
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.engine.runners.shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
 from mmmokd.models.feature_maps import check_feature_maps
 from mmmokd.utils.config_tree import iter_dicts, type_name
 from mmmokd.utils.cpu import describe_threads, set_threads
 from mmmokd.utils.data_workers import end_workers_with_parent
+from mmmokd.utils.environment import world_size
 from mmmokd.utils.errors import ConfigError
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -43,11 +46,12 @@ GLOO_LETS_GO = 0.5  # seconds
 
 
 def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
-    """Adapt a config to a machine without a GPU; with GPUs, check that there are enough.
+    """Adapt a config to a machine: to its precision, and to one without a GPU or with too few.
 
-    Without a GPU: dataloaders do not pin memory, mixed precision in the optimizer's wrapper is left
-    out, and for several processes SyncBN becomes BN (PyTorch's runs on GPUs only) and the model is
-    wrapped for the CPU. The config is changed in place.
+    Without a GPU: dataloaders do not pin memory, mixed precision is in bfloat16 or left out, as
+    :func:`~mmmokd.engine.optimizers.choose_precision` says, and for several processes SyncBN becomes
+    BN (PyTorch's runs on GPUs only) and the model is wrapped for the CPU. The config is changed in
+    place.
 
     Args:
         cfg (Config): A full config, with ``launcher``.
@@ -64,12 +68,14 @@ def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
     distributed = cfg.get('launcher', 'none') != 'none'
     if device == 'cuda' and cfg.get('launcher') == 'pytorch':
         _check_local_rank(torch.cuda.device_count())
+    notices = _fit_precision(cfg, device)
+    if distributed and world_size(cfg.launcher) == 1:
+        cfg.pop('sync_bn', None)  # statistics over one process are those of batch norm
     if device != 'cpu':
-        return []
+        return notices
     for name in DATALOADERS:
         if cfg.get(name):
             cfg[name]['pin_memory'] = False
-    notices = _drop_amp(cfg)
     if distributed:
         if cfg.launcher != 'pytorch':
             raise ConfigError(
@@ -90,19 +96,22 @@ def _check_local_rank(num_gpus: int) -> None:
         )
 
 
-def _drop_amp(cfg: Config) -> list[str]:
-    wrappers = [
-        node
-        for _, node in iter_dicts(cfg.get('optim_wrapper') or {})
-        if type_name(node.get('type')) == 'AmpOptimWrapper'
-    ]
-    for wrapper in wrappers:
-        wrapper['type'] = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            wrapper.pop(key, None)
-    return ['No GPU: trains in float32, without mixed precision (AmpOptimWrapper).'] * bool(
-        wrappers
-    )
+def _fit_precision(cfg: Config, device: str) -> list[str]:
+    """Choose what mmengine's AmpOptimWrapper cannot: a data type by the device, and CPUs."""
+    notices = []
+    for _, wrapper in [*iter_dicts(cfg.get('optim_wrapper') or {})]:
+        if type_name(wrapper.get('type')) != 'AmpOptimWrapper':
+            continue
+        if device in AMP_DEVICES:
+            if wrapper.get('dtype') == 'auto':
+                wrapper['dtype'] = choose_dtype('auto', device)
+            continue
+        chosen, notice = choose_precision(wrapper, device)
+        for key in set(wrapper) - set(chosen):
+            wrapper.pop(key)
+        wrapper.update(chosen)
+        notices += [notice] if notice and notice not in notices else []
+    return notices
 
 
 def _drop_sync_bn(cfg: Config) -> list[str]:
@@ -244,7 +253,8 @@ def build_runner(cfg: Config) -> Runner:
     drop_absent_hooks(cfg)
     check_feature_maps(cfg)
     check_folder(cfg.work_dir)
-    idle, notices = drop_idle_settings(cfg), prepare_cfg_for_device(cfg)
+    idle = [*drop_idle_settings(cfg), *move_views_to_device(cfg)]
+    notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
         init_cpu_process_group(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

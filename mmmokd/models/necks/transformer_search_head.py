@@ -20,6 +20,61 @@ from ..utils import (
 )
 
 
+class SearchBlock(TransformerEncoderLayer):
+    """A block of a ViT, which can take a query in front of each map.
+
+    Args:
+        See mmpretrain's ``TransformerEncoderLayer``; without dropout of the attention.
+    """
+
+    def forward(self, tokens: Tensor, query: Tensor | None = None) -> Tensor:
+        """Pass maps through the block, with queries once for each; what is equal for all once.
+
+        Queries, keys and values of a map's tokens, and the attention among them, do not depend on
+        the query in front of them. With that one more key, of score s, attention over the map's, of
+        log-sum-exp z, becomes a mean of two values with the weight sigmoid(s - z).
+
+        Args:
+            tokens (Tensor): Maps, shape (B, N, D).
+            query (Tensor, optional): Shape (Q * B, D), the maps' order repeated Q times. Defaults to
+                None.
+
+        Returns:
+            Tensor: Shape (B, N, D); with queries what the maps with a query in front would give,
+            shape (Q * B, N + 1, D).
+        """
+        if query is None:
+            return super().forward(tokens)
+        attn = self.attn
+        attended = self._attend(tokens, query)
+        x = _with_queries(tokens, query)
+        x = x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(attended))))
+        return self.ffn(self.ln2(x), identity=x)
+
+    def _attend(self, tokens: Tensor, query: Tensor) -> Tensor:
+        batch, num, width = tokens.shape
+        attn = self.attn
+        queries = query.view(-1, batch, width).transpose(0, 1)  # (B, Q, D)
+        rows = torch.cat((tokens, queries), dim=1)
+        qkv = attn.qkv(self.ln1(rows)).unflatten(2, (3, attn.num_heads, attn.head_dims))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N + Q, d)
+        q = q * attn.head_dims**-0.5
+        own_k, own_v = k[:, :, num:], v[:, :, num:]
+        scores = q @ k[:, :, :num].transpose(2, 3)  # (B, H, N + Q, N)
+        log_sums = scores.logsumexp(dim=-1, keepdim=True)
+        shared = scores.softmax(dim=-1).to(v.dtype) @ v[:, :, :num]  # (B, H, N + Q, d)
+        own_scores = q[:, :, :num] @ own_k.transpose(
+            2, 3
+        )  # of each token with each query, (B, H, N, Q)
+        weight = (own_scores - log_sums[:, :, :num]).sigmoid().to(v.dtype).unsqueeze(-1)
+        of_map = torch.lerp(shared[:, :, :num].unsqueeze(3), own_v.unsqueeze(2), weight)
+        own_scores = (q[:, :, num:] * own_k).sum(dim=-1, keepdim=True)  # of each query with itself
+        weight = (own_scores - log_sums[:, :, num:]).sigmoid().to(v.dtype)
+        of_query = torch.lerp(shared[:, :, num:], own_v, weight)
+        attended = torch.cat((of_query.unsqueeze(2), of_map), dim=2)  # (B, H, N + 1, Q, d)
+        return attended.permute(3, 0, 2, 1, 4).reshape(-1, num + 1, width)
+
+
 @MODELS.register_module()
 class TransformerSearchHead(BaseModule):
     """The transformer search head ("T-Head") of `MOKD <https://arxiv.org/abs/2304.06461>`_.
@@ -115,7 +170,7 @@ class TransformerSearchHead(BaseModule):
             torch.zeros(1, self.grid_size[0] * self.grid_size[1], embed_dims)
         )
         self.blocks = nn.ModuleList(
-            TransformerEncoderLayer(
+            SearchBlock(
                 embed_dims,
                 num_heads,
                 feedforward_channels=int(embed_dims * mlp_ratio),
@@ -184,7 +239,7 @@ class TransformerSearchHead(BaseModule):
         if query is not None:
             query = query.to(tokens.dtype)
             if blocks:
-                tokens = search_in_block(blocks.pop(0), tokens, query)
+                tokens = blocks.pop(0)(tokens, query)
             else:
                 tokens = _with_queries(tokens, query)
         for block in blocks:
@@ -238,48 +293,6 @@ class TransformerSearchHead(BaseModule):
         encoded = [self.encode(tokens, query) for tokens in maps]
         features = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
         return features if mode == 'features' else self.last_layer(features)
-
-
-def search_in_block(block: TransformerEncoderLayer, tokens: Tensor, query: Tensor) -> Tensor:
-    """Pass maps through a block once for each query, but what is equal for all of them once.
-
-    The first block's queries, keys and values of a map's tokens, and the attention among them, do
-    not depend on the query token in front of them. With that one more key, of score s, attention
-    over the map's, of log-sum-exp z, becomes a mean of the two values with the weight
-    sigmoid(s - z).
-
-    Args:
-        block (TransformerEncoderLayer): Of mmpretrain, without dropout.
-        tokens (Tensor): Maps, shape (B, N, D).
-        query (Tensor): Shape (Q * B, D), the maps' order repeated Q times.
-
-    Returns:
-        Tensor: The same as ``block`` of the maps with a query in front, shape (Q * B, N + 1, D).
-    """
-    batch, num, width = tokens.shape
-    attn = block.attn
-    queries = query.view(-1, batch, width).transpose(0, 1)  # (B, Q, D)
-    rows = torch.cat((tokens, queries), dim=1)
-    qkv = attn.qkv(block.ln1(rows)).unflatten(2, (3, attn.num_heads, attn.head_dims))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N + Q, d)
-    q = q * attn.head_dims**-0.5
-    own_k, own_v = k[:, :, num:], v[:, :, num:]
-    scores = q @ k[:, :, :num].transpose(2, 3)  # (B, H, N + Q, N)
-    log_sums = scores.logsumexp(dim=-1, keepdim=True)
-    shared = scores.softmax(dim=-1).to(v.dtype) @ v[:, :, :num]  # (B, H, N + Q, d)
-    own_scores = q[:, :, :num] @ own_k.transpose(
-        2, 3
-    )  # of each token with each query, (B, H, N, Q)
-    weight = (own_scores - log_sums[:, :, :num]).sigmoid().to(v.dtype).unsqueeze(-1)
-    of_map = torch.lerp(shared[:, :, :num].unsqueeze(3), own_v.unsqueeze(2), weight)
-    own_scores = (q[:, :, num:] * own_k).sum(dim=-1, keepdim=True)  # of each query with itself
-    weight = (own_scores - log_sums[:, :, num:]).sigmoid().to(v.dtype)
-    of_query = torch.lerp(shared[:, :, num:], own_v, weight)
-    attended = torch.cat((of_query.unsqueeze(2), of_map), dim=2)  # (B, H, N + 1, Q, d)
-    attended = attended.permute(3, 0, 2, 1, 4).reshape(-1, num + 1, width)
-    x = _with_queries(tokens, query)
-    x = x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(attended))))
-    return block.ffn(block.ln2(x), identity=x)
 
 
 def _with_queries(tokens: Tensor, query: Tensor) -> Tensor:

@@ -10,12 +10,11 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate, worker_init_fn
 from mmpretrain.datasets.transforms import PackInputs
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import mmmokd.datasets.worker_generator as worker_generator
 from mmmokd.datasets import MultiCrop, WorkerGenerator
-from mmmokd.datasets.transforms.multi_crop import RandomPILBlur
 from mmmokd.registry import TRANSFORMS
 
 PLAIN = dict(flip=0, color_jitter_prob=0, grayscale=0, blur=0)
@@ -41,6 +40,7 @@ def test_paper_recipe_is_the_default():
     views = views_of(crop, noise(250, 300))
     assert [view.shape for view in views] == [(224, 224, 3)] * 2 + [(96, 96, 3)] * 8
     assert all(view.dtype == np.uint8 for view in views)
+    assert all(view.transpose(2, 0, 1).flags.c_contiguous for view in views)
     assert crop.num_views == 10
     assert [group.blur for group in crop.groups] == [1.0, 0.1, 0.5]
     assert [group.solarize for group in crop.groups] == [0.0, 0.2, 0.0]
@@ -125,7 +125,7 @@ def test_identity_is_a_resize_by_pillow(interpolation):
     rgb = Image.fromarray(np.ascontiguousarray(img[..., ::-1]))
     resample = getattr(Image.Resampling, interpolation.upper())
     expected = np.asarray(rgb.resize((16, 16), resample))[..., ::-1]
-    np.testing.assert_array_equal(view, expected)
+    assert np.abs(view.astype(int) - expected).max() <= (interpolation != 'lanczos')
 
 
 @pytest.mark.parametrize('shape', [(30, 30), (30, 30, 1)])
@@ -137,10 +137,33 @@ def test_gray_images_are_repeated(shape):
         assert (view == view[..., :1]).all()
 
 
-@pytest.mark.parametrize('shape', [(1, 1, 3), (1, 200, 3), (200, 1, 3), (2, 3, 3)])
+@pytest.mark.parametrize(
+    'shape', [(1, 1, 3), (1, 200, 3), (200, 1, 3), (2, 3, 3), (1, 9), (3, 1, 1)]
+)
 def test_tiny_and_thin_images(shape):
     views = views_of(MultiCrop(), np.full(shape, 7, np.uint8))
     assert len(views) == 10
+    everything = dict(scale=(0.1, 1.0), num=20, blur=0.7, solarize=0.5)
+    groups = [dict(everything, size=size) for size in (1, (2, 5), (5, 1))]
+    views = views_of(MultiCrop(groups), np.full(shape, 7, np.uint8))
+    assert [view.shape[:2] for view in views] == 20 * [(1, 1)] + 20 * [(2, 5)] + 20 * [(5, 1)]
+
+
+@pytest.mark.filterwarnings('error')
+def test_images_of_any_memory_layout():
+    """As planes, mirrored or read-only: the views are the same, and the image stays as it is."""
+    img, views = noise(30, 32), []
+    planes = np.ascontiguousarray(img.transpose(2, 0, 1)).transpose(1, 2, 0)
+    read_only, mirrored = img.copy(), img[:, ::-1].copy()[:, ::-1]
+    read_only.setflags(write=False)
+    for each in (img, planes, mirrored, read_only):
+        torch.manual_seed(0)
+        crop = MultiCrop([dict(num=20, **SMALL), dict(PLAIN, num=2, size=(30, 32), scale=(1, 1))])
+        views.append(np.concatenate([view.ravel() for view in crop(dict(img=each))['img']]))
+        views.append(np.stack(crop(dict(img=each, channel_order='rgb'))['img'][:20]).ravel())
+        np.testing.assert_array_equal(each, noise(30, 32))
+    for first, second in (views[2:4], views[4:6], views[6:8]):
+        assert (first == views[0]).all() and (second == views[1]).all()
 
 
 def test_color_order_is_kept():
@@ -160,7 +183,7 @@ def test_views_of_height_and_width():
     rgb = Image.fromarray(np.ascontiguousarray(img[..., ::-1]))
     expected = np.asarray(rgb.resize((10, 6), Image.Resampling.BICUBIC))[..., ::-1]
     (view,) = views_of(crop, img)
-    np.testing.assert_array_equal(view, expected)
+    assert np.abs(view.astype(int) - expected).max() <= 1
 
 
 def test_crops_are_uniform_in_area_and_flips_in_share():
@@ -197,25 +220,6 @@ def test_share_of_changed_views(key, prob):
     assert changed.mean() == pytest.approx(prob, abs=4 * (prob * (1 - prob) / num) ** 0.5 + 0.003)
     if key == 'solarize':  # inverted from 128 up
         assert (views[changed] == (55, 100, 60)).all()
-
-
-def test_blur_is_pillows_with_a_uniform_radius(monkeypatch):
-    radii = []
-    original = ImageFilter.GaussianBlur
-    monkeypatch.setattr(
-        ImageFilter, 'GaussianBlur', lambda radius: radii.append(radius) or original(radius)
-    )
-    num = 4000
-    group = dict(PLAIN, num=num, size=2, scale=(1, 1), blur=0.5, blur_radius=(0.1, 2.0))
-    views_of(MultiCrop([group]), noise(4, 4))
-    assert len(radii) / num == pytest.approx(0.5, abs=4 * (0.25 / num) ** 0.5)
-    assert min(radii) >= 0.1 and max(radii) <= 2.0
-    quartiles = 0.1 + 1.9 * np.array([0.25, 0.5, 0.75])
-    assert np.quantile(radii, [0.25, 0.5, 0.75]) == pytest.approx(quartiles, abs=0.08)
-
-    img = Image.fromarray(noise())
-    blurred = RandomPILBlur(1.0, (1.5, 1.5))(img)
-    np.testing.assert_array_equal(blurred, img.filter(original(1.5)))
 
 
 # ----------------------------------------------------------------------------------- randomness

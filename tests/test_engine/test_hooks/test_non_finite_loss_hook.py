@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from mmengine.dataset import pseudo_collate
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner, load_checkpoint
 from mokd_testing import short_log, train
 from torch import nn
 from torch.utils.data import Dataset
 
+from mmmokd.engine.hooks import non_finite_loss_hook
 from mmmokd.engine.hooks.non_finite_loss_hook import NonFiniteLossHook, non_finite_names
 
 
@@ -28,8 +29,11 @@ def no_pause(monkeypatch):
 class Numbers(Dataset):
     metainfo = dict()
 
+    def __init__(self, length=4):
+        self.length = length
+
     def __len__(self):
-        return 4
+        return self.length
 
     def __getitem__(self, index):
         return dict(inputs=torch.ones(2))
@@ -55,7 +59,7 @@ class Model(BaseModel):
         return {'a.loss_sm': loss * torch.nan, 'a.loss_st': loss, 'a.norm': loss}
 
 
-def build_runner(folder, model, checkpoint=None, by_epoch=False, **kwargs):
+def build_runner(folder, model, checkpoint=None, by_epoch=False, length=4, **kwargs):
     cycle = dict(max_epochs=3) if by_epoch else dict(max_iters=6)
     default = dict(type='CheckpointHook', interval=1, by_epoch=by_epoch, max_keep_ckpts=1)
     with short_log():
@@ -64,7 +68,7 @@ def build_runner(folder, model, checkpoint=None, by_epoch=False, **kwargs):
             work_dir=str(folder),
             experiment_name=folder.name,
             train_dataloader=dict(
-                dataset=Numbers(),
+                dataset=Numbers(length),
                 batch_size=2,
                 sampler=dict(type='DefaultSampler', shuffle=False),
                 collate_fn=pseudo_collate,
@@ -82,9 +86,19 @@ def test_a_healthy_run_is_not_touched(tmp_path):
     assert (tmp_path / 'iter_6.pth').is_file()
 
 
+@pytest.fixture(params=[False, True])
+def asynchronous(request, monkeypatch):
+    """Losses that are read as they are computed, or later, as on a GPU."""
+    if request.param:
+        monkeypatch.setattr(non_finite_loss_hook, 'is_asynchronous', lambda tensor: True)
+    return request.param
+
+
 @pytest.mark.parametrize('bad_gradient', [False, True])
 @pytest.mark.parametrize('by_epoch', [False, True])
-def test_stops_with_the_last_good_checkpoint_on_disk(tmp_path, by_epoch, bad_gradient):
+def test_stops_with_the_last_good_checkpoint_on_disk(
+    tmp_path, by_epoch, bad_gradient, asynchronous
+):
     # Two iterations an epoch: the fourth ends the second one.
     runner = build_runner(tmp_path, Model(4, bad_gradient), by_epoch=by_epoch)
     with pytest.raises(FloatingPointError) as caught:
@@ -100,6 +114,30 @@ def test_stops_with_the_last_good_checkpoint_on_disk(tmp_path, by_epoch, bad_gra
     model = Model()
     load_checkpoint(model, str(good))
     assert math.isfinite(model.weight.item())
+
+
+@pytest.mark.parametrize(
+    ('bad_step', 'settings', 'iters'),
+    [
+        (2, {}, 3),  # nothing reads the second iteration, so the next one begins
+        (6, {}, 6),  # the last
+        (2, dict(interval=2), 2),  # its losses are about to be logged
+        (2, dict(save=2), 2),
+    ],
+)
+def test_when_a_run_stops(tmp_path, bad_step, settings, iters, asynchronous):
+    """In the iteration itself, or in the next where the device computes on; with the same words."""
+    model = Model(bad_step)
+    saves = dict(interval=settings.get('save', 100), save_last=False)
+    runner = build_runner(tmp_path, model, saves, length=100)
+    (logger,) = (hook for hook in runner.hooks if isinstance(hook, LoggerHook))
+    logger.interval = settings.get('interval', 100)
+    with pytest.raises(FloatingPointError) as caught:
+        runner.train()
+    text = f'stopped at iteration {bad_step}: loss not finite: a.loss_sm = nan. No checkpoint'
+    assert text in str(caught.value)
+    assert model.steps == (iters if asynchronous else bad_step)
+    assert not list(tmp_path.glob('*.pth'))
 
 
 class BreakOneWeight(Hook):

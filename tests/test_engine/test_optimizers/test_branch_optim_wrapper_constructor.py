@@ -7,6 +7,7 @@ from mokd_testing import build_mokd, copy_of, optim_wrapper_cfg, ring_cfg, train
 from torch import nn
 
 from mmmokd.engine import BranchOptimWrapperConstructor
+from mmmokd.engine.optimizers import precision
 from mmmokd.engine.optimizers.clip_grad import clip_grad_norm_per_parameter_
 
 # Biases, and the gains of group, batch and layer norms: what has one dimension.
@@ -123,11 +124,11 @@ def test_decay_of_a_step_without_gradient():
 def test_clipping():
     model = build_mokd()
     for name, wrapper in build(model).items():
-        assert wrapper.clip_func is clip_grad_norm_per_parameter_
+        assert wrapper.clip_func.clip is clip_grad_norm_per_parameter_
         assert wrapper.clip_grad_kwargs == dict(max_norm=3.0)
-        assert wrapper.grad_name == f'{name}.grad_norm'
+        assert wrapper.clip_func.key == f'train/{name}.grad_norm'
     for wrapper in build(model, clip_grad=dict(max_norm=2.0)).values():
-        assert wrapper.clip_func is nn.utils.clip_grad_norm_
+        assert wrapper.clip_func.clip is nn.utils.clip_grad_norm_
     for wrapper in build(model, clip_grad=None).values():
         assert wrapper.clip_grad_kwargs is None
 
@@ -138,11 +139,10 @@ def test_mixed_precision_without_a_gpu(monkeypatch):
 
     messages = []
     monkeypatch.setattr(module, 'print_log', lambda text, **kwargs: messages.append(text))
-    for device in ('cuda', 'npu', 'musa'):
-        monkeypatch.setattr(module, f'is_{device}_available', lambda: False)
+    monkeypatch.setattr(precision, 'get_device', lambda: 'cpu')
     wrappers = build(build_mokd(), type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     assert {type(wrapper).__name__ for wrapper in wrappers.values()} == {'OptimWrapper'}
-    assert messages == ['Mixed precision needs a GPU and there is none: training in float32.']
+    assert len(messages) == 1 and 'No GPU: trains in float32' in messages[0]
 
 
 def test_learning_rate_scaled_to_the_batch(runner_cfg):

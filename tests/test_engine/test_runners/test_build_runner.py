@@ -17,6 +17,7 @@ from mmmokd.cli.config import (
 )
 from mmmokd.cli.errors import explain_error
 from mmmokd.cli.run_tool import run_tool
+from mmmokd.engine.optimizers import precision
 from mmmokd.engine.runners.build_runner import (
     build_runner,
     init_cpu_process_group,
@@ -48,10 +49,15 @@ def config(**more) -> Config:
     )
 
 
-def test_with_a_gpu_nothing_changes():
+def test_with_a_gpu_the_data_type_alone_is_chosen(monkeypatch):
     cfg = config(sync_bn='torch')
     before = cfg.to_dict()
     assert prepare_cfg_for_device(cfg, 'cuda') == []
+    assert cfg.to_dict() == before
+    monkeypatch.setattr(precision, '_has_bfloat16', lambda device: True)
+    cfg.optim_wrapper.dtype = 'auto'
+    assert prepare_cfg_for_device(cfg, 'cuda') == []
+    before['optim_wrapper']['dtype'] = 'bfloat16'
     assert cfg.to_dict() == before
 
 
@@ -68,7 +74,30 @@ def test_one_process_without_gpu_drops_amp_and_pinned_memory():
     assert 'model_wrapper_cfg' not in cfg
 
 
-def test_several_processes_without_gpu_drop_sync_bn_and_wrap_for_the_cpu():
+@pytest.mark.parametrize(
+    ('launcher', 'variable', 'size', 'converts'),
+    [
+        ('pytorch', 'WORLD_SIZE', '1', False),
+        ('pytorch', 'WORLD_SIZE', '2', True),
+        ('slurm', 'SLURM_NTASKS', '1', False),
+        ('mpi', 'UNKNOWN', '1', True),
+    ],
+)
+def test_one_process_of_a_launcher_has_plain_batch_norms(
+    monkeypatch, launcher, variable, size, converts
+):
+    for name in ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, size)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    cfg = config(sync_bn='torch')
+    cfg.launcher = launcher
+    assert prepare_cfg_for_device(cfg, 'cuda') == []
+    assert ('sync_bn' in cfg) == converts
+
+
+def test_several_processes_without_gpu_drop_sync_bn_and_wrap_for_the_cpu(monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
     cfg = config(sync_bn='torch', find_unused_parameters=True)
     cfg.launcher = 'pytorch'
     notices = prepare_cfg_for_device(cfg, 'cpu')
@@ -84,11 +113,20 @@ def test_several_processes_without_gpu_drop_sync_bn_and_wrap_for_the_cpu():
     )
 
 
-def test_amp_in_single_branches_is_dropped_too():
+def test_amp_in_single_wrappers_is_fitted_as_well(monkeypatch):
     cfg = config()
-    cfg.optim_wrapper = dict(a=dict(type='AmpOptimWrapper', loss_scale=512.0), constructor='C')
+    cfg.optim_wrapper = dict(
+        a=dict(type='AmpOptimWrapper', loss_scale=512.0),
+        b=dict(type='AmpOptimWrapper', dtype='auto', loss_scale='dynamic'),
+        constructor='C',
+    )
+    monkeypatch.setattr(precision, '_has_bfloat16', lambda device: True)
     prepare_cfg_for_device(cfg, 'cpu')
-    assert cfg.optim_wrapper == dict(a=dict(type='OptimWrapper'), constructor='C')
+    assert cfg.optim_wrapper == dict(
+        a=dict(type='OptimWrapper'),
+        b=dict(type='mmmokd.BFloat16OptimWrapper'),
+        constructor='C',
+    )
 
 
 def test_fsdp_is_replaced_and_said():
@@ -127,12 +165,13 @@ def test_amp_flag(monkeypatch):
     cfg = config()
     cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
     monkeypatch.setattr('mmmokd.cli.config.get_device', lambda: 'cpu')
+    monkeypatch.setattr(precision, '_has_bfloat16', lambda device: False)
     with pytest.raises(ValueError, match='--amp needs a GPU'):
         enable_amp(cfg)
     monkeypatch.setattr('mmmokd.cli.config.get_device', lambda: 'cuda')
     enable_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic' and cfg.optim_wrapper.dtype == 'auto'
 
 
 def test_dataloader_defaults_leave_what_is_set():

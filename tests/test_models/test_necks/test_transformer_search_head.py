@@ -8,7 +8,6 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from mmmokd.models.necks import TransformerSearchHead
-from mmmokd.models.necks.transformer_search_head import search_in_block
 
 
 def build(in_channels=10, projection=True, grid_size=4, seed=0, **kwargs):
@@ -73,7 +72,7 @@ def test_first_block_shares_what_is_equal(batch, num, num_queries, float64):
     nn.init.normal_(block.attn.qkv.weight, std=0.5)  # attention far from uniform
     tokens = torch.randn(batch, num, 24, requires_grad=True)
     query = 3 * torch.randn(num_queries * batch, 24)
-    found = search_in_block(block, tokens, query)
+    found = block(tokens, query)
     expected = block(torch.cat((query.unsqueeze(1), tokens.repeat(num_queries, 1, 1)), dim=1))
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
     grads = [torch.autograd.grad(each.square().sum(), tokens)[0] for each in (found, expected)]
