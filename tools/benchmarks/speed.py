@@ -21,7 +21,7 @@ from pathlib import Path
 from speed import ROWS, row_function, rows_of
 
 from mmmokd.cli.run_tool import add_cfg_options, run_tool
-from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.errors import ConfigError, UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -64,12 +64,14 @@ def main() -> None:
     if args.device == 'cpu':
         os.environ['CUDA_VISIBLE_DEVICES'] = ''  # before PyTorch looks for GPUs
     import torch
+    from mmengine.logging import MMLogger
     from speed.result import Settings, describe_machine
 
     from mmmokd.utils.cpu import set_threads
 
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ConfigError('--device cuda, but PyTorch finds no GPU')
+    MMLogger.get_current_instance().setLevel('ERROR')
     set_threads(0, on_gpu=args.device == 'cuda')
     settings = Settings(args.device, args.quick, args.cfg_options or {}, args.rounds)
     report = dict(machine=describe_machine(), quick=args.quick, options=args.cfg_options_text)
@@ -111,7 +113,8 @@ def measure(names, find, settings, report: dict, file: Path | None) -> list[str]
         except Exception as error:
             failed.append(name)
             report['not_measured'][name] = f'{type(error).__name__}: {error}'
-            traceback.print_exc()
+            if not isinstance(error, UserError):
+                traceback.print_exc()
         else:
             results += measured.results
             report['rows'] += as_json(measured.results)

@@ -158,6 +158,9 @@ class Case:
             collate_fn=dict(type='default_collate'),
         )
         cfg.train_cfg = dict(type='SingleStepLoop', max_epochs=100, repeat=True)
+        # The batch has views already.
+        statistics = {key: cfg.data_preprocessor[key] for key in ('mean', 'std')}
+        cfg.data_preprocessor = dict(type='SelfSupDataPreprocessor', **statistics)
         # As in all epochs but the first, in which prototypes are frozen.
         cfg.default_hooks.prototype_freeze.freeze_epochs = 0
         return cfg

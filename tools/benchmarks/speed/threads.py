@@ -20,6 +20,7 @@ from .runs import training
 
 CPUS = 2
 STEPS = 2  # of a measurement
+LIMIT = 25  # seconds, after which no further round begins
 
 
 def two_thread_steps(settings: Settings) -> Iterator[float]:
@@ -105,7 +106,10 @@ def threads(settings: Settings) -> Measured:
 def _in_turn(sides: dict[str, Child], rounds: int) -> list[float]:
     """Medians of both."""
     times = {name: [] for name in sides}
+    begin = time.perf_counter()
     for _ in range(rounds):
         for name, side in sides.items():
             times[name].append(side.ask())
+        if time.perf_counter() - begin > LIMIT:
+            break
     return [statistics.median(values) for values in times.values()]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+LIMIT = 90  # seconds, after which no further round begins
+
 
 def synchronize() -> None:
     """Wait until the GPU, if one computes, has done all that it was asked for."""
@@ -21,7 +23,7 @@ def alternate(
 
     Args:
         sides (Mapping[str, Callable]): What to time, by name.
-        rounds (int): Times that each is measured.
+        rounds (int): Times that each is measured; fewer where that takes over ``LIMIT`` seconds.
         warm_up (int): Calls of each before. Defaults to 1.
         calls (int): Calls within a measurement, between which nothing waits for the GPU. Defaults to
             1.
@@ -34,6 +36,7 @@ def alternate(
             side()
     synchronize()
     times = {name: [] for name in sides}
+    begin = time.perf_counter()
     for _ in range(rounds):
         for name, side in sides.items():
             start = time.perf_counter()
@@ -41,4 +44,6 @@ def alternate(
                 side()
             synchronize()
             times[name].append((time.perf_counter() - start) / calls)
+        if time.perf_counter() - begin > LIMIT:
+            break
     return {name: statistics.median(values) for name, values in times.items()}
