@@ -77,7 +77,7 @@ class MultiCropDataPreprocessor(SelfSupDataPreprocessor):
     ) -> None:
         super().__init__(mean=mean, std=std, to_rgb=to_rgb, non_blocking=non_blocking)
         self.groups = [] if groups is None else ViewGroup.from_configs(groups)
-        self.keep_images = keep_images
+        self.keep_images = bool(keep_images)  # None of a config is False
         self.bank: ImageBank | None = None
         self._passes = plan_passes(self.groups)
         self._sampler = ViewSampler(self.groups) if self.groups else None

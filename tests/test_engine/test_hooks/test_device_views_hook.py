@@ -55,7 +55,7 @@ def test_kept_images_train_as_sent_ones_and_resumed_runs_as_whole_ones(tmp_path)
     assert len(whole.seen) == 6 and len({tuple(views) for views in whole.seen}) == 6
     assert runner.model.data_preprocessor.bank.mib == PIXELS.nbytes / 2**20
     assert sorted(sum(whole.labels[:3], [])) == sorted([0, 1, 2] * 4)
-    sent, _ = views_of(config(tmp_path / 'sent', keep=False))
+    sent, _ = views_of(config(tmp_path / 'sent', keep=None))
     assert sent.seen == whole.seen and sent.labels == whole.labels
     checkpoint = str(tmp_path / 'kept' / 'epoch_1.pth')
     resumed, again = views_of(config(tmp_path / 'resumed', resume=True, load_from=checkpoint))
