@@ -151,6 +151,7 @@ def _parts(runner: Runner) -> Iterator[tuple[Any, str, str]]:
     """Functions to wrap: owner, attribute, part."""
     model, wrappers = runner.model, dict(runner.optim_wrapper.items())
     yield model, 'forward', 'forward, rest'
+    yield model, 'head_losses', 'prototypes and losses'
     yield model.data_preprocessor, 'forward', 'data preprocessor'
     for name, branch in model.branches.items():
         for which in ('student', 'teacher'):
