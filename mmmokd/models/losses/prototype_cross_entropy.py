@@ -12,6 +12,7 @@ prototypes, and so are their gradients: no array of rows x prototypes exists as 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -23,8 +24,9 @@ from .soft_cross_entropy import at_least_float32
 
 # Working memory of a chunk, in bytes: what a core's cache holds; on a GPU what fills it.
 CPU_CHUNK_BYTES = 2 * 2**20
-GPU_CHUNK_BYTES = 96 * 2**20
+GPU_CHUNK_BYTES = 64 * 2**20
 MIN_CHUNK = 256  # prototypes
+ALIGNMENT = 128  # prototypes, with which products are fast
 
 
 class Target(NamedTuple):
@@ -116,7 +118,8 @@ class _Softmax:
 
     Within a chunk it is PyTorch's; the chunk's share of the whole follows from the log-sum-exps of
     all chunks. Prototypes are directions times a scale: of few rows the logits are scaled, and the
-    parameters are read as they are; of many, or in another dtype, the chunk's prototypes.
+    parameters are read as they are; of many, a chunk of prototypes; in another dtype, all of them
+    once, half as large as the parameters.
     """
 
     def __init__(
@@ -133,46 +136,47 @@ class _Softmax:
         self.norm = torch.linalg.vector_norm(direction, dim=1, keepdim=True)  # (K, 1)
         self.scale = gain / self.norm
         self.scales_logits = dtype == direction.dtype and features.shape[0] <= features.shape[1]
+        self.prototypes: Tensor | None = None
         self.shift = None if center is None else center / temperature  # (1, K)
-        self.kept: list[Tensor] | None = None
-        self._shares: Tensor | None = None
+        self.kept: list[Tensor] = []
+        self.log_sums: list[Tensor] = []
 
     def weights(self, chunk: slice) -> Tensor:
         """Prototypes, or directions where logits are scaled, (C, D)."""
+        if self.prototypes is not None:
+            return self.prototypes[chunk]
         direction = self.direction[chunk]
-        if self.scales_logits:
-            return direction
-        return (direction * self.scale[chunk]).to(self.rows.dtype)
+        return direction if self.scales_logits else direction * self.scale[chunk]
 
     def scaled(self, values: Tensor, chunk: slice) -> Tensor:
         """Values by prototype, (N, C), for a product with :meth:`weights`; changes them."""
         return values.mul_(self.scale[chunk].t()) if self.scales_logits else values
 
-    def sum(self, chunks: Sequence[slice], keep: bool) -> Tensor:
-        """Log-sum-exp of each row's logits, (N,)."""
-        sums = []
-        self.kept = [] if keep else None
-        for chunk in chunks:
-            logits = self._logits(chunk, self.weights(chunk))
-            probs = logits.softmax(dim=1)
-            # Of the largest logit, whose probability is exact to the last digits.
-            sums.append(logits.amax(dim=1) - probs.amax(dim=1).log_())
-            if keep:
-                self.kept.append(probs)
-        sums = torch.stack(sums)
-        total = sums.logsumexp(dim=0)
-        self._shares = (sums - total).exp_()
+    def within(self, chunk: slice, weights: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        """Softmax within the next chunk, (N, C), and the log-sum-exp of its logits, (N,)."""
+        logits = self._logits(chunk, weights)
+        probs = logits.softmax(dim=1)
+        # Of the largest logit, whose probability is exact to the last digits.
+        log_sum = logits.amax(dim=1) - probs.amax(dim=1).log_()
+        self.log_sums.append(log_sum)
+        if keep:
+            self.kept.append(probs)
+        return probs, log_sum
+
+    def total(self) -> Tensor:
+        """Log-sum-exp of each row's logits, when all chunks are through, (N,)."""
+        log_sums = torch.stack(self.log_sums)
+        total = log_sums.logsumexp(dim=0)
+        self.shares = (log_sums - total).exp_()  # of each chunk in the whole
         return total
 
-    def __call__(
-        self, index: int, chunk: slice, weights: Tensor | None = None, factor: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, index: int, chunk: slice, factor: Tensor | None = None) -> Tensor:
         """Probabilities, times a factor for each row, (N, C)."""
-        share = self._shares[index] if factor is None else self._shares[index] * factor
-        if self.kept is not None:
+        share = self.shares[index] if factor is None else self.shares[index] * factor
+        if self.kept:
             return self.kept[index] * share.unsqueeze(1)
-        weights = self.weights(chunk) if weights is None else weights
-        return self._logits(chunk, weights).softmax(dim=1).mul_(share.unsqueeze(1))
+        logits = self._logits(chunk, self.weights(chunk))
+        return logits.softmax(dim=1).mul_(share.unsqueeze(1))
 
     def _logits(self, chunk: slice, weights: Tensor) -> Tensor:
         logits = self.scaled(_product(self.rows, weights.t()), chunk)
@@ -189,49 +193,82 @@ class _PrototypePass(torch.autograd.Function):
         teachers = [
             _Softmax(dtype, each, *flat[4 * i : 4 * i + 4]) for i, each in enumerate(temperatures)
         ]
-        num_rows = [len(each.rows) for each in (student, *teachers)]
+        passes = (student, *teachers)
+        num_rows = [len(each.rows) for each in passes]
         keep = sum(num_rows) <= x.shape[1]  # all logits together are smaller than the prototypes
         chunks = list(_chunks(max(num_rows), direction))
-        log_sums = student.sum(chunks, keep)
+        mean = _RunningMean()
+        with _converted(*passes):
+            for chunk in chunks:
+                weights = student.weights(chunk)
+                student.within(chunk, weights, keep)
+                found = [each.within(chunk, each.weights(chunk), keep) for each in teachers]
+                probs = student.scaled(torch.cat([each for each, _ in found]), chunk)
+                log_sums = torch.cat([each for _, each in found])
+                mean.add(_product(probs.to(weights.dtype), weights), log_sums)
         for teacher in teachers:
-            teacher.sum(chunks, keep)
-        expected = [x.new_zeros(len(teacher.rows), x.shape[1]) for teacher in teachers]
-        for i, chunk in enumerate(chunks):
-            weights = student.weights(chunk)
-            for teacher, prototypes in zip(teachers, expected, strict=True):
-                _add_product(prototypes, student.scaled(teacher(i, chunk), chunk), weights)
+            teacher.total()
         # Parameters, which must not change before the backward pass; a center may.
         params = [each for i in range(len(teachers)) for each in flat[4 * i + 1 : 4 * i + 3]]
         ctx.save_for_backward(x, gain, direction, *params)
         ctx.student, ctx.teachers, ctx.chunks = student, teachers, chunks
-        return log_sums, *expected
+        return student.total(), *mean.value.split(num_rows[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_log_sums: Tensor, *grad_expected: Tensor):
         x, gain, direction, *_ = ctx.saved_tensors
-        student = ctx.student
+        student, teachers = ctx.student, ctx.teachers
         to_x, to_gain, to_direction = ctx.needs_input_grad[1:4]
+        to_prototypes = to_gain or to_direction
         grad_x = torch.zeros_like(x) if to_x else None
         grad_gain = torch.empty_like(gain) if to_gain else None
-        grad_direction = torch.empty_like(direction) if to_gain or to_direction else None
-        grad_expected = [grad.to(student.rows.dtype) for grad in grad_expected]
-        for i, chunk in enumerate(ctx.chunks):
-            weights = student.weights(chunk)
-            probs = student(i, chunk, weights, grad_log_sums)
-            if grad_direction is not None:
-                grad = grad_direction[chunk]
-                _add_product(grad, probs.t(), student.rows, first=True)
-                for teacher, grad_prototypes in zip(ctx.teachers, grad_expected, strict=True):
-                    _add_product(grad, teacher(i, chunk).t(), grad_prototypes)
-                along = _to_direction(grad, student, chunk)
-                if to_gain:
-                    grad_gain[chunk] = along
-            if to_x:
-                _add_product(grad_x, student.scaled(probs, chunk), weights)
+        grad_direction = torch.empty_like(direction) if to_prototypes else None
+        rows = torch.cat([student.rows, *(grad.to(student.rows.dtype) for grad in grad_expected)])
+        with _converted(student, *(teachers if to_prototypes else ())):
+            for i, chunk in enumerate(ctx.chunks):
+                probs = student(i, chunk, grad_log_sums).to(rows.dtype)
+                if to_prototypes:
+                    targets = [teacher(i, chunk).to(rows.dtype) for teacher in teachers]
+                    grad = grad_direction[chunk]
+                    _write_product(grad, torch.cat([probs, *targets]).t(), rows)
+                    along = _to_direction(grad, student, chunk)
+                    if to_gain:
+                        grad_gain[chunk] = along
+                if to_x:
+                    grad_x += _product(student.scaled(probs, chunk), student.weights(chunk))
         if not to_direction:
             grad_direction = None
-        return None, grad_x, grad_gain, grad_direction, *[None] * (4 * len(ctx.teachers))
+        return None, grad_x, grad_gain, grad_direction, *[None] * (4 * len(teachers))
+
+
+class _RunningMean:
+    """Expected prototypes, (N, D): of what was seen so far and each chunk's together."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def add(self, of_chunk: Tensor, log_sum: Tensor) -> None:
+        """Take in the mean of a chunk, (N, D), by the log-sum-exp of its logits, (N,)."""
+        if self.value is None:
+            self.value, self.log_sum = of_chunk, log_sum
+            return
+        self.log_sum = torch.logaddexp(self.log_sum, log_sum)
+        self.value.lerp_(of_chunk, (log_sum - self.log_sum).exp_().unsqueeze(1))
+
+
+@contextmanager
+def _converted(*passes: _Softmax) -> Iterator[None]:
+    """Have the prototypes in the dtype of the rows, where that is not the parameters', for a while."""
+    for each in passes:
+        if each.rows.dtype != each.direction.dtype:
+            each.prototypes = torch.empty_like(each.direction, dtype=each.rows.dtype)
+            torch.mul(each.direction, each.scale, out=each.prototypes)
+    try:
+        yield
+    finally:
+        for each in passes:
+            each.prototypes = None
 
 
 # Its loops over chunks are not for a compiler, which breaks the graph here.
@@ -243,6 +280,7 @@ def _chunks(rows: int, direction: Tensor) -> Iterator[slice]:
     num, width = direction.shape
     budget = CPU_CHUNK_BYTES if direction.device.type == 'cpu' else GPU_CHUNK_BYTES
     size = max(budget // (direction.element_size() * (rows + width)), MIN_CHUNK)
+    size = max(size // ALIGNMENT * ALIGNMENT, min(size, ALIGNMENT))
     for start in range(0, num, size):
         yield slice(start, min(start + size, num))
 
@@ -265,12 +303,9 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return at_least_float32(a @ b)
 
 
-def _add_product(out: Tensor, a: Tensor, b: Tensor, first: bool = False) -> None:
-    """Add a product, in the dtype of the second factor, to ``out``, or write it there."""
-    a = a.to(b.dtype)
-    if out.dtype != b.dtype:
-        out.copy_(_product(a, b)) if first else out.add_(_product(a, b))
-    elif first:
+def _write_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write a matrix product to ``out``, which may be of a wider dtype."""
+    if out.dtype == b.dtype:
         torch.mm(a, b, out=out)
     else:
-        out.addmm_(a, b)
+        out.copy_(_product(a, b))

@@ -60,13 +60,13 @@ def emulate(monkeypatch):
 
 
 class Steps(Hook):
-    """Losses of every iteration, and the precision of what the projectors gave."""
+    """Losses of every iteration, and the precision of the projectors' hidden layers."""
 
     def before_train(self, runner):
         self.losses, self.dtypes = [], set()
         for branch in runner.model.branches.values():
             for net in (branch.student, branch.teacher):
-                net.projector.register_forward_hook(
+                net.projector.mlp.register_forward_hook(
                     lambda module, args, output: self.dtypes.add(output.dtype)
                 )
 
