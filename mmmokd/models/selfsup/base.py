@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModel, ModuleDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -255,17 +256,74 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
 
         Args:
             views (Views): The views.
-            students (Mapping[str, NetworkOutput | None]): What the students gave, by branch.
+            students (Mapping[str, NetworkOutput | None]): What the students gave, by branch; those of
+                branches without a teacher are needed.
 
         Returns:
             dict[str, NetworkOutput]: By branch.
         """
         read = {p or name for name, _, p, head in self.heads_by_name() if head.teacher != 'none'}
         return {
-            name: branch.forward_teacher(views, students[name])
+            name: branch.forward_teacher(views, students.get(name))
             for name, branch in self.branches.items()
             if name in read or (branch.ema and _has_batch_norm(branch.teacher))
         }
+
+    def train_step(
+        self, data: dict | tuple | list, optim_wrapper: OptimWrapper | OptimWrapperDict
+    ) -> dict[str, Tensor]:
+        """Train on a batch, one branch after the other where that is possible.
+
+        A branch's feature maps are then freed before the next branch's are made. It is possible if
+        the algorithm has :meth:`losses_by_branch` and each branch an optimizer of its own. A model
+        that is wrapped, as for several processes, trains all branches at once.
+
+        Args:
+            data (dict | tuple | list): A batch of the data loader.
+            optim_wrapper (OptimWrapper | OptimWrapperDict): Of the model, or of each branch.
+
+        Returns:
+            dict[str, Tensor]: What is logged.
+        """
+        learning = [name for name, branch in self.branches.items() if not branch.frozen]
+        separate = isinstance(optim_wrapper, OptimWrapperDict) and {*optim_wrapper.keys()} == {*learning}
+        if not separate or type(self).losses_by_branch is BaseMultiBranch.losses_by_branch:
+            return super().train_step(data, optim_wrapper)
+        self._check_initialized()
+        with optim_wrapper.optim_context(self):
+            data = self.data_preprocessor(data, True)
+            inputs, data_samples = data['inputs'], data.get('data_samples')
+            steps = self.losses_by_branch(inputs, data_samples)
+        found: dict[str, Tensor] = {}
+        while True:
+            with optim_wrapper.optim_context(self):
+                name, losses = next(steps, (None, None))
+            if name is None:
+                break
+            total, _ = super().parse_losses(losses)
+            found.update((key, loss.detach()) for key, loss in losses.items())
+            del losses
+            optim_wrapper[name].update_params(total)
+        return self.parse_losses(found)[1]
+
+    def losses_by_branch(
+        self, inputs: list[Tensor], data_samples: list | None = None
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Compute the losses of one branch after the other, for :meth:`train_step`.
+
+        A branch may be trained before the next one's are computed, so they must not depend on its
+        student. To be implemented by algorithms that can; :meth:`loss` then adds them up.
+
+        Args:
+            inputs (list[Tensor]): See :meth:`loss`.
+            data_samples (list, optional): See :meth:`loss`. Defaults to None.
+
+        Yields:
+            tuple[str, dict[str, Tensor]]: Name of a branch, and its losses as in :meth:`loss`.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__} computes the losses of all branches at once'
+        )
 
     def head_losses(
         self,
@@ -273,13 +331,14 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         teachers: Mapping[str, NetworkOutput],
         views: Views,
     ) -> dict[str, Tensor]:
-        """Compute the losses of all heads.
+        """Compute the losses of the heads of some branches, or all.
 
         Cross-entropies of one student's output, at one temperature, are computed in one pass,
         without its logits; see :func:`~mmmokd.models.losses.prototype_cross_entropies`.
 
         Args:
-            students (Mapping[str, NetworkOutput | None]): Of all views, by branch.
+            students (Mapping[str, NetworkOutput | None]): Of all views, by branch; of the branches
+                that are to be trained.
             teachers (Mapping[str, NetworkOutput]): Of the global views, by branch.
             views (Views): The views.
 
@@ -289,6 +348,8 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         losses: dict[str, Tensor] = {}
         targets = defaultdict(list)
         for name, term, peer, head in self.heads_by_name():
+            if name not in students:
+                continue
             student, teacher = students[name], None
             if head.teacher != 'none':
                 teacher = teachers[peer or name]

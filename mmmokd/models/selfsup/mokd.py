@@ -1,4 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from mmmokd.registry import MODELS
@@ -71,10 +73,34 @@ class MOKD(BaseMultiBranch):
             dict[str, Tensor]: For every branch L_sm and L_st and, for each of its peers, L_cm and
             L_ct, the cross terms with their weight applied; further terms likewise.
         """
+        found = self.losses_by_branch(inputs, data_samples)
+        return {key: loss for _, losses in found for key, loss in losses.items()}
+
+    def losses_by_branch(
+        self, inputs: list[Tensor], data_samples: list | None = None
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Compute the losses of one branch after the other; see :meth:`loss`.
+
+        All teachers come first: a student depends on them, and on no other student.
+
+        Args:
+            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
+            data_samples (list, optional): One data sample per image. Defaults to None.
+
+        Yields:
+            tuple[str, dict[str, Tensor]]: Name of a branch that learns, and its losses.
+        """
         views = self.split_views(inputs, data_samples)
-        students = {name: branch.forward_student(views) for name, branch in self.branches.items()}
+        students = {
+            name: branch.forward_student(views)
+            for name, branch in self.branches.items()
+            if branch.teacher is None
+        }
         teachers = self.forward_teachers(views, students)
-        return self.head_losses(students, teachers, views)
+        for name, branch in self.branches.items():
+            if branch.student is not None:
+                student = students.pop(name, None) or branch.forward_student(views)
+                yield name, self.head_losses({name: student}, teachers, views)
 
     def _build_branch(self, *args) -> Branch:
         branch = super()._build_branch(*args)

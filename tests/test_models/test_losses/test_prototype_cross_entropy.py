@@ -134,9 +134,10 @@ def test_on_a_gpu(dtype, tolerance, monkeypatch):
 
 
 def test_no_array_of_rows_and_prototypes(monkeypatch):
-    """Rows beyond the width: what is kept for the backward pass has no axis of K but the layer's."""
+    """Rows beyond the width: nothing has all prototypes but the layer, and a chunk's all rows."""
+    views, batch, width, prototypes, chunk = CASES[3]
     features, layer, targets = random_case(*CASES[3], monkeypatch)
-    prototypes = CASES[3][3]
+    rows = views * batch + sum(len(target.features) * batch for target in targets)
     sizes = []
 
     class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
@@ -147,7 +148,7 @@ def test_no_array_of_rows_and_prototypes(monkeypatch):
 
     with Recorder():
         sum(prototype_cross_entropies(features, layer, 0.1, targets)).backward()
-    assert max(sizes) <= prototypes * CASES[3][2]  # of one row a prototype, not one an image
+    assert max(sizes) <= max(prototypes * width, chunk * rows) < prototypes * batch * (views - 1)
 
 
 def test_mean_logits(float64):
