@@ -286,7 +286,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             dict[str, Tensor]: What is logged.
         """
         learning = [name for name, branch in self.branches.items() if not branch.frozen]
-        separate = isinstance(optim_wrapper, OptimWrapperDict) and {*optim_wrapper.keys()} == {*learning}
+        separate = isinstance(optim_wrapper, OptimWrapperDict) and {*optim_wrapper.keys()} == {
+            *learning
+        }
         if not separate or type(self).losses_by_branch is BaseMultiBranch.losses_by_branch:
             return super().train_step(data, optim_wrapper)
         self._check_initialized()
@@ -304,6 +306,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             found.update((key, loss.detach()) for key, loss in losses.items())
             del losses
             optim_wrapper[name].update_params(total)
+            del total
         return self.parse_losses(found)[1]
 
     def losses_by_branch(

@@ -99,8 +99,12 @@ class MOKD(BaseMultiBranch):
         teachers = self.forward_teachers(views, students)
         for name, branch in self.branches.items():
             if branch.student is not None:
-                student = students.pop(name, None) or branch.forward_student(views)
-                yield name, self.head_losses({name: student}, teachers, views)
+                # Nothing here keeps a student's output longer than its losses do.
+                one = {name: students.pop(name, None) or branch.forward_student(views)}
+                losses = self.head_losses(one, teachers, views)
+                del one
+                yield name, losses
+                del losses
 
     def _build_branch(self, *args) -> Branch:
         branch = super()._build_branch(*args)

@@ -1,12 +1,16 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Graphs of branches: who learns from whom, what is built and what is computed."""
 
+from functools import partial
+
 import pytest
 import torch
-from mokd_testing import BACKBONES, branch_cfg, build_mokd, random_views
+from mmengine.model import BaseModel
+from mokd_testing import BACKBONES, branch_cfg, build_mokd, optim_wrapper_cfg, random_views
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+from mmmokd.engine.optimizers import BranchOptimWrapperConstructor
 from mmmokd.models import BaseMultiBranch, Branch, BranchHead
 from mmmokd.registry import MODELS
 
@@ -219,6 +223,43 @@ def test_wrapped_parts_give_the_same_losses(wrap):
     assert len(grads) == len(expected_grads)
     for grad, wanted in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('counts', [1, 2])
+def test_one_branch_after_the_other(counts):
+    """To the bit as all at once, and a student's pass begins after the last one's step."""
+    branches = dict(
+        cnn=branch_cfg('cnn'),
+        vit=branch_cfg('vit', backbone=dict(drop_path_rate=0.3)),
+        own=branch_cfg('vit', ema=False),
+        frozen=branch_cfg('cnn', frozen=True),
+    )
+    sides, events = [], []
+    for at_once in (True, False):
+        model = build_mokd(branches)
+        model.load_state_dict(model.state_dict())  # as load_from does
+        cfg = optim_wrapper_cfg(['cnn', 'vit', 'own'], accumulative_counts=counts)
+        cfg.pop('constructor')
+        optim = BranchOptimWrapperConstructor(cfg)(model.train())
+        if not at_once:
+            for name in ('cnn', 'vit'):
+                note = partial(lambda name, *args: events.append(name), name)
+                model.branches[name].student.backbone.register_forward_pre_hook(note)
+                optim[name].optimizer.register_step_post_hook(partial(note, 'step'))
+        step = partial(BaseModel.train_step, model) if at_once else model.train_step
+        torch.manual_seed(3)
+        logs = [step(dict(inputs=random_views(seed=i)), optim) for i in range(4)]
+        sides.append((logs, model.state_dict()))
+    (logs, weights), (others, other_weights) = sides
+    assert [list(log) for log in logs] == [list(log) for log in others]
+    for log, other in zip(logs, others, strict=True):
+        assert all(torch.equal(log[key], other[key]) for key in log)
+    assert all(torch.equal(value, other_weights[key]) for key, value in weights.items())
+    # Views of two sizes: two passes.
+    assert events[: 4 + 2 // counts] in (
+        ['cnn', 'cnn', 'cnn', 'vit', 'vit', 'vit'],
+        ['cnn', 'cnn', 'vit', 'vit', 'cnn'],
+    )
 
 
 FROZEN = dict(vit=branch_cfg('vit', frozen=True), cnn=branch_cfg('cnn'))
