@@ -103,6 +103,8 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     ) -> None:
         preprocessor = dict(data_preprocessor or {})
         preprocessor.setdefault('type', 'mmpretrain.SelfSupDataPreprocessor')
+        if has_argument(class_of(preprocessor), 'non_blocking'):
+            preprocessor.setdefault('non_blocking', True)  # the step does not wait for its images
         check_statistics(preprocessor)
         with _scope():
             super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
