@@ -14,7 +14,9 @@ default_hooks = dict(
     # Hooks are listed by name, so that `custom_hooks` of a config that builds on this one adds to
     # them. NAME=None leaves one out (in this package's tools).
     # compile=True: faster steps on a GPU, after minutes at the start of the first run.
-    acceleration=dict(type='mmmokd.AccelerationHook', channels_last=True, compile=False),
+    acceleration=dict(
+        type='mmmokd.AccelerationHook', channels_last=True, onednn=True, compile=False
+    ),
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
     resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches
     data_health=dict(type='mmmokd.DataHealthHook', max_bad_share=0.01),

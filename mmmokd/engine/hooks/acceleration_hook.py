@@ -2,11 +2,13 @@
 import shutil
 from collections.abc import Iterator
 
+import mmcv.cnn
 import torch
 from mmengine.hooks import Hook
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
+from mmmokd.models.utils import OneDNNLinear, onednn
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.errors import ConfigError
@@ -16,6 +18,7 @@ from ..optimizers.wrappers import iter_wrappers
 # Graphs of one function: each block of a CNN has shapes of its own, for views of two sizes, with
 # gradients and without.
 RECOMPILE_LIMIT = 256
+LINEAR = (nn.Linear, mmcv.cnn.Linear)  # and no others, which may compute something else
 
 
 @HOOKS.register_module()
@@ -27,6 +30,8 @@ class AccelerationHook(Hook):
     Args:
         channels_last (bool): Whether weights and feature maps of convolutions have their channels
             last in memory, for which fast kernels are made. Defaults to True.
+        onednn (bool): Whether, on a CPU of AMD, linear layers multiply by oneDNN in float32, see
+            :class:`~mmmokd.models.utils.OneDNNLinear`. No effect elsewhere. Defaults to True.
         compile (bool | dict): Whether ``torch.compile`` compiles backbones and necks in training, or
             its arguments, such as ``dict(mode='reduce-overhead')`` for CUDA graphs. The first steps
             then take minutes; later runs find what was compiled in PyTorch's cache. It needs a C
@@ -39,8 +44,12 @@ class AccelerationHook(Hook):
     # After the hooks that try the model with other inputs.
     priority = 'LOW'
 
-    def __init__(self, channels_last: bool = True, compile: bool | dict = False) -> None:
+    def __init__(
+        self, channels_last: bool = True, onednn: bool = True, compile: bool | dict = False
+    ) -> None:
         self.channels_last = channels_last
+        self.onednn = onednn
+        self._replaced: list[tuple[nn.Linear, type[nn.Linear]]] = []
         self.compile = dict(compile) if isinstance(compile, dict) else {} if compile else None
 
     def before_train(self, runner) -> None:
@@ -54,8 +63,18 @@ class AccelerationHook(Hook):
             model.to(memory_format=torch.channels_last)
             for _, wrapper in iter_wrappers(runner.optim_wrapper):
                 _match_state(wrapper.optimizer)
+        if self.onednn and onednn.is_faster() and not next(model.parameters()).is_cuda:
+            self._replaced = [(m, type(m)) for m in model.modules() if type(m) in LINEAR]
+            for module, _ in self._replaced:
+                module.__class__ = OneDNNLinear
         if self.compile is not None:
             self._compile(runner, model)
+
+    def after_train(self, runner) -> None:
+        """Give linear layers their class again."""
+        for module, cls in self._replaced:
+            module.__class__ = cls
+        self._replaced.clear()
 
     def _compile(self, runner, model: nn.Module) -> None:
         backend = self.compile.get('backend', 'inductor')

@@ -112,7 +112,7 @@ class BaseDistillationHead(BranchHead):
         return None
 
     def _is_plain(self) -> bool:
-        """Whether no subclass changes the loss of logits, of which :meth:`target` would not know."""
+        """Check that no subclass changes the loss of logits, of which :meth:`target` would not know."""
         owner = next(cls for cls in type(self).__mro__ if '_target' in vars(cls))
         return all(
             getattr(type(self), name) is getattr(owner, name)

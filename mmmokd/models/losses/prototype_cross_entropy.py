@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..utils.onednn import product
 from ..utils.prototypes import gain_and_direction
 from .soft_cross_entropy import at_least_float32
 
@@ -300,7 +301,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """Matrix product in float32 at least, also of half-precision factors."""
     if a.is_cuda and a.dtype in (torch.float16, torch.bfloat16):
         return torch.mm(a, b, out_dtype=torch.float32)
-    return at_least_float32(a @ b)
+    return at_least_float32(product(a, b))
 
 
 def _write_product(out: Tensor, a: Tensor, b: Tensor) -> None:

@@ -1,12 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import shutil
 
+import mmcv.cnn
 import pytest
 import torch
 from mokd_testing import AfterStep, copy_of, train
 from torch import nn
 
 from mmmokd.engine.hooks.acceleration_hook import compiled_modules
+from mmmokd.models.utils import OneDNNLinear, onednn
 
 
 def run(cfg, hook=None, **kwargs):
@@ -66,6 +68,24 @@ def test_checkpoint_and_resume(runner_cfg, tmp_path):
                 v.stride() for v in state.values() if v.shape == param.shape and v.dim() == 4
             }
             assert strides <= {param.stride()}, name
+
+
+def test_linear_layers_of_a_run(runner_cfg, monkeypatch):
+    """All of them during the run, none after it; the run is the same but for rounding."""
+    monkeypatch.setattr(onednn, 'is_faster', lambda: True)
+    found = []
+    keep = AfterStep(lambda r: found.append([type(m) for m in r.model.modules()]))
+    plain, expected = run(runner_cfg(length=4, batch_size=2, max_epochs=1), dict(onednn=False))
+    cfg = runner_cfg(length=4, batch_size=2, max_epochs=1)
+    cfg.default_hooks.acceleration = dict(type='mmmokd.AccelerationHook', onednn=True)
+    fast = train(cfg, keep)
+    classes = [type(m) for m in fast.model.modules()]
+    linear = [i for i, cls in enumerate(classes) if cls in (nn.Linear, mmcv.cnn.Linear)]
+    assert linear and OneDNNLinear not in classes
+    for during in found:
+        assert {during[i] for i in linear} == {OneDNNLinear}
+    for key, value in plain.model.state_dict().items():
+        torch.testing.assert_close(fast.model.state_dict()[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_blocks():
