@@ -90,7 +90,7 @@ def branch(backbone, channels, grid_size, projection, train_gain, warmup, weight
     )
 
 
-def config(work_dir, dtype):
+def config(work_dir, dtype, compile=False):
     temps = CASE['temperatures']
     lr, decay = CASE['lr'], CASE['weight_decay']
     return Config(
@@ -140,6 +140,7 @@ def config(work_dir, dtype):
             ),
             default_hooks=dict(
                 checkpoint=None,
+                acceleration=dict(type='mmmokd.AccelerationHook', compile=compile),
                 ema_teacher=dict(
                     type='mmmokd.EMATeacherHook',
                     base_momentum=CASE['ema'],
@@ -209,12 +210,12 @@ class Recorder(Hook):
         )
 
 
-def run(work_dir, dtype):
+def run(work_dir, dtype, compile=False):
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        runner = Runner.from_cfg(config(work_dir, dtype))
+        runner = Runner.from_cfg(config(work_dir, dtype, compile))
         incompatible = runner.model.load_state_dict(from_official(released_checkpoint()))
         assert not incompatible.missing_keys and not incompatible.unexpected_keys
         runner.model.init_weights = lambda: None
@@ -251,8 +252,12 @@ def worst(found, expected):
     return max(errors)
 
 
-def test_two_steps_in_float64(tmp_path):
-    steps = run(tmp_path, torch.float64)
+@pytest.mark.parametrize(
+    'compile', [False, pytest.param(dict(backend='aot_eager'), marks=pytest.mark.long)]
+)
+def test_two_steps_in_float64(tmp_path, compile):
+    """With every fast path of the CPU."""
+    steps = run(tmp_path, torch.float64, compile)
     assert len(steps) == len(CASE['steps']) == 2
     for step, expected in zip(steps, CASE['steps'], strict=True):
         without_grad = {
