@@ -13,7 +13,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # Hooks are listed by name, so that `custom_hooks` of a config that builds on this one adds to
     # them. NAME=None leaves one out (in this package's tools).
-    # compile=True: faster steps on a GPU, after minutes at the start of the first run.
+    # compile=True: fewer and faster kernels on a GPU, after minutes at the start of the first run.
     acceleration=dict(
         type='mmmokd.AccelerationHook', channels_last=True, onednn=True, compile=False
     ),

@@ -31,7 +31,7 @@ train_dataloader = dict(
     dataset=dict(data_root=data_root, pipeline=[load, crop, pack]),
 )
 train_cfg = dict(max_epochs=max_epochs)
-optim_wrapper = dict(type='OptimWrapper')  # --amp on a GPU: mixed precision
+optim_wrapper = dict(type='OptimWrapper')  # --amp: mixed precision
 # Warm-ups are for 100 epochs: a shorter run shortens them.
 param_scheduler = {
     name: [dict(one, base_length=100) if 'warmup' in one else one for one in schedules]

@@ -67,7 +67,7 @@ def test_help_names_every_argument(train_here):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (['--amp'], '--amp needs a GPU, but none is available'),
+        (['--amp'], '--amp needs a GPU or a CPU with AVX512-BF16 or AMX, but neither is'),
         (['--resume', 'nowhere/epoch_3.pth'], 'checkpoint nowhere/epoch_3.pth does not exist'),
         (['--launcher', 'slurm'], '--launcher slurm needs GPUs'),
         (['--cfg-options', 'max_epochs=3'], 'Did you mean train_cfg.max_epochs?'),
@@ -79,6 +79,7 @@ def test_help_names_every_argument(train_here):
 )
 def test_mistake_is_one_message(train_here, tiny_config, tmp_path, monkeypatch, arguments, message):
     monkeypatch.setattr('mmmokd.engine.runners.build_runner.get_device', lambda: 'cpu')
+    monkeypatch.setattr('mmmokd.engine.optimizers.precision._has_bfloat16', lambda device: False)
     status, printed = train_here(tiny_config, '--work-dir', tmp_path, *arguments)
     assert status == 2
     assert message in printed

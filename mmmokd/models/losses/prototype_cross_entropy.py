@@ -27,6 +27,8 @@ from .soft_cross_entropy import at_least_float32
 CPU_CHUNK_BYTES = 2 * 2**20
 GPU_CHUNK_BYTES = 64 * 2**20
 MIN_CHUNK = 256  # prototypes
+# Since PyTorch 2.8. Before, results are rounded to half precision.
+WIDENS = hasattr(torch.ops.aten.mm, 'dtype')
 ALIGNMENT = 128  # prototypes, with which products are fast
 
 
@@ -299,7 +301,7 @@ def _to_direction(grad: Tensor, student: _Softmax, chunk: slice) -> Tensor:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Matrix product in float32 at least, also of half-precision factors."""
-    if a.is_cuda and a.dtype in (torch.float16, torch.bfloat16):
+    if WIDENS and a.is_cuda and a.dtype in (torch.float16, torch.bfloat16):
         return torch.mm(a, b, out_dtype=torch.float32)
     return at_least_float32(product(a, b))
 

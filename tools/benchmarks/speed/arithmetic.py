@@ -20,6 +20,11 @@ def _attention_backward(grad, query, key, value, *args, out_shape=None, **kwargs
     return sdpa_backward_flop_count(grad, query, key, value)
 
 
+def _linear(x, weight, *args, out_shape=None, **kwargs) -> int:
+    rows, width = x
+    return 2 * rows * width * weight[0]
+
+
 class _NoModules(nullcontext):
     """Takes the place of PyTorch's tracker, which cannot follow modules without gradients."""
 
@@ -40,6 +45,8 @@ def count_flops(function: Callable[[], object]) -> int:
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
+    if hasattr(torch.ops.mkldnn, '_linear_pointwise'):
+        on_cpu[torch.ops.mkldnn._linear_pointwise] = _linear
     counter = FlopCounterMode(display=False, custom_mapping=on_cpu)
     counter.mod_tracker = _NoModules()
     with counter:
