@@ -64,6 +64,7 @@ REGISTRIES = dict(
     test_evaluator=(mm.METRICS, mm.EVALUATOR),
     visualizer=(mm.VISUALIZERS,),
     vis_backends=(mm.VISBACKENDS,),
+    data_preprocessor=(mm.MODELS,),
 )
 MODEL_PARTS = (
     *('model', 'backbone', 'neck', 'head', 'decode_head', 'auxiliary_head', 'rpn_head', 'roi_head'),

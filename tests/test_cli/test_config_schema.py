@@ -47,6 +47,10 @@ def load(folder, text, base=BASE, name='mine.py'):
             "randomness lacks what it needs: 'seed'.",
         ),
         ('auto_scale_lr = dict(base_batchsize=64)', 'auto_scale_lr takes no base_batchsize. Did'),
+        (
+            'data_preprocessor = dict(keep=True)',
+            'data_preprocessor (SelfSupDataPreprocessor) takes no keep.',
+        ),
         ('train_cfg = dict(max_epoch=3)', 'train_cfg takes no max_epoch. Did you mean max_epochs?'),
         (
             'optim_wrapper = dict(clip_grad=dict(max_nrm=1))',
