@@ -287,11 +287,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         Returns:
             dict[str, Tensor]: What is logged.
         """
-        learning = [name for name, branch in self.branches.items() if not branch.frozen]
-        separate = isinstance(optim_wrapper, OptimWrapperDict) and {*optim_wrapper.keys()} == {
-            *learning
-        }
-        if not separate or type(self).losses_by_branch is BaseMultiBranch.losses_by_branch:
+        learning = {name for name, branch in self.branches.items() if not branch.frozen}
+        separate = isinstance(optim_wrapper, OptimWrapperDict)
+        if not (separate and {*optim_wrapper.keys()} == learning and self._trains_by_branch()):
             return super().train_step(data, optim_wrapper)
         self._check_initialized()
         with optim_wrapper.optim_context(self):
@@ -304,12 +302,23 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                 name, losses = next(steps, (None, None))
             if name is None:
                 break
-            total, _ = super().parse_losses(losses)
+            total, _ = self.parse_losses(losses)
             found.update((key, loss.detach()) for key, loss in losses.items())
             del losses
             optim_wrapper[name].update_params(total)
             del total
         return self.parse_losses(found)[1]
+
+    def _trains_by_branch(self) -> bool:
+        """Check that :meth:`losses_by_branch` is implemented, and no subclass has another ``loss``."""
+
+        def depth(name: str) -> int:
+            return next(i for i, cls in enumerate(type(self).__mro__) if name in vars(cls))
+
+        own = depth('losses_by_branch')
+        return own < type(self).__mro__.index(BaseMultiBranch) and all(
+            own <= depth(name) for name in ('loss', 'forward')
+        )
 
     def losses_by_branch(
         self, inputs: list[Tensor], data_samples: list | None = None

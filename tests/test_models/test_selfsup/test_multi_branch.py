@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from mmmokd.engine.optimizers import BranchOptimWrapperConstructor
-from mmmokd.models import BaseMultiBranch, Branch, BranchHead
+from mmmokd.models import MOKD, BaseMultiBranch, Branch, BranchHead
 from mmmokd.registry import MODELS
 
 LINEAR = dict(type='mmpretrain.LinearClsHead')
@@ -260,6 +260,26 @@ def test_one_branch_after_the_other(counts):
         ['cnn', 'cnn', 'cnn', 'vit', 'vit', 'vit'],
         ['cnn', 'cnn', 'vit', 'vit', 'cnn'],
     )
+
+
+def test_loss_of_a_subclass_is_what_trains():
+    """One that does not know of training branch by branch."""
+
+    class Doubled(MOKD):
+        def loss(self, inputs, data_samples=None):
+            return {key: 2 * loss for key, loss in super().loss(inputs, data_samples).items()}
+
+    logs = []
+    for cls in (MOKD, Doubled):
+        model = build_mokd(['cnn', 'vit'])
+        model.__class__ = cls
+        cfg = optim_wrapper_cfg(['cnn', 'vit'])
+        cfg.pop('constructor')
+        optim = BranchOptimWrapperConstructor(cfg)(model.train())
+        logs.append(model.train_step(dict(inputs=random_views()), optim))
+    assert logs[0].keys() == logs[1].keys()
+    for key, value in logs[0].items():
+        torch.testing.assert_close(logs[1][key], 2 * value)
 
 
 FROZEN = dict(vit=branch_cfg('vit', frozen=True), cnn=branch_cfg('cnn'))
