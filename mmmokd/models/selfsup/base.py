@@ -310,7 +310,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         return self.parse_losses(found)[1]
 
     def _trains_by_branch(self) -> bool:
-        """Check that :meth:`losses_by_branch` is implemented, and no subclass has another ``loss``."""
+        """Check that :meth:`losses_by_branch` gives the losses of :meth:`loss`."""
 
         def depth(name: str) -> int:
             return next(i for i, cls in enumerate(type(self).__mro__) if name in vars(cls))
