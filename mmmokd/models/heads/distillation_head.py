@@ -123,11 +123,28 @@ class BaseDistillationHead(BranchHead):
     @abstractmethod
     def _target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target: ...
 
-    def _fused(self, student: NetworkOutput, target: Target) -> Tensor:
-        """The weighted loss of this term alone."""
+    def loss(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Tensor:
+        """Compute the weighted loss of this term alone.
+
+        Args:
+            student (NetworkOutput): Of all views.
+            teacher (NetworkOutput): Of the global views.
+            views (Views): The views.
+
+        Returns:
+            Tensor: Scalar.
+        """
+        target = self.target(student, teacher, views)
+        if target is None:
+            return self._loss_of_logits(student, teacher, views)
         features, layer = student.prototype_input(self.reads)
         (loss,) = prototype_cross_entropies(features, layer, self.student_temp, [target])
         return self.finish(loss, target)
+
+    @abstractmethod
+    def _loss_of_logits(
+        self, student: NetworkOutput, teacher: NetworkOutput, views: Views
+    ) -> Tensor: ...
 
 
 @MODELS.register_module()
@@ -231,20 +248,9 @@ class DistillationHead(BaseDistillationHead):
         all_reduce(batch_center, op='mean')
         self.center.mul_(self.center_momentum).add_(batch_center, alpha=1 - self.center_momentum)
 
-    def loss(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Tensor:
-        """Compute the weighted loss of all views; see :meth:`forward`.
-
-        Args:
-            student (NetworkOutput): Of all views.
-            teacher (NetworkOutput): Of the global views.
-            views (Views): The views.
-
-        Returns:
-            Tensor: Scalar.
-        """
-        target = self.target(student, teacher, views)
-        if target is not None:
-            return self._fused(student, target)
+    def _loss_of_logits(
+        self, student: NetworkOutput, teacher: NetworkOutput, views: Views
+    ) -> Tensor:
         return self(student[self.reads], teacher[self.reads])
 
     def _target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target:
@@ -334,20 +340,9 @@ class SearchDistillationHead(BaseDistillationHead):
             init_cfg,
         )
 
-    def loss(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Tensor:
-        """Search the teacher's map and compute the weighted loss of the local views.
-
-        Args:
-            student (NetworkOutput): Of all views.
-            teacher (NetworkOutput): Of the global views.
-            views (Views): The views.
-
-        Returns:
-            Tensor: Scalar.
-        """
-        target = self.target(student, teacher, views)
-        if target is not None:
-            return self._fused(student, target)
+    def _loss_of_logits(
+        self, student: NetworkOutput, teacher: NetworkOutput, views: Views
+    ) -> Tensor:
         searched = self._search(student, teacher, views, 'logits')
         return self(student[self.reads][len(views.globals) :], searched)
 
