@@ -1,6 +1,4 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from abc import abstractmethod
-
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce
@@ -120,8 +118,8 @@ class BaseDistillationHead(BranchHead):
             if hasattr(owner, name)
         )
 
-    @abstractmethod
-    def _target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target: ...
+    def _target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target:
+        raise NotImplementedError(f'{type(self).__name__} has a loss of its own')
 
     def loss(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Tensor:
         """Compute the weighted loss of this term alone.
@@ -141,10 +139,10 @@ class BaseDistillationHead(BranchHead):
         (loss,) = prototype_cross_entropies(features, layer, self.student_temp, [target])
         return self.finish(loss, target)
 
-    @abstractmethod
     def _loss_of_logits(
         self, student: NetworkOutput, teacher: NetworkOutput, views: Views
-    ) -> Tensor: ...
+    ) -> Tensor:
+        raise NotImplementedError(f'{type(self).__name__} has no loss')
 
 
 @MODELS.register_module()

@@ -4,7 +4,11 @@ import pytest
 import torch
 from mokd_testing import slow_center, slow_search_loss, slow_view_loss
 
-from mmmokd.models.heads import DistillationHead, SearchDistillationHead
+from mmmokd.models.heads import (
+    BaseDistillationHead,
+    DistillationHead,
+    SearchDistillationHead,
+)
 from mmmokd.utils.schedules import teacher_temp_at
 
 CASES = [
@@ -163,6 +167,16 @@ def test_center_stays_in_evaluation():
     head = DistillationHead(4).eval()
     head(torch.randn(3, 2, 4), torch.randn(2, 2, 4))
     assert not head.center.any()
+
+
+def test_subclass_with_a_loss_of_its_own():
+    class Mine(BaseDistillationHead):
+        def loss(self, student, teacher, views):
+            return torch.tensor(self.teacher_temp)
+
+    head = Mine(reads='projector')
+    assert head.target(None, None, None) is None
+    assert float(head.loss(None, None, None)) == pytest.approx(0.04)
 
 
 def test_state_is_the_center_alone():
