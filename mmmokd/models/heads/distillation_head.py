@@ -38,6 +38,8 @@ class BaseDistillationHead(BranchHead):
         ConfigError: If a temperature is not positive or a count or weight is negative.
     """
 
+    capturable = True
+
     def __init__(
         self,
         reads: str,
