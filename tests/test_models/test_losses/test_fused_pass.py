@@ -45,7 +45,7 @@ def test_chunks(rows, number):
     assert chunks[0].stop * rows * 2 <= max(fused_pass.CHUNK_BYTES, 256 * rows)
 
 
-def test_sums_over_prototypes(monkeypatch):
+def test_sums_over_prototypes():
     torch.manual_seed(0)
     for number in (37, 4096, 6144):
         probs, weights = torch.rand(5, number), torch.randn(number, 3)
