@@ -13,7 +13,7 @@ def captures(monkeypatch):
 
     class Captured:
         def __init__(self, step, inputs, model, pool):
-            self.step = step
+            self.step, self.pool = step, pool
             made.append(self)
 
         def replay(self, inputs):
@@ -49,6 +49,8 @@ def test_which_steps_are_captured(build_mokd, captures):
     for _, _, _, head in model.heads_by_name():
         head.set_epoch(5)  # another temperature
     assert [run()[1], run()[1], run(smaller)[1]] == [4, 4, 5]
+    first, other = captures[0].pool, captures[3].pool  # a pool is gone with the last of its graphs
+    assert [each.pool for each in captures] == [first] * 3 + [other] * 2 and first is not other
     for size in range(3, 3 + graph.MAX_GRAPHS):
         run(random_views(size))
     assert run()[1] == 5 + graph.MAX_GRAPHS + 1  # the oldest is gone
