@@ -22,8 +22,8 @@ class EmbeddingQueue(nn.Module):
     of a fixed seed: all processes begin with the same.
 
     Everything is in buffers: columns by their names, and ``pointer``, the row that is overwritten
-    next, which stays on the device. Where the length is not a multiple of the batch, a batch continues at
-    the beginning of the queue.
+    next, which stays on the device. Where the length is not a multiple of the batch, a batch
+    continues at the beginning of the queue.
 
     Rows are pushed once per optimizer step: while ``accumulating``, which
     :class:`~mmmokd.engine.hooks.HeadScheduleHook` sets, they wait for the last micro-batch. All
