@@ -168,7 +168,7 @@ def resolve_necks(
             continue
         if not isinstance(own, dict):
             raise ConfigError(f'{name} must be a dict with a type, got {own!r}')
-        cfg = {**default, **own}
+        cfg = _update(default, own)
         cls = class_of(cfg)
         extra = {k: v for k, v in defaults.items() if k not in cfg and has_argument(cls, k)}
         necks[name] = {**cfg, **extra}

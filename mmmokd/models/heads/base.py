@@ -34,6 +34,8 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
             peer's teacher.
         needs_local_views (bool): Whether there must be a local view.
+        needs_own_teacher (bool): Whether :meth:`loss` also takes the output of the branch's own
+            teacher, as ``own_teacher``, beside that of a peer's.
         metrics (dict[str, Tensor]): Scalars of the last loss, such as an accuracy, to be logged as
             ``'{branch}.{term}.{name}'`` in the step.
 
@@ -44,6 +46,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
     teacher_reads: str | None = None
     must_agree: tuple[str, ...] = ()
     needs_local_views = False
+    needs_own_teacher = False
 
     def __init__(
         self,

@@ -138,7 +138,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         for name in peers:
             with _named(name):
                 check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
-                built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
+                built[name] = self._build_branch(
+                    name, cfgs[name], peers[name], heads[name], read[name]
+                )
         for name, branch in built.items():
             print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')
         return ModuleDict(built)
@@ -159,7 +161,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             )
         return {}, {}
 
-    def _build_branch(self, cfg: dict, peers: dict, heads: dict, read: set[str]) -> Branch:
+    def _build_branch(
+        self, name: str, cfg: dict, peers: dict, heads: dict, read: set[str]
+    ) -> Branch:
         arguments = self._arguments(cfg)
         own = {key: value for key, value in cfg.items() if key in arguments}
         own.pop('cross_weight', None)
@@ -275,6 +279,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             dict[str, NetworkOutput]: By branch.
         """
         read = {p or name for name, _, p, head in self.heads_by_name() if head.teacher != 'none'}
+        read |= {name for name, _, _, head in self.heads_by_name() if head.needs_own_teacher}
         return {
             name: branch.forward_teacher(views, students.get(name))
             for name, branch in self.branches.items()
@@ -380,7 +385,8 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             key = f'{name}.loss_{term}' + (f'.{peer}' if peer else '')
             target = head.target(student, teacher, views)
             if target is None:
-                losses[key] = head.loss(student, teacher, views)
+                more = dict(own_teacher=teachers[name]) if head.needs_own_teacher else {}
+                losses[key] = head.loss(student, teacher, views, **more)
             else:
                 losses[key] = None  # its place in the order
                 targets[name, head.reads, head.student_temp].append((key, head, target))
