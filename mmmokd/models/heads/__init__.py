@@ -3,6 +3,7 @@ from .base import BranchHead
 from .bingo_head import BINGOHead
 from .classification_head import ClassificationHead
 from .compress_head import CompRessHead
+from .contrastive_head import ContrastiveHead, SoftContrastiveHead
 from .disco_head import DisCoHead
 from .distillation_head import (
     BaseDistillationHead,
@@ -12,6 +13,7 @@ from .distillation_head import (
 from .info_nce_head import QueueInfoNCEHead
 from .koleo_head import KoLeoHead
 from .offline_head import OfflineHead
+from .seed_head import SEEDHead
 from .view_pair_head import ViewPairHead
 
 __all__ = [
@@ -20,11 +22,14 @@ __all__ = [
     'BranchHead',
     'ClassificationHead',
     'CompRessHead',
+    'ContrastiveHead',
     'DisCoHead',
     'DistillationHead',
     'KoLeoHead',
     'OfflineHead',
     'QueueInfoNCEHead',
+    'SEEDHead',
     'SearchDistillationHead',
+    'SoftContrastiveHead',
     'ViewPairHead',
 ]

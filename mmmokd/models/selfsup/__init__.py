@@ -3,7 +3,9 @@ from .base import BaseMultiBranch
 from .bingo import BINGO
 from .compress import CompRess
 from .disco import DisCo
+from .mcl import MCL
 from .mokd import MOKD
 from .offline import BaseOffline
+from .seed import SEED
 
-__all__ = ['BINGO', 'MOKD', 'BaseMultiBranch', 'BaseOffline', 'CompRess', 'DisCo']
+__all__ = ['BINGO', 'MCL', 'MOKD', 'SEED', 'BaseMultiBranch', 'BaseOffline', 'CompRess', 'DisCo']
