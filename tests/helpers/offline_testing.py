@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from mmengine.registry import DefaultScope
-from mokd_testing import BACKBONES, branch_cfg, build_mokd
+from mokd_testing import BACKBONES, branch_cfg, build_mokd, random_views
 
 from mmmokd.registry import MODELS
 
@@ -58,6 +58,11 @@ def plain_bingo(queries, keys, queue, own, mix, temperature=0.2):
     total += own * compare(member, other) + (1 - own) * compare(member, key)
     total += mix * compare(mixed, key) + (1 - mix) * compare(mixed, other)
     return total / 3
+
+
+def two_views(batch, seed=1):
+    """Two global views of noise."""
+    return random_views(batch, sizes=(32, 32), seed=seed)
 
 
 def save_teacher(folder):

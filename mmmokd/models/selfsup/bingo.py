@@ -69,8 +69,8 @@ class BINGO(BaseOffline):
         """Compute the losses of one student after the other; see :meth:`loss`.
 
         Args:
-            inputs (list[Tensor]): V views, each (2 B, 3, H, W), the two global ones first: of B images,
-                then of a member of each one's bag.
+            inputs (list[Tensor]): Two views, each (2 B, 3, H, W): of B images, then of a member of
+                each one's bag.
             data_samples (list, optional): One data sample per image, of which the first B are passed
                 to heads. Defaults to None.
 
@@ -86,7 +86,7 @@ class BINGO(BaseOffline):
                 'BINGO takes images and as many members of their bags in a batch, as '
                 f'mmmokd.NeighborBags makes it, but got {len(views.globals[0])} images'
             )
-        queries, keys = (list(view.chunk(2)) for view in views.globals[:2])  # image, member
+        queries, keys = (list(view.chunk(2)) for view in views.globals)  # image, member
         mixed, share = cutmix(*queries, self.cutmix_alpha)
         samples = None if data_samples is None else data_samples[: len(mixed)]
         seen = Views(queries, [mixed], samples, share)

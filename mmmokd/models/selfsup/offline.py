@@ -1,10 +1,11 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 
 from mmengine.model import ModuleDict
 from torch import Tensor
 
+from mmmokd.structures import Views
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import Branch
@@ -22,8 +23,8 @@ class BaseOffline(BaseMultiBranch):
     names others.
 
     A student's neck that is compared with the teacher's embeddings becomes as wide as these, where
-    its config gives no ``out_channels``. Students see the global views alone: these methods compare
-    what both models make of one view, and teachers see no local views.
+    its config gives no ``out_channels``. There are global views alone: these methods compare what both
+    models make of one view, and teachers see no local views.
 
     Args:
         branches (dict[str, dict | None]): See :class:`BaseMultiBranch`. Students have no EMA teacher
@@ -50,7 +51,7 @@ class BaseOffline(BaseMultiBranch):
         """Compute the losses of all students.
 
         Args:
-            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
+            inputs (list[Tensor]): Global views, each (B, 3, H, W).
             data_samples (list, optional): One data sample per image. Defaults to None.
 
         Returns:
@@ -65,13 +66,13 @@ class BaseOffline(BaseMultiBranch):
         """Compute the losses of one student after the other; see :meth:`loss`.
 
         Args:
-            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
+            inputs (list[Tensor]): Global views, each (B, 3, H, W).
             data_samples (list, optional): One data sample per image. Defaults to None.
 
         Yields:
             tuple[str, dict[str, Tensor]]: Name of a branch that learns, and its losses.
         """
-        views = self.split_views(inputs, data_samples)._replace(locals=[])
+        views = self.split_views(inputs, data_samples)
         students = {
             name: branch.forward_student(views)
             for name, branch in self.branches.items()
@@ -82,6 +83,28 @@ class BaseOffline(BaseMultiBranch):
             if branch.student is not None:
                 one = {name: students.pop(name, None) or branch.forward_student(views)}
                 yield name, self.head_losses(one, teachers, views)
+
+    def split_views(self, inputs: Sequence[Tensor], data_samples: list | None = None) -> Views:
+        """Check the views; see :class:`BaseMultiBranch`.
+
+        Args:
+            inputs (Sequence[Tensor]): Views, each (B, 3, H, W).
+            data_samples (list, optional): One data sample per image. Defaults to None.
+
+        Returns:
+            Views: Global views, and the data samples.
+
+        Raises:
+            ConfigError: If the views are not as many as the global ones, or do not fit each other.
+        """
+        views = super().split_views(inputs, data_samples)
+        if views.locals:
+            raise ConfigError(
+                f'{type(self).__name__} compares global views alone, num_global_views='
+                f'{self.num_global_views}, but the pipeline makes {len(inputs)} views: let it make no '
+                'others, which nothing would read (groups of mmmokd.MultiCrop)'
+            )
+        return views
 
     def _build_branches(self, cfgs: dict[str, dict | None]) -> ModuleDict:
         if not any(_is_frozen(cfg) for cfg in cfgs.values()):

@@ -1,8 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from mokd_testing import random_views
-from offline_testing import build, offline_cfg, plain_bingo
+from offline_testing import build, offline_cfg, plain_bingo, two_views
 
 from mmmokd.models.selfsup.bingo import cutmix
 from mmmokd.utils.errors import ConfigError
@@ -14,7 +13,7 @@ def test_step_matches_the_plain_formula(tmp_path, float64):
         offline_cfg('BINGO', tmp_path, heads=dict(bag=dict(queue_length=6, warmup_epochs=0)))
     )
     cnn, vit = model.branches['cnn'], model.branches['vit']
-    first, second = random_views(4)[:2]
+    first, second = two_views(4)
     negatives = cnn.heads['bag']['vit'].queue['teacher']
     torch.manual_seed(3)
     mixed, share = cutmix(first[:2], first[2:], 2.0)
@@ -25,7 +24,7 @@ def test_step_matches_the_plain_formula(tmp_path, float64):
     keys = [vit.teacher.extract(view).pooled for view in (second[:2], second[2:])]
     expected = plain_bingo(queries, keys, negatives, 0.5, share)
     torch.manual_seed(3)
-    losses = model(random_views(4), mode='loss')
+    losses = model(two_views(4), mode='loss')
     assert 0 < share < 1 and list(losses) == ['cnn.loss_bag.vit']
     torch.testing.assert_close(losses['cnn.loss_bag.vit'], expected, rtol=1e-9, atol=0)
 
@@ -51,4 +50,4 @@ def test_refuses(tmp_path):
     with pytest.raises(ConfigError, match='cutmix_alpha of BINGO must be a positive number'):
         build(offline_cfg('BINGO', tmp_path, cutmix_alpha=0))
     with pytest.raises(ConfigError, match='as mmmokd.NeighborBags makes it, but got 3 images'):
-        build(offline_cfg('BINGO', tmp_path))(random_views(3), mode='loss')
+        build(offline_cfg('BINGO', tmp_path))(two_views(3), mode='loss')

@@ -1,8 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-from mokd_testing import random_views
-from offline_testing import build, offline_cfg, plain_info_nce, unit
+from offline_testing import build, offline_cfg, plain_info_nce, two_views, unit
 
 from mmmokd.utils.errors import ConfigError
 
@@ -14,7 +13,7 @@ def test_step_matches_the_plain_formula(tmp_path, float64):
     with torch.no_grad():
         for param in cnn.teacher.parameters():
             param.mul_(0.9)
-    (first, second), queue = random_views(3)[:2], cnn.heads['co'].queue
+    (first, second), queue = two_views(3), cnn.heads['co'].queue
     negatives = queue['teacher']
 
     def embed(network, view):
@@ -28,7 +27,7 @@ def test_step_matches_the_plain_formula(tmp_path, float64):
         for view in (first, second)
         for s, t in zip(embed(cnn.student, view), vit.teacher.extract(view).pooled, strict=True)
     ]
-    losses = model(random_views(3), mode='loss')
+    losses = model(two_views(3), mode='loss')
     expected = {'cnn.loss_co': contrast, 'cnn.loss_dis.vit': 32 * sum(distances) / 3}
     torch.testing.assert_close(losses, expected, rtol=1e-9, atol=0)
     torch.testing.assert_close(queue['teacher'][:3], keys / keys.norm(dim=1, keepdim=True))
@@ -38,7 +37,7 @@ def test_ema_teacher_sees_the_second_view_alone(tmp_path):
     model, seen = build(offline_cfg('DisCo', tmp_path)), []
     for branch in model.branches.values():
         branch.teacher.backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    model(random_views(4), mode='loss')
+    model(two_views(4), mode='loss')
     assert seen == [4, 8]
 
 

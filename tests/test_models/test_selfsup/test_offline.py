@@ -5,16 +5,16 @@ import copy
 
 import pytest
 import torch
-from mokd_testing import BACKBONES, CHANNELS, WIDTH, random_views
-from offline_testing import build, offline_cfg, save_teacher
+from mokd_testing import BACKBONES, CHANNELS, WIDTH
+from offline_testing import build, offline_cfg, save_teacher, two_views
 
 from mmmokd.utils.errors import ConfigError
 
 MOCO = dict(type='mmpretrain.MoCoV2Neck', hid_channels=9, out_channels=7, with_avg_pool=False)
 
 
-def losses_of(model, **kwargs):
-    return list(model(random_views(4, **kwargs), mode='loss'))
+def losses_of(model):
+    return list(model(two_views(4), mode='loss'))
 
 
 @pytest.mark.parametrize('algorithm', ['DisCo', 'BINGO'])
@@ -61,13 +61,12 @@ def test_several_students_and_none_of_each_other(tmp_path):
     assert model.branches['next'].heads['dis']['vit'].loss_weight == 0.5
 
 
-def test_local_views_pass_through_no_model(tmp_path):
-    model, seen = build(offline_cfg('CompRess', tmp_path)), []
-    for branch in model.branches.values():
-        backbone = branch.network('student').backbone
-        backbone.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
-    losses_of(model)
-    assert seen == [(8, 3, 32, 32)] * 2
+def test_views_that_nothing_reads_are_refused(tmp_path):
+    model = build(offline_cfg('CompRess', tmp_path))
+    with pytest.raises(
+        ConfigError, match='CompRess compares global views alone, .*=2, .*makes 3 v'
+    ):
+        model([*two_views(4), torch.zeros(4, 3, 24, 24)], mode='loss')
 
 
 def test_random_teacher_is_refused(tmp_path):
