@@ -23,8 +23,8 @@ class BaseOffline(BaseMultiBranch):
     names others.
 
     A student's neck that is compared with the teacher's embeddings becomes as wide as these, where
-    its config gives no ``out_channels``. There are global views alone: these methods compare what both
-    models make of one view, and teachers see no local views.
+    neither its config nor ``neck_defaults`` gives ``out_channels``. There are global views alone: these
+    methods compare what both models make of one view, and teachers see no local views.
 
     Args:
         branches (dict[str, dict | None]): See :class:`BaseMultiBranch`. Students have no EMA teacher
@@ -127,7 +127,8 @@ class BaseOffline(BaseMultiBranch):
         if not _is_frozen(cfg):
             cfg = {**dict(ema=self.student_ema), **{k: v for k, v in cfg.items() if v is not None}}
             for neck, width in self._widths(peers, heads).items():
-                cfg[neck] = {'out_channels': width, **cfg.get(neck, {})}
+                if 'out_channels' not in self.neck_defaults:
+                    cfg[neck] = {'out_channels': width, **cfg.get(neck, {})}
         branch = super()._build_branch(name, cfg, peers, heads, read)
         # Not as an attribute of the module itself, of which it would become a part.
         self._built[name] = branch

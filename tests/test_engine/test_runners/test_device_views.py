@@ -50,7 +50,7 @@ def test_images_are_kept(name):
 
 
 def test_images_are_kept_inside_of_bags():
-    """Which ask for further images by their numbers."""
+    """They ask for further images by their numbers."""
     cfg = config('mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py', keep_images=True)
     plain = cfg.train_dataloader.dataset
     cfg.train_dataloader.dataset = dict(type='mmmokd.NeighborBags', neighbors='x', dataset=plain)
