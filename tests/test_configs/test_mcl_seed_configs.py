@@ -12,9 +12,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmpretrain.models import MoCo
-from mokd_testing import build_runner, short_log
+from mokd_testing import short_log
 
 from mmmokd.cli.config import load_config
+from mmmokd.engine.runners.build_runner import build_runner
 from mmmokd.models import MCL
 from mmmokd.registry import MODELS
 
@@ -49,7 +50,7 @@ def make_small(path, tmp_path, data_roots):
     defaults = Config.fromfile(path).model.get('neck_defaults', {})
     cfg = small_config(path, tmp_path, data_roots)
     cfg.model.neck_defaults = defaults  # of the projectors of this algorithm
-    for node in dicts(cfg.model._cfg_dict if hasattr(cfg.model, '_cfg_dict') else cfg.model):
+    for node in dicts(cfg.model):
         if 'queue_length' in node:
             node['queue_length'] = 8
         if node.get('type') == 'ResNet':
@@ -84,8 +85,10 @@ def test_config_trains_one_step(path, tmp_path, data_roots, monkeypatch):
     weights = save_teacher(cfg, tmp_path / 'teacher.pth') if 'seed' in path.stem else {}
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     hook = OneStep()
-    runner = build_runner(cfg, hook)
+    cfg.launcher = 'none'
     with short_log():
+        runner = build_runner(cfg)
+        runner.register_hook(hook)
         runner.train()
     model = runner.model
     learning = [name for name, branch in model.branches.items() if not branch.frozen]
