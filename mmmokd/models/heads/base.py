@@ -36,6 +36,8 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         needs_local_views (bool): Whether there must be a local view.
         needs_own_teacher (bool): Whether :meth:`loss` also takes the output of the branch's own
             teacher, as ``own_teacher``, beside that of a peer's.
+        capturable (bool): Whether a CUDA graph can hold the loss: it reads no data samples, never
+            waits for the device, and changes tensors in place only.
         metrics (dict[str, Tensor]): Scalars of the last loss, such as an accuracy, to be logged as
             ``'{branch}.{term}.{name}'`` in the step.
 
@@ -47,6 +49,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
     must_agree: tuple[str, ...] = ()
     needs_local_views = False
     needs_own_teacher = False
+    capturable = False
 
     def __init__(
         self,

@@ -115,7 +115,7 @@ class BINGOHead(OfflineHead):
         keys = teacher[self.teacher_reads].detach()
         return self(student[self.reads], keys, views.mix_share)
 
-    def forward(self, queries: Tensor, keys: Tensor, mix_share: float) -> Tensor:
+    def forward(self, queries: Tensor, keys: Tensor, mix_share: Tensor | float) -> Tensor:
         """The weighted loss; in training mode the images' keys become negatives after it.
 
         Args:
@@ -123,7 +123,7 @@ class BINGOHead(OfflineHead):
                 mixed. Shape (3, B, C).
             keys (Tensor): By the teacher, of the images and the members, shape (2, B, C), without
                 gradient.
-            mix_share (float): Share m of the image in the mixed view.
+            mix_share (Tensor | float): Share m of the image in the mixed view.
 
         Returns:
             Tensor: Scalar.

@@ -39,6 +39,8 @@ class CompRessHead(OfflineHead):
         ConfigError: If ``num_queues`` is neither 1 nor 2, or another value is out of range.
     """
 
+    capturable = True
+
     def __init__(
         self,
         num_queues: int = 2,

@@ -59,7 +59,9 @@ class Similarities:
             own = self._branches[queries][0]  # (V, B, C)
             others, queue = self._branches[keys][1:]  # (G, B, C), (K, C)
             self._kept[queries, keys] = contrastive_cosines(
-                own[list(self.views)], others[list(self.keys)], queue
+                torch.stack([own[v] for v in self.views]),
+                torch.stack([others[g] for g in self.keys]),
+                queue,
             )
         return self._kept[queries, keys]
 
@@ -93,6 +95,8 @@ class BaseContrastiveHead(BranchHead):
     Raises:
         ConfigError: If the temperature is not positive, or ``teacher`` is ``'none'``.
     """
+
+    capturable = True
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class DisCoHead(OfflineHead):
         ConfigError: If ``num_images`` is not a whole number of at least 1.
     """
 
+    capturable = True
+
     def __init__(
         self,
         num_images: int = 32,

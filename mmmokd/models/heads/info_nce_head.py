@@ -30,6 +30,8 @@ class QueueInfoNCEHead(OfflineHead):
         ConfigError: If a value is out of range.
     """
 
+    capturable = True
+
     def __init__(
         self,
         queue_length: int = 65536,

@@ -43,6 +43,8 @@ class SEEDHead(BranchHead):
             teacher differ in width.
     """
 
+    capturable = True
+
     def __init__(
         self,
         queue_length: int = 65536,
@@ -105,10 +107,14 @@ class SEEDHead(BranchHead):
         num_views, num_globals = len(student), len(teacher)
         pairs = [(g, g) for g in range(num_globals)]
         pairs += [(v, g) for v in range(num_globals, num_views) for g in range(num_globals)]
-        views, teachers = (list(each) for each in zip(*pairs, strict=True))
-        cosines = contrastive_cosines(student[views], teacher[teachers], queue)  # (P, B, 1 + K)
+        cosines = contrastive_cosines(
+            torch.stack([student[v] for v, _ in pairs]),
+            torch.stack([teacher[g] for _, g in pairs]),
+            queue,
+        )  # (P, B, 1 + K)
         log_probs = F.log_softmax(cosines / self.student_temp, dim=-1)
-        loss = soft_cross_entropy(log_probs.flatten(0, 1), targets[teachers].flatten(0, 1))
+        wanted = torch.stack([targets[g] for _, g in pairs])
+        loss = soft_cross_entropy(log_probs.flatten(0, 1), wanted.flatten(0, 1))
         if self.training:
             self.queue.push(teacher=teacher.flatten(0, 1))
         return loss * self.loss_weight

@@ -96,11 +96,11 @@ class BINGO(BaseOffline):
                 yield name, self.head_losses({name: branch.forward_student(seen)}, teachers, seen)
 
 
-def cutmix(images: Tensor, others: Tensor, alpha: float) -> tuple[Tensor, float]:
+def cutmix(images: Tensor, others: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Put a box of other images into images, the same box in all.
 
-    `CutMix <https://arxiv.org/abs/1905.04899>`_, with random numbers of PyTorch's generator on the
-    CPU.
+    `CutMix <https://arxiv.org/abs/1905.04899>`_. Random numbers and box stay on the device, so that
+    nothing waits for it.
 
     Args:
         images (Tensor): Shape (B, 3, H, W).
@@ -109,17 +109,16 @@ def cutmix(images: Tensor, others: Tensor, alpha: float) -> tuple[Tensor, float]
             is cut at the border.
 
     Returns:
-        tuple[Tensor, float]: New images, and the share of their area that is of ``images``.
+        tuple[Tensor, Tensor]: New images, and the share of their area that is of ``images``, scalar.
     """
-    height, width = images.shape[2:]
-    drawn = torch.distributions.Beta(alpha, alpha).sample().item()
-    side = (1 - drawn) ** 0.5
-    box = []
-    for length in (height, width):
-        center = int(torch.randint(length, ()))
-        half = int(length * side) // 2
-        box.append(slice(max(center - half, 0), min(center + half, length)))
-    mixed = images.clone()
-    mixed[:, :, box[0], box[1]] = others[:, :, box[0], box[1]]
-    area = (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
-    return mixed, 1 - area / (height * width)
+    device = images.device
+    concentration = torch.full((), alpha, device=device)
+    drawn = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
+    inside = []
+    for length in images.shape[2:]:
+        center = (torch.rand((), device=device) * length).floor()
+        half = ((1 - drawn).sqrt() * length).floor().div(2, rounding_mode='floor')
+        places = torch.arange(length, device=device)
+        inside.append((places >= center - half) & (places < center + half))
+    box = inside[0][:, None] & inside[1]  # (H, W)
+    return torch.where(box, others, images), 1 - box.to(drawn.dtype).mean()

@@ -1,4 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+
 import torch
 from mmengine.model import ModuleDict
 from torch import Tensor
@@ -29,8 +31,8 @@ class MCL(BaseMultiBranch):
     - soft-ICL: the distribution of q_i over j's keys follows that of q_j over i's.
 
     The queues are filled once per optimizer step with the keys of all processes; see
-    :class:`~mmmokd.models.utils.EmbeddingQueue`. All branches are trained at once, because each
-    learns from the others' queries.
+    :class:`~mmmokd.models.utils.EmbeddingQueue`. All losses are computed before a branch is trained,
+    because each learns from the others' queries.
 
     A query and its positive key are of the same batch, the queue's keys of others, so a batch norm
     can tell them apart by its statistics. MoCo shuffles the images of a teacher over the GPUs.
@@ -91,6 +93,9 @@ class MCL(BaseMultiBranch):
         self.student_views = student_views
         self.key_groups = key_groups
         self.reads, names = self._find_contrasted()
+        if key_groups > 1:  # drawn by the host in each step
+            for _, _, _, head in self.heads_by_name():
+                head.capturable = False
         self.queues = ModuleDict(
             {name: self._build_queue(name, queue_length) for name in self.branches if name in names}
         )
@@ -130,6 +135,21 @@ class MCL(BaseMultiBranch):
             dict[str, Tensor]: For every branch VCL and, for each of its peers, soft-VCL, ICL and
             soft-ICL with their weight applied; further terms likewise.
         """
+        found = self.losses_by_branch(inputs, data_samples)
+        return {key: loss for _, losses in found for key, loss in losses.items()}
+
+    def losses_by_branch(
+        self, inputs: list[Tensor], data_samples: list | None = None
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Compute the losses of all branches, and give those of one after the other; see :meth:`loss`.
+
+        Args:
+            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
+            data_samples (list, optional): One data sample per image. Defaults to None.
+
+        Yields:
+            tuple[str, dict[str, Tensor]]: Name of a branch that learns, and its losses.
+        """
         views = self.split_views(inputs, data_samples)
         queries, keys, pairs = self._choose(views)
         students, teachers = {}, {}
@@ -146,7 +166,11 @@ class MCL(BaseMultiBranch):
         if self.training:
             for name, queue in self.queues.items():
                 queue.push(keys=teachers[name][self.reads].flatten(0, 1))
-        return losses
+        # What a branch learns from others carries no gradient, and is computed: it can be trained.
+        for name, branch in self.branches.items():
+            if branch.student is not None:
+                of_branch = [key for key in losses if key.startswith(f'{name}.loss_')]
+                yield name, {key: losses.pop(key) for key in of_branch}
 
     def _choose(self, views: Views) -> tuple[Views, list[Tensor], list[tuple[int, int]]]:
         """The queries' views, the keys' views, and which of them are positive pairs."""

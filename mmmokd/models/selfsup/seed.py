@@ -1,4 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from mmmokd.registry import MODELS
@@ -75,6 +77,32 @@ class SEED(BaseMultiBranch):
         Returns:
             dict[str, Tensor]: For every student, its loss for each teacher; further terms likewise.
         """
+        found = self.losses_by_branch(inputs, data_samples)
+        return {key: loss for _, losses in found for key, loss in losses.items()}
+
+    def losses_by_branch(
+        self, inputs: list[Tensor], data_samples: list | None = None
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Compute the losses of one student after the other; see :meth:`loss`.
+
+        Args:
+            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
+            data_samples (list, optional): One data sample per image. Defaults to None.
+
+        Yields:
+            tuple[str, dict[str, Tensor]]: Name of a student, and its losses.
+        """
         views = select_views(self.split_views(inputs, data_samples), self.student_views)
-        students = {name: branch.forward_student(views) for name, branch in self.branches.items()}
-        return self.head_losses(students, self.forward_teachers(views, students), views)
+        students = {
+            name: branch.forward_student(views)
+            for name, branch in self.branches.items()
+            if branch.teacher is None
+        }
+        teachers = self.forward_teachers(views, students)
+        for name, branch in self.branches.items():
+            if branch.student is not None:
+                one = {name: students.pop(name, None) or branch.forward_student(views)}
+                losses = self.head_losses(one, teachers, views)
+                del one
+                yield name, losses
+                del losses

@@ -36,6 +36,7 @@ def test_cutmix():
     shares = []
     for _ in range(200):
         mixed, share = cutmix(images, others, 2.0)
+        share = float(share)
         assert float(1 - mixed.mean()) == pytest.approx(share, abs=1e-6)
         assert torch.equal(mixed[0], mixed[1])
         rows, columns = (mixed[0, 0].amax(dim=d).bool() for d in (1, 0))

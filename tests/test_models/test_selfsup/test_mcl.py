@@ -143,6 +143,28 @@ def test_gradients_stay_in_their_branch(float64):
         torch.testing.assert_close(grad, together[name], rtol=1e-9, atol=1e-14)
 
 
+def test_one_branch_after_the_other(float64):
+    """A branch may be trained as soon as its losses are given: the same as all at once."""
+    models = build(('cnn', 'vit', 'next')), build(('cnn', 'vit', 'next'))
+    optimizers = [torch.optim.SGD(model.branches.parameters(), lr=0.1) for model in models]
+    for step in range(2):
+        views = random_views(2, (32, 32), seed=step)
+        together = models[0](views, mode='loss')
+        sum(together.values()).backward()
+        optimizers[0].step()
+        apart = {}
+        for name, losses in models[1].losses_by_branch(views):
+            assert all(key.startswith(f'{name}.loss_') for key in losses)
+            apart.update(losses)
+            sum(losses.values()).backward()
+            optimizers[1].step()
+            optimizers[1].zero_grad()
+        optimizers[0].zero_grad()
+        assert list(apart) == list(together)
+    for one, other in zip(*(model.state_dict().values() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-13)
+
+
 def test_micro_batches_are_the_batch(float64):
     """Losses, gradients and queues, of backbones without batch norm."""
     whole, parts = build(), build()
@@ -174,6 +196,7 @@ def test_groups_of_keys(float64):
     one, groups = build(branches=norm), build(branches=norm, key_groups=2)
     losses = [model(views, mode='loss')['cnn.loss_vcl'] for model in (one, groups)]
     assert not torch.isclose(*losses)
+    assert [any(head.capturable for *_, head in m.heads_by_name()) for m in (one, groups)] == [1, 0]
     with pytest.raises(ValueError, match='key_groups=2 of MCL needs at least 2 images per group'):
         groups([view[:3] for view in views], mode='loss')
 
