@@ -12,8 +12,11 @@ class Views(NamedTuple):
         locals (list[Tensor]): L further views, each (B, 3, h, w), of any sizes.
         data_samples (list, optional): One data sample per image, with what the pipeline packed
             (labels, masks). Defaults to None.
+        mix_share (Tensor, optional): Where local views are mixtures of two images (CutMix), the share of
+            the first, scalar. Defaults to None, no mixtures.
     """
 
     globals: list[Tensor]
     locals: list[Tensor]
     data_samples: list | None = None
+    mix_share: Tensor | None = None

@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmmokd.datasets import LoadImage, MultiCrop, iter_datasets, iter_transforms
+from mmmokd.datasets import LoadImage, MultiCrop, NeighborBags, iter_datasets, iter_transforms
 from mmmokd.models.branches import (
     Branch,
     BranchNetwork,
@@ -57,6 +57,7 @@ class InputCheckHook(Hook):
         if not branches:
             return
         sets = [runner.train_dataloader.dataset]
+        check_bags(sets[0], model)
         sets += [runner.val_loop.dataloader.dataset] if runner.val_loop is not None else []
         for dataset in sets:
             if notice := check_channel_order(dataset, model.data_preprocessor):
@@ -94,6 +95,27 @@ class InputCheckHook(Hook):
         sizes = crop_sizes(dataset)
         for name, branch in _branches(runner.model).items():
             check_views(name, branch.network('teacher'), sizes)
+
+
+def check_bags(dataset, model: nn.Module) -> None:
+    """Make sure that batches have members of bags where, and only where, the algorithm takes them.
+
+    Args:
+        dataset (Dataset): The training set, wrapped or not.
+        model (nn.Module): The algorithm.
+
+    Raises:
+        ConfigError: If they do not fit.
+    """
+    needed, name = getattr(model, 'needs_bags', False), type(model).__name__
+    if needed != isinstance(dataset, NeighborBags):
+        raise ConfigError(
+            f'{name} takes images with members of their bags: train_dataloader.dataset must be a '
+            f'mmmokd.NeighborBags around the dataset, but is {type(dataset).__name__}'
+            if needed
+            else f'{name} takes no members of bags: train_dataloader.dataset must be the dataset alone, '
+            'without mmmokd.NeighborBags'
+        )
 
 
 def _waits_for_gradients(model: nn.Module) -> bool:

@@ -168,7 +168,7 @@ def resolve_necks(
             continue
         if not isinstance(own, dict):
             raise ConfigError(f'{name} must be a dict with a type, got {own!r}')
-        cfg = {**default, **own}
+        cfg = _update(default, own)
         cls = class_of(cfg)
         extra = {k: v for k, v in defaults.items() if k not in cfg and has_argument(cls, k)}
         necks[name] = {**cfg, **extra}
@@ -218,9 +218,10 @@ def outputs_read(
                     f"'pooled', 'tokens' or the name of a neck"
                 )
             read[name].add(reads)
-            if head_argument(head, 'teacher') == 'peers':
-                for peer in peers[name]:
-                    read[peer].add(reads)
+            teacher = head_argument(head, 'teacher')
+            learned_from = peers[name] if teacher == 'peers' else [name] if teacher == 'own' else []
+            for peer in learned_from:
+                read[peer].add(head_argument(head, 'teacher_reads') or reads)
     return read
 
 

@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .contrastive import contrastive_cosines, info_nce, similarity_kl
 from .prototype_cross_entropy import Target, prototype_cross_entropies
 from .soft_cross_entropy import (
     at_least_float32,
@@ -10,8 +11,11 @@ from .soft_cross_entropy import (
 __all__ = [
     'Target',
     'at_least_float32',
+    'contrastive_cosines',
+    'info_nce',
     'multi_view_cross_entropy',
     'prototype_cross_entropies',
+    'similarity_kl',
     'soft_cross_entropy',
     'teacher_probabilities',
 ]

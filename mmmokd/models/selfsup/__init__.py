@@ -1,5 +1,11 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .base import BaseMultiBranch
+from .bingo import BINGO
+from .compress import CompRess
+from .disco import DisCo
+from .mcl import MCL
 from .mokd import MOKD
+from .offline import BaseOffline
+from .seed import SEED
 
-__all__ = ['MOKD', 'BaseMultiBranch']
+__all__ = ['BINGO', 'MCL', 'MOKD', 'SEED', 'BaseMultiBranch', 'BaseOffline', 'CompRess', 'DisCo']

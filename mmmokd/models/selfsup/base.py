@@ -122,6 +122,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             self._check_neck_defaults(branches)
             self.branches = self._build_branches(branches)
         self._check_edges()
+        self._connect_heads()
         self._initialized = False
         self.step_graph: StepGraph | None = None
         watch_plain_modules(self)
@@ -141,7 +142,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         for name in peers:
             with _named(name):
                 check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
-                built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
+                built[name] = self._build_branch(
+                    name, cfgs[name], peers[name], heads[name], read[name]
+                )
         for name, branch in built.items():
             print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')
         return ModuleDict(built)
@@ -162,7 +165,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             )
         return {}, {}
 
-    def _build_branch(self, cfg: dict, peers: dict, heads: dict, read: set[str]) -> Branch:
+    def _build_branch(
+        self, name: str, cfg: dict, peers: dict, heads: dict, read: set[str]
+    ) -> Branch:
         arguments = self._arguments(cfg)
         own = {key: value for key, value in cfg.items() if key in arguments}
         own.pop('cross_weight', None)
@@ -196,10 +201,11 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     def _check_edges(self) -> None:
         """Refuse branches that differ, along an edge, in what a head compares."""
         for name, term, peer, head in self.heads_by_name():
-            if peer is None or head.reads in FEATURES:
+            read = {name: head.reads, peer: head.teacher_reads or head.reads}
+            if peer is None or any(each in FEATURES for each in read.values()):
                 continue
             ends = {
-                end: getattr(self.branches[end].network(network), head.reads)
+                end: getattr(self.branches[end].network(network), read[end])
                 for end, network in ((name, 'student'), (peer, 'teacher'))
             }
             for key in head.must_agree:
@@ -210,6 +216,14 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                         f'branch {name} learns from {peer} (heads.{term}), so both need the same '
                         f'{label}, but got {values}'
                     )
+
+    def _connect_heads(self) -> None:
+        for name, term, peer, head in self.heads_by_name():
+            student, teacher = self.branches[name].network(), None
+            if head.teacher != 'none':
+                teacher = self.branches[peer or name].network('teacher')
+            with _named(f'{name}, heads.{term}'):
+                head.connect(student, teacher)
 
     def heads_by_name(self) -> Iterator[tuple[str, str, str | None, BranchHead]]:
         """All loss heads, in the order of the losses.
@@ -269,6 +283,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             dict[str, NetworkOutput]: By branch.
         """
         read = {p or name for name, _, p, head in self.heads_by_name() if head.teacher != 'none'}
+        read |= {name for name, _, _, head in self.heads_by_name() if head.needs_own_teacher}
         return {
             name: branch.forward_teacher(views, students.get(name))
             for name, branch in self.branches.items()
@@ -401,7 +416,8 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             key = f'{name}.loss_{term}' + (f'.{peer}' if peer else '')
             target = head.target(student, teacher, views)
             if target is None:
-                losses[key] = head.loss(student, teacher, views)
+                more = dict(own_teacher=teachers[name]) if head.needs_own_teacher else {}
+                losses[key] = head.loss(student, teacher, views, **more)
             else:
                 losses[key] = None  # its place in the order
                 targets[name, head.reads, head.student_temp].append((key, head, target))

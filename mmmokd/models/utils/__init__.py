@@ -7,9 +7,11 @@ from .prototypes import (
     gain_and_direction,
     mean_logits,
 )
+from .queue import EmbeddingQueue
 from .step_graph import StepGraph, capturable, when_computed
 
 __all__ = [
+    'EmbeddingQueue',
     'OneDNNLinear',
     'StepGraph',
     'build_prototype_layer',
