@@ -227,7 +227,7 @@ def _line_of(lines: list[str], text: str) -> int:
 
 
 def _has_results(lines: list[str], row: int) -> bool:
-    """Whether the last column of a row's table is of results."""
+    """Check that the last column of a row's table is of results."""
     while lines[row].startswith('|'):
         row -= 1
     return lines[row + 1].rstrip().endswith('| Results |')

@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 ENTRIES = Path(__file__).with_name('entries.py')
 NUMBER = '<N>'
 FIELDS = dict(
-    methods=('algorithm', 'options', 'pairs', 'teacher', 'base'),
+    methods=('algorithm', 'options', 'pairs', 'teacher', 'before', 'base'),
     pairs=('pattern', 'configs', 'size', 'options', 'data', 'base'),
 )
 # What an algorithm's config keeps where a pair's `size` gives the rest.
@@ -36,6 +36,7 @@ class Method:
         options (dict[str, Any]): Values that override the config's.
         pairs (dict[str, dict[str, Any]]): The same, by pair.
         teacher (str, optional): The method that trains the branches which the config freezes.
+        before (str, optional): A tool that is run with the config before the training.
         only (str, optional): The only branch.
     """
 
@@ -44,6 +45,7 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     pairs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     teacher: str | None = None
+    before: str | None = None
     only: str | None = None
 
 
@@ -58,6 +60,7 @@ class Pair:
         size (str, optional): The config that gives all but the algorithm.
         options (dict[str, Any]): Values that override the config's.
         data (str, optional): Which images are to be made ready.
+        bases (tuple[str]): Pairs that it builds on, itself last.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Pair:
     size: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
+    bases: tuple[str, ...] = ()
 
 
 class Entries:
@@ -113,8 +117,7 @@ class Entries:
                 given = plain.removeprefix(pattern.removesuffix(NUMBER))
                 if given != plain and re.fullmatch(r'\d+(\.\d+)?', given):
                     key, number = pattern, float(given) if '.' in given else int(given)
-        entry = self._resolve('methods', key)
-        entry = _fill(entry, number)
+        entry = _fill(self._resolve('methods', key)[0], number)
         if 'algorithm' not in entry:
             raise ConfigError(f'methods.{key} has no algorithm, which names its configs')
         return Method(name, only=only or None, **entry)
@@ -131,13 +134,13 @@ class Entries:
         Raises:
             ConfigError: If there is no such pair, or it has no configs.
         """
-        entry = self._resolve('pairs', name)
+        entry, bases = self._resolve('pairs', name)
         if 'pattern' not in entry:
             raise ConfigError(f'pairs.{name} has no pattern, which names its configs')
-        return Pair(name, **entry)
+        return Pair(name, bases=bases, **entry)
 
-    def _resolve(self, kind: str, name: str) -> dict:
-        """An entry with what it takes from its bases."""
+    def _resolve(self, kind: str, name: str) -> tuple[dict, tuple[str, ...]]:
+        """An entry with what it takes from its bases, and their names."""
         table, chain = self.tables[kind], [name]
         while True:
             if chain[-1] not in table or chain[-1] in chain[:-1]:
@@ -153,7 +156,7 @@ class Entries:
         for each in reversed(chain):
             entry = _update(entry, table[each])
         entry.pop('base', None)
-        return entry
+        return entry, tuple(reversed(chain))
 
 
 def _read(file: Path) -> dict:
@@ -219,11 +222,12 @@ class Case:
         """str, optional: The config that all but the algorithm is of."""
         return None if self.method.algorithm in self.pair.configs else self.pair.size
 
-    def load(self, data: Mapping[str, Any]) -> 'Config':
+    def load(self, data: Mapping[str, Any], folder: Path | None = None) -> 'Config':
         """Read the config of the training.
 
         Args:
             data (dict[str, Any]): Options that say where the images are.
+            folder (Path, optional): Takes the place of ``{folder}`` in options. Defaults to None.
 
         Returns:
             Config: With the options of pair, method and user, in this order.
@@ -235,16 +239,34 @@ class Case:
 
         with ExitStack() as stack:
             file = find_config(self.config)
+            of_size: dict[str, Any] = {}
             if self.size is not None:
-                folder = stack.enter_context(tempfile.TemporaryDirectory())
-                cfg = take_size(read_config(file), read_config(find_config(self.size)))
-                file = Path(folder) / file.name
+                size = find_config(self.size)
+                branches = [*read_config(size).model.branches]
+                size_cfg = load_config(size, {**data, **self.pair_options(branches)})
+                cfg = take_size(read_config(file), size_cfg)
+                temporary = stack.enter_context(tempfile.TemporaryDirectory())
+                file = Path(temporary) / file.name
                 file.write_text(cfg.pretty_text, encoding='utf-8')
-            branches = read_config(file).model.get('branches') or {}
-            return load_config(file, {**data, **self.all_options([*branches])})
+            branches = [*read_config(file).model.branches]
+            if self.size is None:
+                of_size = {**data, **self.pair_options(branches)}
+            others = _replace_folder(self.method_options(branches), folder)
+            return load_config(file, {**of_size, **others})
 
-    def all_options(self, branches: Sequence[str]) -> dict[str, Any]:
-        """Collect the options.
+    def pair_options(self, branches: Sequence[str]) -> dict[str, Any]:
+        """Collect the options of the pair.
+
+        Args:
+            branches (Sequence[str]): Names of the config's branches.
+
+        Returns:
+            dict[str, Any]: By dotted key.
+        """
+        return self._spread([self.pair.options], branches)
+
+    def method_options(self, branches: Sequence[str]) -> dict[str, Any]:
+        """Collect the options of the method and of the user.
 
         Args:
             branches (Sequence[str]): Names of the config's branches.
@@ -261,16 +283,31 @@ class Case:
                 f'{self.method.name}: {self.pair.name} has no branch {only}, but '
                 f'{", ".join(branches)}'
             )
-        own = self.method.pairs.get(self.pair.name, {})
-        found: dict[str, Any] = {}
-        left = [name for name in branches if only in (None, name)]
-        for options in (self.pair.options, self.method.options, own, self.options):
-            for key, value in options.items():
-                names = left if '{branch}' in key else ['']
-                found.update((key.replace('{branch}', name), value) for name in names)
-        found.update((f'model.branches.{name}', None) for name in branches if name not in left)
+        own = [self.method.pairs.get(name, {}) for name in self.pair.bases]
+        found = self._spread([self.method.options, *own, self.options], branches)
+        left_out = [name for name in branches if only not in (None, name)]
+        found.update((f'model.branches.{name}', None) for name in left_out)
         found['randomness.seed'] = self.seed
         return found
+
+    def _spread(
+        self, tables: Sequence[Mapping[str, Any]], branches: Sequence[str]
+    ) -> dict[str, Any]:
+        """Merge options; those of each branch for each that is trained."""
+        trained = [name for name in branches if self.method.only in (None, name)]
+        return {
+            key.replace('{branch}', name): value
+            for options in tables
+            for key, value in options.items()
+            for name in (trained if '{branch}' in key else ('',))
+        }
+
+
+def _replace_folder(options: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+    return {
+        key: value.replace('{folder}', str(folder)) if isinstance(value, str) else value
+        for key, value in options.items()
+    }
 
 
 def find_config(name: str) -> Path:
@@ -300,7 +337,7 @@ def take_size(cfg: 'Config', size: 'Config') -> 'Config':
 
     Returns:
         Config: The model is the algorithm's but for backbones and the views' size, and so are the
-        hooks; of hooks that both have, the other's values count.
+        hooks, and datasets around the images; of hooks that both have, the other's values count.
 
     Raises:
         ConfigError: If a branch exists in one of them only.
@@ -323,6 +360,12 @@ def take_size(cfg: 'Config', size: 'Config') -> 'Config':
         own = cfg['default_hooks'].get(name, {})
         if own is not None and own.get('type', hook['type']) == hook['type']:
             cfg['default_hooks'][name] = {**own, **hook}
+    wrapped = cfg['train_dataloader']['dataset']
+    if 'dataset' in wrapped:
+        while 'dataset' in wrapped['dataset']:
+            wrapped = wrapped['dataset']
+        wrapped['dataset'] = size['train_dataloader']['dataset']
+        size['train_dataloader']['dataset'] = cfg['train_dataloader']['dataset']
     learning = (cfg.get('optim_wrapper') or {}).get('branches') or sizes
     for place in (size['optim_wrapper']['branches'], size['param_scheduler']):
         for name in [name for name in place if name not in learning]:

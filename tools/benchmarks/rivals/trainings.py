@@ -39,7 +39,7 @@ CURVES = ('knn_top1', 'effective_rank')
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How frozen features are evaluated at the end of a run.
+    """Evaluation of the frozen features at the end of a run.
 
     Attributes:
         networks (tuple[str]): ``'teacher'``, ``'student'`` or both. Defaults to ('teacher', ).
@@ -113,7 +113,7 @@ class Benchmark:
 
     def _run(self, case: Case) -> dict[str, Any]:
         work_dir = self.out / case.name
-        cfg = case.load(self.data.get(case.pair.name, {}))
+        cfg = case.load(self.data.get(case.pair.name, {}), work_dir)
         teachers = self._teachers(case, cfg)
         record_costs(cfg)
         self._claim(work_dir, cfg)
@@ -127,16 +127,11 @@ class Benchmark:
         print(f'\n=== {case.name} ===', flush=True)
         last = work_dir / f'epoch_{cfg.train_cfg.max_epochs}.pth'
         drop_unvalidated(work_dir)
+        if case.method.before and not last.is_file():
+            tool = BENCHMARKS.parent / case.method.before
+            run_child([tool, config_file(work_dir)], work_dir / 'before.txt')
         command = [BENCHMARKS / 'rivals' / 'run_case.py', config_file(work_dir), last]
-        output = work_dir / 'output.txt'
-        with _path_for_children():
-            try:
-                run_script([*command, *self.evaluation.arguments()], output, show=PROGRESS)
-            except RunStoppedError as error:
-                found = REASON.findall(output.read_text(encoding='utf-8'))
-                raise RunStoppedError(
-                    f'{found[-1]} (all of its output: {output})' if found else str(error)
-                ) from error
+        run_child([*command, *self.evaluation.arguments()], work_dir / 'output.txt')
         record = self._record(case, cfg, work_dir, teachers)
         with atomic_write(file) as part:
             part.write_text(short_json(record), encoding='utf-8')
@@ -195,7 +190,8 @@ class Benchmark:
         epochs = json.loads((work_dir / EPOCHS).read_text())
         evaluated = json.loads((work_dir / 'evaluation' / 'results.json').read_text())['results']
         branches = {name: b for name, b in cfg.model.branches.items() if b is not None}
-        options = case.all_options([*cfg.model.branches])
+        names = [*cfg.model.branches]
+        options = {**case.pair_options(names), **case.method_options(names)}
         return dict(
             method=case.method.name,
             pair=case.pair.name,
@@ -231,6 +227,26 @@ def _path_for_children() -> Iterator[None]:
             del os.environ['PYTHONPATH']
         else:
             os.environ['PYTHONPATH'] = before
+
+
+def run_child(command: Sequence[Any], output: Path) -> None:
+    """Run a script.
+
+    Args:
+        command (Sequence): The script and its arguments.
+        output (Path): File for its output.
+
+    Raises:
+        RunStoppedError: If it fails; names the last error in its output.
+    """
+    with _path_for_children():
+        try:
+            run_script(command, output, show=PROGRESS)
+        except RunStoppedError as error:
+            found = REASON.findall(output.read_text(encoding='utf-8'))
+            raise RunStoppedError(
+                f'{found[-1]} (all of its output: {output})' if found else str(error)
+            ) from error
 
 
 def config_file(work_dir: Path) -> Path:
