@@ -58,6 +58,8 @@ ELSEWHERE = (
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
     'bash tools/dist_train.sh configs/dino/',  # likewise
+    'python tools/benchmarks/rivals.py',  # test_rivals.py
+    'python tools/benchmarks/imagenet.py',  # test_imagenet.py
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
 )
 REPLACED = (

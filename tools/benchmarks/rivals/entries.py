@@ -1,0 +1,134 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+# Methods and pairs of tools/benchmarks/rivals.py. A file of the same form, given by --table, adds
+# entries or updates these.
+#
+# A method:
+#   algorithm  names its configs; see `pattern` and `configs` of the pair
+#   options    values that override the config's, by dotted key, as --cfg-options; a key with {branch}
+#              is meant for each branch
+#   pairs      further options by pair, which also hold for pairs that build on it
+#   teacher    the method that trains, beforehand, the branches that the config freezes
+#   before     a tool in tools/ that is run with the config before the training
+#   base       another method that this one updates
+# <N> at the end of a method's name stands for a number, as do the values '<N>' of its options. In a
+# value, {folder} is that of the run.
+#
+# A pair:
+#   pattern    its configs; {algorithm} is a method's, {folder} what that begins with
+#   configs    the config of an algorithm for which the pattern does not hold
+#   size       a config that, with one by `pattern`, gives the data, the backbones, the optimizers, the
+#              schedule and the evaluation; the rest of the model and its hooks are the algorithm's
+#   options    as above
+#   data       'fashion-mnist': the images of the repository are unpacked first
+#   base       another pair that this one updates
+off = {}
+# The quick start's views, for methods that take none but global ones.
+global_view = dict(
+    size=28, scale=(0.5, 1.0), flip=0.0, grayscale=0.0, blur=0.0, color_jitter=(0.8, 0.8, 0.0, 0.0),
+    color_jitter_prob=1.0,
+)  # fmt: skip
+two_views, four_views = ([dict(global_view, num=num)] for num in (2, 4))
+groups = 'train_dataloader.dataset.pipeline.1.groups'
+
+methods = {
+    # DINO: every branch learns by itself.
+    'alone': dict(
+        algorithm='dino',
+        pairs={
+            'fashion-mnist': {
+                'model.branches.{branch}.cross_weight': off,
+                'model.branches.{branch}.heads.st': None,
+                'model.branches.{branch}.search_head': None,
+            },
+        },
+    ),
+    'mokd': dict(algorithm='mokd'),
+    # Ablations of MOKD.
+    'mokd-no-cross': dict(base='mokd', options={'model.branches.{branch}.cross_weight': off}),
+    'mokd-no-ct': dict(base='mokd', options={'model.branches.{branch}.heads.ct': None}),
+    'mokd-no-cm': dict(base='mokd', options={'model.branches.{branch}.heads.cm': None}),
+    'mokd-w<N>': dict(base='mokd', options={'model.branches.{branch}.cross_weight': '<N>'}),
+    'mokd-search<N>': dict(
+        base='mokd', options={'model.branches.{branch}.search_head.num_layers': '<N>'}
+    ),
+    'mokd-proto<N>': dict(base='mokd', options={'model.neck_defaults.out_channels': '<N>'}),
+    'mokd-momentum<N>': dict(
+        base='mokd', options={'default_hooks.ema_teacher.base_momentum': '<N>'}
+    ),
+    # Rivals.
+    'dogo': dict(algorithm='dogo', pairs={'fashion-mnist': {groups: four_views}}),
+    'dogo-simsiam': dict(base='dogo', algorithm='dogo-simsiam'),
+    'mcl': dict(algorithm='mcl', pairs={'fashion-mnist': {'model.queue_length': 1024}}),
+    # Rivals that learn from a trained teacher.
+    'seed': dict(
+        algorithm='seed',
+        teacher='alone',
+        pairs={
+            'fashion-mnist': {
+                # As wide as the teacher's features.
+                'model.neck_defaults': dict(hid_channels=256, out_channels=64),
+                'model.branches.cnn.heads.seed.queue_length': 1024,
+            },
+        },
+    ),
+    'compress': dict(
+        algorithm='compress',
+        teacher='alone',
+        pairs={
+            'fashion-mnist': {
+                'model.branches.cnn.heads.kl.queue_length': 1024,
+                groups: two_views,
+            },
+        },
+    ),
+    'disco': dict(
+        algorithm='disco',
+        teacher='alone',
+        pairs={
+            'fashion-mnist': {
+                'model.branches.cnn.heads.co.queue_length': 1024,
+                groups: two_views,
+            },
+        },
+    ),
+    'bingo': dict(
+        algorithm='bingo',
+        teacher='alone',
+        before='dataset_converters/find_neighbors.py',
+        options={'train_dataloader.dataset.neighbors': '{folder}/neighbors.npz'},
+        pairs={
+            'fashion-mnist': {
+                'model.branches.cnn.heads.bag.queue_length': 1024,
+                'train_dataloader.dataset.dataset.pipeline.1.groups': two_views,
+            },
+        },
+    ),
+}
+
+cifar10 = '{folder}/{algorithm}_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
+quick_start = 'mokd/quickstart/mokd_cnn-vit_fashion-mnist.py'
+pairs = {
+    # The quick start: a narrow ResNet-18 and a small ViT, 10,000 images of Fashion-MNIST, 5 epochs.
+    'fashion-mnist': dict(
+        pattern=cifar10,
+        configs=dict(mokd=quick_start, dino=quick_start),
+        size=quick_start,
+        data='fashion-mnist',
+        options={'val_cfg.maps': False},
+    ),
+    # The same with 1,024 images and two epochs: shows that everything runs.
+    'fashion-mnist-1k': dict(
+        base='fashion-mnist',
+        options={
+            'train_dataloader.dataset.indices': 1024,
+            'val_cfg.bank_dataloader.dataset.indices': 1024,
+            'test_cfg.bank_dataloader.dataset.indices': 1024,
+            'train_cfg.max_epochs': 2,
+            'default_hooks.logger.interval': 8,
+            'default_hooks.collapse_monitor.interval': 8,
+        },
+    ),
+    # ResNet-18 and ViT-Ti/4, 50,000 images.
+    'cifar10': dict(pattern=cifar10),
+}
+del off, global_view, two_views, four_views, groups, cifar10, quick_start
