@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from mmmokd.utils.errors import ConfigError
@@ -133,7 +134,8 @@ def _fused_weights(
     num_keys = key.shape[-2]
     identity = torch.eye(num_keys, dtype=key.dtype, device=key.device)
     identity = identity.expand(*key.shape[:-2], num_keys, num_keys)
-    with torch.autocast(query.device.type, enabled=False):
+    # Not every fused kernel takes values as wide as there are keys.
+    with torch.autocast(query.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         return F.scaled_dot_product_attention(
             query, key, identity, attn_mask, is_causal=is_causal, **options
         )

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""How locally a checkpoint's networks look at images, and how similar their features are."""
+"""Locality of a checkpoint's networks: attention distance and effective receptive field."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from mmengine.dataset import default_collate
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mmmokd.analysis import attention_distance, effective_receptive_field, watch_attention
 from mmmokd.models.branches import BranchNetwork
@@ -253,45 +253,23 @@ def _tell(what: str, missing: list[str], measured: list[str]) -> None:
         print_log(said, logger='current')
 
 
-def read_images(
-    cfg: Config,
-    model: nn.Module,
-    num_images: int,
-    folder: str | None = None,
-    batch_size: int = 32,
-) -> list[Tensor]:
-    """Read images as a config's validation does.
+def build_images(cfg: Config, folder: str | None = None) -> Dataset:
+    """Build the dataset of images to measure on.
 
     Args:
-        cfg (Config): The config.
-        model (nn.Module): Its model, whose data preprocessor is used.
-        num_images (int): How many to take, evenly spaced over the dataset, so that they are of all
-            classes; all, if there are fewer.
-        folder (str, optional): Folder of images, with or without class folders, instead of the
-            images of the config. Defaults to None.
-        batch_size (int): Images of a batch. Defaults to 32.
+        cfg (Config): A config, of whose validation (or test) the images are.
+        folder (str, optional): Folder of images, with or without class folders, to take instead, read
+            by :func:`~mmmokd.evaluation.pipeline.evaluation_pipeline`. Defaults to None.
 
     Returns:
-        list[Tensor]: Batches, each (B, 3, H, W), float32, on the CPU.
+        Dataset: The images, each of one view.
 
     Raises:
-        ConfigError: If the config has no validation set and no folder is given, or the images are
-            not of one size.
+        ConfigError: If the config has no validation set and no folder is given.
         DataError: If there are no images.
     """
-    dataset = _build_dataset(cfg, folder)
-    if not len(dataset):
-        raise DataError(f'the dataset {type(dataset).__name__} has no images')
-    count = min(num_images, len(dataset))
-    indices = torch.linspace(0, len(dataset) - 1, count, dtype=torch.float64).round().long()
-    subset = Subset(dataset, indices.tolist())
-    loader = DataLoader(subset, batch_size, collate_fn=_collate)
-    return [read_inputs(model, batch).cpu() for batch in loader]
-
-
-def _build_dataset(cfg: Config, folder: str | None):
     if folder is not None:
-        dataset = dict(
+        cfg_dataset = dict(
             type='mmmokd.ImageFolder',
             data_root=folder,
             test_mode=True,
@@ -299,14 +277,41 @@ def _build_dataset(cfg: Config, folder: str | None):
         )
     else:
         loaders = [cfg.get(name) for name in ('val_dataloader', 'test_dataloader')]
-        dataset = next((loader.get('dataset') for loader in loaders if loader), None)
-    if dataset is None:
+        cfg_dataset = next((loader.get('dataset') for loader in loaders if loader), None)
+    if cfg_dataset is None:
         raise ConfigError(
             f'{cfg.filename} has no validation images (val_dataloader or test_dataloader): give a '
             'folder of images, --data FOLDER'
         )
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
-        return DATASETS.build(dataset)
+        dataset = DATASETS.build(cfg_dataset)
+    if not len(dataset):
+        raise DataError(f'the dataset {type(dataset).__name__} has no images')
+    return dataset
+
+
+def read_images(
+    model: nn.Module, dataset: Dataset, num_images: int, batch_size: int = 32
+) -> list[Tensor]:
+    """Read images as a model takes them.
+
+    Args:
+        model (nn.Module): The model, whose data preprocessor is used.
+        dataset (Dataset): From :func:`build_images`.
+        num_images (int): How many to take, evenly spaced over the dataset, so that they are of all
+            classes; all, if there are fewer.
+        batch_size (int): Images of a batch. Defaults to 32.
+
+    Returns:
+        list[Tensor]: Batches, each (B, 3, H, W), float32, on the CPU.
+
+    Raises:
+        ConfigError: If the images are not of one size.
+    """
+    count = min(num_images, len(dataset))
+    indices = torch.linspace(0, len(dataset) - 1, count, dtype=torch.float64).round().long()
+    loader = DataLoader(Subset(dataset, indices.tolist()), batch_size, collate_fn=_collate)
+    return [read_inputs(model, batch).cpu() for batch in loader]
 
 
 def _collate(samples: list[dict]) -> dict:

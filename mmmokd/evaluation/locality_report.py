@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What is written of the locality of one or several checkpoints."""
+"""Tables, figures and plot of the locality of one or several checkpoints."""
 
 import json
 import math
@@ -155,8 +155,8 @@ def summary_table(results: Results) -> str:
         results (dict[str, dict[str, Locality]]): By checkpoint and network.
 
     Returns:
-        str: The table; of each network the last row is what one would have that sees everything
-        alike.
+        str: The table; the last row of each network is a scale for the others, what a network that
+        sees everything alike would have.
     """
     header = ['network', 'checkpoint', 'attention distance, px', '% of diagonal']
     header += [f'ERF area ({100 * x:g}%), %' for x in FRACTIONS]

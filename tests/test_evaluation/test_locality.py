@@ -11,6 +11,7 @@ from mokd_testing import BACKBONES, branch_cfg, model_cfg
 
 from mmmokd.analysis import attention_distance, effective_receptive_field, watch_attention
 from mmmokd.evaluation.locality import (
+    build_images,
     build_model,
     load_networks,
     measure_locality,
@@ -137,11 +138,12 @@ LOAD = dict(type='mmmokd.LoadImage', channel_order='rgb', to_rgb=True)
 def test_images_are_spread_evenly_over_the_dataset(model):
     dataset = dict(type='mmmokd.Arrays', pipeline=[LOAD, PACK])
     cfg = Config(dict(default_scope='mmpretrain', val_dataloader=dict(dataset=dataset)))
-    found = read_images(cfg, model, 4, batch_size=3)
+    dataset = build_images(cfg)
+    found = read_images(model, dataset, 4, batch_size=3)
     assert [len(batch) for batch in found] == [3, 1]
     expected = torch.from_numpy(PIXELS[[0, 4, 7, 11]]).permute(0, 3, 1, 2).float()
     torch.testing.assert_close(torch.cat(found).float(), expected)
-    assert sum(map(len, read_images(cfg, model, 100))) == 12
+    assert sum(map(len, read_images(model, dataset, 100))) == 12
 
 
 def test_images_of_a_folder_and_those_that_cannot_be_taken(model, tmp_path):
@@ -151,12 +153,12 @@ def test_images_of_a_folder_and_those_that_cannot_be_taken(model, tmp_path):
     rng = np.random.default_rng(0)
     for number, size in enumerate([(20, 24), (30, 20)]):
         cv2.imwrite(str(tmp_path / f'{number}.png'), rng.integers(0, 256, (*size, 3), np.uint8))
-    (images,) = read_images(cfg, model, 4, str(tmp_path))
+    (images,) = read_images(model, build_images(cfg, str(tmp_path)), 4)
     assert images.shape == (2, 3, 16, 16)
     cfg.test_dataloader.dataset = dict(
         type='mmmokd.ImageFolder', data_root=str(tmp_path), pipeline=[LOAD, PACK]
     )
     with pytest.raises(ConfigError, match='one size, but the pipeline gives .*20, 24.*CenterCrop'):
-        read_images(cfg, model, 4)
+        read_images(model, build_images(cfg), 4)
     with pytest.raises(ConfigError, match='has no validation images .* --data FOLDER'):
-        read_images(Config(dict()), model, 4)
+        build_images(Config(dict()))

@@ -41,15 +41,17 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_pair_and_one_alone(analyze, mokd_config, mokd_checkpoint, folder, tmp_path):
-    """A run's own checkpoint, and one that has its ViT only."""
+def test_a_pair_and_both_alone(analyze, mokd_config, mokd_checkpoint, folder, tmp_path):
+    """A run's own checkpoint, and one of each of its branches: as in docs/useful_tools."""
     weights = torch.load(mokd_checkpoint, weights_only=False)['state_dict']
-    alone = tmp_path / 'alone.pth'
-    vit = {key: value for key, value in weights.items() if key.startswith('branches.vit')}
-    torch.save(dict(state_dict=vit), alone)
+    for branch in ('cnn', 'vit'):
+        kept = {key: value for key, value in weights.items() if f'branches.{branch}.' in key}
+        torch.save(dict(state_dict=kept), tmp_path / f'{branch}.pth')
     command = (
-        *(mokd_config, f'together={mokd_checkpoint}', f'alone={alone}', '--data', folder),
-        *('--out', tmp_path / 'out', '--num-images', '5', '--networks', 'teacher', 'student'),
+        *(mokd_config, f'together={mokd_checkpoint}'),
+        *(f'alone={tmp_path / "cnn.pth"}', f'alone={tmp_path / "vit.pth"}'),
+        *('--data', folder, '--out', tmp_path / 'out', '--num-images', '5'),
+        *('--networks', 'teacher', 'student'),
         *('--cfg-options', 'model.branches.vit.backbone.arch.num_layers=4'),
     )
     status, printed = analyze(*command)
@@ -62,11 +64,11 @@ def test_a_pair_and_one_alone(analyze, mokd_config, mokd_checkpoint, folder, tmp
     assert list(together) == [
         f'{branch}.{network}' for branch in ('cnn', 'vit') for network in ('teacher', 'student')
     ]
-    assert alone == {name: together[name] for name in ('vit.teacher', 'vit.student')}
+    assert alone == together
     assert np.shape(alone['vit.teacher']['attention_distance']['pixels']) == (4, 2)
     assert alone['vit.teacher'] != alone['vit.student']
     cka = np.array(found['linear_cka']['values'])
-    np.testing.assert_allclose([cka[2, 4], cka[3, 5]], 1)
+    np.testing.assert_allclose(np.diag(cka[:4, 4:]), 1)
 
 
 @pytest.mark.parametrize(
@@ -74,10 +76,6 @@ def test_a_pair_and_one_alone(analyze, mokd_config, mokd_checkpoint, folder, tmp
     [
         (['CHECKPOINT'], 'has no validation images .* --data FOLDER'),
         (['CHECKPOINT', '--data', 'FOLDER'], r'epoch_1.pth \(vit.teacher\) has .* no place for'),
-        (
-            ['a=CHECKPOINT', 'a=CHECKPOINT', '--data', 'FOLDER', *4 * ['LAYERS']],
-            "named 'a' have cnn",
-        ),
         (['CHECKPOINT', 'nowhere.pth', '--data', 'FOLDER'], 'nowhere.pth does not exist'),
         (['CHECKPOINT', '--data', 'nowhere'], 'nowhere'),
         (['CHECKPOINT', '--num-images', '3'], '--num-images must be at least 4, but is 3'),
@@ -87,12 +85,10 @@ def test_a_pair_and_one_alone(analyze, mokd_config, mokd_checkpoint, folder, tmp
 def test_a_mistake_is_one_line(
     analyze, mokd_config, mokd_checkpoint, folder, tmp_path, arguments, message
 ):
-    layers = ('--cfg-options', 'model.branches.vit.backbone.arch.num_layers=4')
-    words = [each for each in arguments if each != 'LAYERS']
-    words += layers if 'LAYERS' in arguments else ()
-    words = [x.replace('CHECKPOINT', str(mokd_checkpoint)) for x in words]
-    words = [str(folder) if x == 'FOLDER' else x for x in words]
-    status, printed = analyze(mokd_config, *words, '--out', tmp_path / 'out')
+    """``mokd_config`` has another number of blocks than the checkpoint."""
+    words = dict(CHECKPOINT=mokd_checkpoint, FOLDER=folder)
+    arguments = [words.get(each, each) for each in arguments]
+    status, printed = analyze(mokd_config, *arguments, '--out', tmp_path / 'out')
     assert status == 2
     (line,) = [line for line in printed.splitlines() if 'error: ' in line]
     assert re.search(message, line), line

@@ -83,6 +83,7 @@ def main() -> None:
     from mmmokd.cli.config import load_config, require_keys
     from mmmokd.evaluation.features import evaluation_mode
     from mmmokd.evaluation.locality import (
+        build_images,
         build_model,
         load_networks,
         measure_locality,
@@ -101,8 +102,9 @@ def main() -> None:
     named = name_checkpoints(args.checkpoints)
     files = [read_backbones(path) for _, path in named]
     out = check_out(args.out or Path('work_dirs') / 'locality' / Path(cfg.filename).stem)
+    dataset = build_images(cfg, args.data)
     model = build_model(cfg).to(get_device())
-    batches = read_images(cfg, model, args.num_images, args.data, args.batch_size)
+    batches = read_images(model, dataset, args.num_images, args.batch_size)
     results = {}
     with evaluation_mode(model):
         for (name, path), file in zip(named, files, strict=True):
