@@ -32,7 +32,7 @@ from mmmokd.weights import (
 )
 
 from .batches import read_inputs
-from .networks import check_gives_maps
+from .networks import has_branches
 from .pipeline import evaluation_pipeline
 
 # Layers of XCiT, DaViT and EdgeNeXt in mmpretrain and timm. By the shape of their weights they could
@@ -174,7 +174,11 @@ def build_model(cfg: Config) -> nn.Module:
     model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'):
         model = MODELS.build(model_cfg)
-    check_gives_maps(model)
+    if not has_branches(model):
+        raise ConfigError(
+            f'locality is that of the branches of a model, but {type(model).__name__} of '
+            f'{cfg.filename or "the config"} has none'
+        )
     return model
 
 

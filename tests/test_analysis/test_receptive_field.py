@@ -46,13 +46,13 @@ def test_of_many_channels_is_the_norm_of_the_jacobian(float64):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 5, 3, padding=1))
     images = torch.randn(3, 2, 5, 5)
-    found = effective_receptive_field(network, images, 4000, torch.Generator().manual_seed(0))
+    found = effective_receptive_field(network, images, 400, torch.Generator().manual_seed(0))
     expected = torch.zeros(5, 5)
     for image in images:
         jacobian = torch.autograd.functional.jacobian(lambda x: network(x[None])[0, :, 2, 2], image)
         expected += jacobian.norm(dim=0).mean(dim=0) / 3
     # The mean of |v| of a Gaussian v is sqrt(2 / pi) of its deviation.
-    torch.testing.assert_close(found, expected * math.sqrt(2 / math.pi), rtol=0.03, atol=1e-12)
+    torch.testing.assert_close(found, expected * math.sqrt(2 / math.pi), rtol=0.1, atol=1e-12)
     assert network[0].weight.grad is None and not images.requires_grad
 
 

@@ -127,7 +127,7 @@ def test_checkpoints_that_do_not_fit(model, tmp_path):
     classifier = dict(
         type='mmpretrain.ImageClassifier', backbone=dict(type='LeNet5', num_classes=2)
     )
-    with pytest.raises(ConfigError, match='ImageClassifier has none'):
+    with pytest.raises(ConfigError, match='ImageClassifier of the config has none'):
         build_model(Config(dict(model=classifier)))
 
 
