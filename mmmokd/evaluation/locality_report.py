@@ -29,7 +29,7 @@ FILES = ('locality.md', 'locality.json', 'locality.png')
 FRACTIONS = (TWO_SIGMA, 0.5)  # of a receptive field's peak
 SHARES = (0.5, 0.8)  # of its mass
 UNIFORM = '(uniform)'  # the row of a network that sees everything alike
-Results = dict[str, dict[str, Locality]]
+Results = dict[str, dict[str, list[Locality]]]  # by name of checkpoints and network: one per run
 
 
 def name_checkpoints(texts: list[str]) -> list[tuple[str, str]]:
@@ -38,43 +38,58 @@ def name_checkpoints(texts: list[str]) -> list[tuple[str, str]]:
     Args:
         texts (list[str]): Each ``'NAME=CHECKPOINT'`` or ``'CHECKPOINT'``, whose name are the last
             folder and the file without its ending. A name may come several times: for checkpoints of
-            different branches, each trained alone.
+            different branches, each trained alone, and for runs of several seeds.
 
     Returns:
         list[tuple[str, str]]: Name and path of each.
 
     Raises:
-        ConfigError: If a name or a path is empty.
+        ConfigError: If a name or a path is empty, or a path comes twice.
     """
-    named = []
+    named: list[tuple[str, str]] = []
     for text in texts:
         name, equals, path = text.partition('=')
         if not equals or Path(text).is_file():
             name, path = '/'.join(Path(text).with_suffix('').parts[-2:]), text
         if not name or not path:
             raise ConfigError(f'a checkpoint is CHECKPOINT or NAME=CHECKPOINT, but got {text!r}')
+        if path in [other for _, other in named]:
+            raise ConfigError(f'checkpoint {path} is given twice')
         named.append((name, path))
     return named
 
 
 def add_network(results: Results, checkpoint: str, network: str, found: Locality) -> None:
-    """Add a network's measurements to those of its checkpoint.
+    """Add a network's measurements to those of its checkpoints' name.
 
     Args:
-        results (dict[str, dict[str, Locality]]): By checkpoint and network; changed in place.
+        results (dict[str, dict[str, list[Locality]]]): By name and network; changed in place.
         checkpoint (str): Name of the checkpoint.
         network (str): ``'{branch}.{network}'``.
-        found (Locality): The measurements.
-
-    Raises:
-        ConfigError: If they exist: two checkpoints of one name have this network.
+        found (Locality): The measurements; those of another run if there are some already.
     """
-    if network in results.setdefault(checkpoint, {}):
-        raise ConfigError(
-            f'two checkpoints named {checkpoint!r} have {network}: give them names that differ, '
-            'NAME=CHECKPOINT'
-        )
-    results[checkpoint][network] = found
+    results.setdefault(checkpoint, {}).setdefault(network, []).append(found)
+
+
+def single_runs(results: Results) -> dict[str, dict[str, Locality]]:
+    """Results run by run.
+
+    Args:
+        results (dict[str, dict[str, list[Locality]]]): By name of checkpoints and network.
+
+    Returns:
+        dict[str, dict[str, Locality]]: By run and network; runs of one name are
+        ``'{name} (1)'``, ``'{name} (2)'``, ...
+    """
+    runs: dict[str, dict[str, Locality]] = {}
+    for name, networks in results.items():
+        most = max(map(len, networks.values()))
+        for number in range(most):
+            label = name if most == 1 else f'{name} ({number + 1})'
+            runs[label] = {
+                network: found[number] for network, found in networks.items() if number < len(found)
+            }
+    return runs
 
 
 def check_out(out: str | Path) -> Path:
@@ -132,14 +147,14 @@ def _mean_distance(distances: list[Tensor]) -> float:
     return torch.stack([layer.mean() for layer in distances]).mean().item()
 
 
-def by_network(results: Results) -> dict[str, dict[str, Locality]]:
-    """Results by network and checkpoint, so that what is to be compared is side by side.
+def by_network(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Results by network first, so that what is to be compared is side by side.
 
     Args:
-        results (dict[str, dict[str, Locality]]): By checkpoint and network.
+        results (dict[str, dict]): By checkpoint and network.
 
     Returns:
-        dict[str, dict[str, Locality]]: By network and checkpoint.
+        dict[str, dict]: By network and checkpoint.
     """
     networks = dict.fromkeys(name for found in results.values() for name in found)
     return {
@@ -149,45 +164,59 @@ def by_network(results: Results) -> dict[str, dict[str, Locality]]:
 
 
 def summary_table(results: Results) -> str:
-    """A row for each network and checkpoint in Markdown.
+    """A row for each network and name of checkpoints in Markdown.
 
     Args:
-        results (dict[str, dict[str, Locality]]): By checkpoint and network.
+        results (dict[str, dict[str, list[Locality]]]): By name of checkpoints and network.
 
     Returns:
-        str: The table; the last row of each network is a scale for the others, what a network that
-        sees everything alike would have.
+        str: The table, of several runs the mean and its standard error; the last row of each network
+        is a scale for the others, what a network that sees everything alike would have.
     """
     header = ['network', 'checkpoint', 'attention distance, px', '% of diagonal']
     header += [f'ERF area ({100 * x:g}%), %' for x in FRACTIONS]
     header += [f'ERF radius ({share:.0%}), px' for share in SHARES]
     rows = []
     for network, found in by_network(results).items():
-        rows += [[network, name, *_cells(each)] for name, each in found.items()]
-        first = next(iter(found.values()))
+        rows += [[network, name, *_cells(runs)] for name, runs in found.items()]
+        first = next(iter(found.values()))[0]
         heads = [torch.tensor([uniform_attention_distance(first.grid, first.image_size)])]
         uniform = first._replace(
             distances=heads if first.distances else [], field=torch.ones(first.image_size)
         )
-        rows.append([network, UNIFORM, *_cells(uniform)])
+        rows.append([network, UNIFORM, *_cells([uniform])])
     return markdown_table(header, rows)
 
 
-def _cells(found: Locality) -> list[str]:
+def _cells(runs: list[Locality]) -> list[str]:
     attention = ['–', '–']
-    if found.distances:
-        mean = _mean_distance(found.distances)
-        attention = [f'{mean:.2f}', f'{100 * mean / math.hypot(*found.image_size):.1f}']
-    radii = [f'{receptive_radius(found.field, share):.2f}' for share in SHARES]
-    areas = [f'{100 * receptive_area(found.field, x):.1f}' for x in FRACTIONS]
+    if runs[0].distances:
+        means = torch.tensor([_mean_distance(run.distances) for run in runs])
+        diagonal = math.hypot(*runs[0].image_size)
+        attention = [_mean_and_error(means, 2), _mean_and_error(100 * means / diagonal, 1)]
+    areas = [
+        _mean_and_error(torch.tensor([100 * receptive_area(run.field, x) for run in runs]), 1)
+        for x in FRACTIONS
+    ]
+    radii = [
+        _mean_and_error(torch.tensor([receptive_radius(run.field, x) for run in runs]), 2)
+        for x in SHARES
+    ]
     return [*attention, *areas, *radii]
+
+
+def _mean_and_error(values: Tensor, digits: int) -> str:
+    text = f'{values.mean():.{digits}f}'
+    if len(values) > 1:
+        text += f' ± {values.std() / len(values) ** 0.5:.{digits}f}'
+    return text
 
 
 def layers_table(found: dict[str, Locality]) -> str:
     """Attention distances of a network by layer and head, in pixels, in Markdown.
 
     Args:
-        found (dict[str, Locality]): By checkpoint; those without attention are left out.
+        found (dict[str, Locality]): By run; those without attention are left out.
 
     Returns:
         str: The table; '' if none has attention.
@@ -208,19 +237,21 @@ def layers_table(found: dict[str, Locality]) -> str:
     return markdown_table(header, rows)
 
 
-def similarity_matrix(results: Results) -> tuple[list[str], list[list[float | None]]]:
+def similarity_matrix(
+    results: dict[str, dict[str, Locality]],
+) -> tuple[list[str], list[list[float | None]]]:
     """Debiased linear CKA of the pooled features of all networks.
 
     Args:
-        results (dict[str, dict[str, Locality]]): By checkpoint and network.
+        results (dict[str, dict[str, Locality]]): By run and network.
 
     Returns:
-        tuple[list[str], list[list[float | None]]]: ``'{checkpoint}: {network}'`` of each row and
+        tuple[list[str], list[list[float | None]]]: ``'{run}: {network}'`` of each row and
         column, and the matrix; None where features do not vary.
     """
     pooled = {
-        f'{checkpoint}: {name}': each.pooled
-        for checkpoint, found in results.items()
+        f'{run}: {name}': each.pooled
+        for run, found in results.items()
         for name, each in found.items()
     }
     values = [[linear_cka(x, y) for y in pooled.values()] for x in pooled.values()]
@@ -231,13 +262,14 @@ def locality_text(results: Results, facts: dict[str, Any]) -> str:
     """All tables in Markdown.
 
     Args:
-        results (dict[str, dict[str, Locality]]): By checkpoint and network.
+        results (dict[str, dict[str, list[Locality]]]): By name of checkpoints and network.
         facts (dict): ``'num_images'`` and ``'images'``, where they are from.
 
     Returns:
         str: Ends with a line break.
     """
-    height, width = next(iter(next(iter(results.values())).values())).image_size
+    runs = single_runs(results)
+    height, width = _image_size(runs)
     lines = [
         f'Locality on {facts["num_images"]} images of {height}x{width} pixels ({facts["images"]})',
         summary_table(results),
@@ -246,10 +278,10 @@ def locality_text(results: Results, facts: dict[str, Any]) -> str:
         f'radius that of the disk with a part of its mass. {UNIFORM}: the same attention, or '
         'gradient, everywhere.',
     ]
-    for network, found in by_network(results).items():
+    for network, found in by_network(runs).items():
         if table := layers_table(found):
             lines += [f'Attention distance of {network} by layer and head, px', table]
-    labels, values = similarity_matrix(results)
+    labels, values = similarity_matrix(runs)
     if len(labels) > 1:
         rows = [
             [label, *('–' if value is None else f'{value:.3f}' for value in row)]
@@ -259,36 +291,43 @@ def locality_text(results: Results, facts: dict[str, Any]) -> str:
     return '\n\n'.join(lines) + '\n'
 
 
+def _image_size(runs: dict[str, dict[str, Locality]]) -> tuple[int, int]:
+    return next(iter(next(iter(runs.values())).values())).image_size
+
+
 def write_locality(out: Path, results: Results, facts: dict[str, Any]) -> str:
     """Write ``locality.md``, ``locality.json`` and ``locality.png``, all or none.
 
     Args:
         out (Path): Folder that :func:`check_out` has checked.
-        results (dict[str, dict[str, Locality]]): By checkpoint and network.
+        results (dict[str, dict[str, list[Locality]]]): By name of checkpoints and network.
         facts (dict): For the files: ``'config'``, ``'checkpoints'``, ``'images'``,
             ``'num_images'``.
 
     Returns:
         str: The text of ``locality.md``.
     """
-    text = locality_text(results, facts)
-    labels, values = similarity_matrix(results)
+    text, runs = locality_text(results, facts), single_runs(results)
+    labels, values = similarity_matrix(runs)
     numbers = {
-        checkpoint: {name: summarize(each) for name, each in found.items()}
-        for checkpoint, found in results.items()
+        name: {network: list(map(summarize, found)) for network, found in networks.items()}
+        for name, networks in results.items()
     }
-    size = list(next(iter(next(iter(results.values())).values())).image_size)
     content = dict(
-        facts, image_size=size, results=numbers, linear_cka=dict(networks=labels, values=values)
+        facts,
+        image_size=list(_image_size(runs)),
+        results=numbers,
+        linear_cka=dict(networks=labels, values=values),
     )
-    networks = by_network(results)
+    networks = by_network(runs)
     distances = {
-        name: {k: [layer.tolist() for layer in v.distances] for k, v in found.items()}
-        for name, found in networks.items()
+        network: {run: [x.tolist() for x in each.distances] for run, each in found.items()}
+        for network, found in networks.items()
         if any(each.distances for each in found.values())
     }
     fields = {
-        name: {k: v.field.numpy() for k, v in found.items()} for name, found in networks.items()
+        network: {run: each.field.numpy() for run, each in found.items()}
+        for network, found in networks.items()
     }
     with ExitStack() as stack:  # none takes its place before all are written
         parts = [stack.enter_context(atomic_write(out / name)) for name in FILES]

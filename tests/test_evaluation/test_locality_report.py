@@ -75,9 +75,10 @@ def test_tables_figures_and_plot(results, tmp_path):
     found = json.loads((out / 'locality.json').read_text())
     assert found['image_size'] == [4, 4] and found['num_images'] == 10
     numbers = found['results']['together']
-    assert numbers['cnn.teacher']['attention_distance'] is None
-    assert numbers['cnn.teacher']['receptive_field']['area'] == {'0.0455': 0.5625, '0.5': 0.5625}
-    attention = numbers['vit.teacher']['attention_distance']
+    ((cnn,), (vit,)) = numbers['cnn.teacher'], numbers['vit.teacher']
+    assert cnn['attention_distance'] is None
+    assert cnn['receptive_field']['area'] == {'0.0455': 0.5625, '0.5': 0.5625}
+    attention = vit['attention_distance']
     assert attention['mean'] == pytest.approx(1.2)
     assert attention['pixels'] == [pytest.approx([1.2, 1.6]), pytest.approx([0.8, 1.2])]
     assert attention['share_of_diagonal'][1] == pytest.approx([0.8 / 32**0.5, 1.2 / 32**0.5])
@@ -101,7 +102,7 @@ def test_of_one_network_there_is_nothing_to_be_similar_to(results, tmp_path):
     assert 'CKA' not in text and 'by layer' not in text
 
 
-def test_names_of_checkpoints(tmp_path, monkeypatch, results):
+def test_names_of_checkpoints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     odd = tmp_path / 'lr=0.1' / 'epoch_1.pth'
     odd.parent.mkdir()
@@ -116,5 +117,21 @@ def test_names_of_checkpoints(tmp_path, monkeypatch, results):
     for text in ('=x.pth', 'alone='):
         with pytest.raises(ConfigError, match=f'NAME=CHECKPOINT, but got {text!r}'):
             name_checkpoints([text])
-    with pytest.raises(ConfigError, match="named 'alone' have vit.teacher: give them names that"):
-        add_network(results, 'alone', 'vit.teacher', results['alone']['vit.teacher'])
+    with pytest.raises(ConfigError, match='a/x.pth is given twice'):
+        name_checkpoints(['a/x.pth', 'again=a/x.pth'])
+
+
+def test_runs_of_several_seeds(results, tmp_path):
+    """Their mean and its standard error, and each run by itself."""
+    (first,) = results['alone']['vit.teacher']
+    shorter = [torch.full((2,), 1.0)] * 2
+    add_network(results, 'alone', 'vit.teacher', first._replace(distances=shorter))
+    text = write_locality(check_out(tmp_path), results, FACTS)
+    # (1.5 + 1.0) / 2, and their deviation, 0.354, over sqrt(2)
+    assert (
+        '| vit.teacher | alone      | 1.25 ± 0.25            | 22.1 ± 4.4    | 100.0 ± 0.0' in text
+    )
+    assert '| 1     | alone (2)  | 1.00 | 1.00   | 1.00   |' in text
+    assert 'alone (1): vit.teacher' in text
+    found = json.loads((tmp_path / 'locality.json').read_text())['results']['alone']['vit.teacher']
+    assert [run['attention_distance']['mean'] for run in found] == [1.5, 1.0]

@@ -65,8 +65,9 @@ def test_a_pair_and_both_alone(analyze, mokd_config, mokd_checkpoint, folder, tm
         f'{branch}.{network}' for branch in ('cnn', 'vit') for network in ('teacher', 'student')
     ]
     assert alone == together
-    assert np.shape(alone['vit.teacher']['attention_distance']['pixels']) == (4, 2)
-    assert alone['vit.teacher'] != alone['vit.student']
+    (vit,) = alone['vit.teacher']
+    assert np.shape(vit['attention_distance']['pixels']) == (4, 2)
+    assert [vit] != alone['vit.student']
     cka = np.array(found['linear_cka']['values'])
     np.testing.assert_allclose(np.diag(cka[:4, 4:]), 1)
 

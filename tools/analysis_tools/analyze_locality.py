@@ -7,7 +7,7 @@
         alone=work_dirs/cnn/epoch_100.pth alone=work_dirs/vit/epoch_100.pth [--data FOLDER] [...]
 
 Also gives the similarity (linear CKA) of the networks' features. A checkpoint may lack branches of the
-config; several that have different ones may share a name.
+config. Several may share a name: one of each branch, and runs of several seeds, which are averaged.
 """
 
 __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
