@@ -56,6 +56,7 @@ ELSEWHERE = (
     'for part in 1percent 10percent',
     'for branch in cnn vit',  # test_benchmark_transfer.py
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
+    'python tools/analysis_tools/analyze_locality.py',  # test_analyze_locality.py
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
     'bash tools/dist_train.sh configs/dino/',  # likewise
     'python tools/benchmarks/rivals.py',  # test_rivals.py
