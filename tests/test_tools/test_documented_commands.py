@@ -57,7 +57,9 @@ ELSEWHERE = (
     'for branch in cnn vit',  # test_benchmark_transfer.py
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
-    'bash tools/dist_train.sh configs/dino/',  # likewise
+    'bash tools/dist_train.sh configs/dino/',  # test_dino_dogo_configs.py
+    'python tools/train.py configs/dino/',  # likewise
+    'python tools/train.py configs/dogo/',  # likewise
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
 )
 REPLACED = (
