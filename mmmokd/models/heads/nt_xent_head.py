@@ -19,7 +19,8 @@ class NTXentHead(BranchHead):
 
     A student's feature of one view is to be found, among those of all views of all images of the
     batch, by that of another view of the same image. No teacher takes part. The images of all processes
-    are compared with each other: two processes are one. With more than two views, the loss is the
+    are compared with each other: two processes are one. (Under gradient accumulation each micro-batch
+    is a batch of its own.) With more than two views, the loss is the
     mean over the pairs of views. The share of the features whose most similar one is the right one is
     logged as ``'{branch}.{term}.accuracy'``, in percent.
 

@@ -20,8 +20,9 @@ class SimilarityDistillationHead(BranchHead):
     The term between two models of `DoGo <https://arxiv.org/abs/2104.09866>`_: KL divergence between
     the models' matrices of cosines between one global view of each image and another one, softmaxed
     over rows and averaged over the elements. Student and teacher may differ in width, and in the views
-    that they see. The images of all processes are compared with each other: two processes are one. With
-    more than two global views, the loss is the mean over the pairs of views.
+    that they see. The images of all processes are compared with each other: two processes are one.
+    (Under gradient accumulation each micro-batch is a batch of its own.) With more than two global
+    views, the loss is the mean over the pairs of views.
 
     Args:
         reads (str): What the student is compared by: a neck or ``'pooled'``. Defaults to

@@ -1,9 +1,11 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from mmmokd.registry import MODELS
+from mmmokd.structures import Views
+from mmmokd.utils.errors import ConfigError
 
 from ..utils import check_counts
 from .base import BaseMultiBranch
@@ -98,6 +100,30 @@ class DoGo(BaseMultiBranch):
             data_preprocessor,
             init_cfg,
         )
+        self.own_views = own_views
+
+    def split_views(self, inputs: Sequence[Tensor], data_samples: list | None = None) -> Views:
+        """Check and separate the views; see :meth:`BaseMultiBranch.split_views`.
+
+        Args:
+            inputs (Sequence[Tensor]): Views, each (B, 3, H, W), the global ones first.
+            data_samples (list, optional): One data sample per image. Defaults to None.
+
+        Returns:
+            Views: Of all branches.
+
+        Raises:
+            ConfigError: If the views are not those of all branches.
+        """
+        try:
+            return super().split_views(inputs, data_samples)
+        except ConfigError as error:
+            if not self.own_views:
+                raise
+            raise ConfigError(
+                f'{error} (each branch has global views of its own; with own_views=False all see the '
+                'first ones)'
+            ) from error
 
     def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
         """Compute the losses of all branches.

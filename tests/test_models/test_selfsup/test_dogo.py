@@ -94,8 +94,12 @@ def test_views_of_the_branches():
     model = build(own_views=False, num_global_views=3)
     assert model.num_global_views == 3
     assert [branch.views for branch in model.branches.values()] == [(0, 1, 2)] * 2
-    with pytest.raises(ValueError, match='DoGo needs 4 global views, as a list .* got 2'):
+    with pytest.raises(
+        ValueError, match='DoGo needs 4 global views, as a list .* got 2.* own_views=False'
+    ):
         build()(random_views(2, (32, 32)), mode='loss')
+    with pytest.raises(ValueError, match='the 4 global ones one image size, .* own_views=False'):
+        build()(random_views(2, (32, 32, 24, 24)), mode='loss')
     with pytest.raises(ValueError, match='num_global_views of DoGo must be .* but got 0'):
         build(num_global_views=0)
     with pytest.raises(ValueError, match='branches must be a non-empty dict'):
