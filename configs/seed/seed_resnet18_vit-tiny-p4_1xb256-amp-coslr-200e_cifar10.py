@@ -22,7 +22,7 @@ model = dict(
             backbone=branches.cnn.backbone,
             ema=False,
             # 65536 would hold each of the 50,000 images more than once.
-            heads=dict(seed=dict(teacher_reads='pooled', queue_length=4096)),
+            heads=dict(seed=dict(target_reads='pooled', queue_length=4096)),
         ),
         vit=dict(backbone=dict(branches.vit.backbone, init_cfg=teacher), frozen=True),
     ),

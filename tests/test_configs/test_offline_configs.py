@@ -156,7 +156,7 @@ def test_config_builds_at_full_size(path, monkeypatch):
     (student,) = (branch for branch in model.branches.values() if not branch.frozen)
     (head, *_) = (head for _, _, head in student.terms() if hasattr(head, 'queue'))
     (frozen,) = (branch for branch in model.branches.values() if branch.frozen)
-    reads = next(head.teacher_reads for _, peer, head in student.terms() if peer)
+    reads = next(head.target_reads for _, peer, head in student.terms() if peer)
     width = frozen.teacher.width(reads)
     assert width == (128 if reads == 'projector' else frozen.teacher.spec.pooled_channels)
     assert head.queue['teacher'].shape[1] == width

@@ -13,7 +13,7 @@ from mmmokd.registry import MODELS
 
 pytestmark = pytest.mark.dist
 CNN, VIT = (dict(backbone=BACKBONES[name]) for name in ('cnn', 'vit'))
-SEED_HEAD = dict(seed=dict(teacher_reads='pooled', queue_length=10))
+SEED_HEAD = dict(seed=dict(target_reads='pooled', queue_length=10))
 MODEL = dict(global_size=32, data_preprocessor=dict(type='mmengine.BaseDataPreprocessor'))
 ALGORITHMS = (
     dict(

@@ -58,9 +58,11 @@ ELSEWHERE = (
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
     'python tools/analysis_tools/analyze_locality.py',  # test_analyze_locality.py
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
-    'bash tools/dist_train.sh configs/dino/',  # likewise
     'python tools/benchmarks/rivals.py',  # test_rivals.py
     'python tools/benchmarks/imagenet.py',  # test_imagenet.py
+    'bash tools/dist_train.sh configs/dino/',  # test_dino_dogo_configs.py
+    'python tools/train.py configs/dino/',  # likewise
+    'python tools/train.py configs/dogo/',  # likewise
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
 )
 REPLACED = (

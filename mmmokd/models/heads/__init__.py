@@ -12,8 +12,10 @@ from .distillation_head import (
 )
 from .info_nce_head import QueueInfoNCEHead
 from .koleo_head import KoLeoHead
+from .nt_xent_head import NTXentHead
 from .offline_head import OfflineHead
 from .seed_head import SEEDHead
+from .similarity_distillation_head import SimilarityDistillationHead
 from .view_pair_head import ViewPairHead
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     'DisCoHead',
     'DistillationHead',
     'KoLeoHead',
+    'NTXentHead',
     'OfflineHead',
     'QueueInfoNCEHead',
     'SEEDHead',
     'SearchDistillationHead',
+    'SimilarityDistillationHead',
     'SoftContrastiveHead',
     'ViewPairHead',
 ]

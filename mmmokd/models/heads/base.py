@@ -27,10 +27,10 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         loss_weight (float): Weight of the term. For ``teacher='peers'`` the branch gives its
             ``cross_weight`` where the head's config has none. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
+        target_reads (str, optional): What it reads of the networks that give the targets. Defaults to
+            None, the same as ``reads``.
 
     Attributes:
-        teacher_reads (str, optional): What it reads of the teacher, where that differs from
-            ``reads``; as an attribute of the class, or as an argument. None is ``reads``.
         must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
             peer's teacher.
         needs_local_views (bool): Whether there must be a local view.
@@ -45,7 +45,6 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         ConfigError: If ``teacher`` is something else, or the weight is negative.
     """
 
-    teacher_reads: str | None = None
     must_agree: tuple[str, ...] = ()
     needs_local_views = False
     needs_own_teacher = False
@@ -57,6 +56,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         teacher: str = 'own',
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
+        target_reads: str | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if teacher not in TEACHERS:
@@ -66,6 +66,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
             )
         check_number(type(self).__name__, 'loss_weight', loss_weight, zero=True)
         self.reads = reads
+        self.target_reads = target_reads or reads
         self.teacher = teacher
         self.loss_weight = loss_weight
         self.metrics: dict[str, Tensor] = {}
@@ -93,7 +94,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
             student (NetworkOutput): Of all views, the global ones first.
             teacher (NetworkOutput, optional): Of the global views, without gradient; None for
                 ``teacher='none'``.
-            views (Views): The views themselves, and the data samples.
+            views (Views): The views that the branch sees, and the data samples.
 
         Returns:
             Tensor: Scalar.

@@ -34,7 +34,7 @@ class BINGOHead(OfflineHead):
         own_share (float): Weight w after the first epochs, from 0 to 1. Defaults to 0.5.
         warmup_epochs (int): How many epochs are the first. Defaults to 11, as in the authors' code.
         reads (str): Embedding of the student. Defaults to ``'projector'``.
-        teacher_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
+        target_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
         loss_weight (float): Weight of the term. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
@@ -52,11 +52,11 @@ class BINGOHead(OfflineHead):
         own_share: float = 0.5,
         warmup_epochs: int = 11,
         reads: str = 'projector',
-        teacher_reads: str | None = None,
+        target_reads: str | None = None,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(reads, 'peers', teacher_reads, loss_weight, init_cfg)
+        super().__init__(reads, 'peers', target_reads, loss_weight, init_cfg)
         check_counts('BINGOHead', queue_length=queue_length)
         check_number('BINGOHead', 'temperature', temperature)
         check_number('BINGOHead', 'own_share', own_share, zero=True)
@@ -112,7 +112,7 @@ class BINGOHead(OfflineHead):
             raise ConfigError(
                 'BINGOHead compares the images of bags, which the algorithm mmmokd.BINGO prepares'
             )
-        keys = teacher[self.teacher_reads].detach()
+        keys = teacher[self.target_reads].detach()
         return self(student[self.reads], keys, views.mix_share)
 
     def forward(self, queries: Tensor, keys: Tensor, mix_share: Tensor | float) -> Tensor:

@@ -5,9 +5,9 @@ from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 
-from ..losses import similarity_kl
+from ..losses import cosines, similarity_kl
 from ..utils import EmbeddingQueue, check_counts, check_number
-from .offline_head import OfflineHead, cosines
+from .offline_head import OfflineHead
 
 
 @MODELS.register_module()
@@ -28,7 +28,7 @@ class CompRessHead(OfflineHead):
         queue_length (int): Number of anchors. Defaults to 128000.
         temperature (float): Temperature T of both softmaxes. Defaults to 0.04.
         reads (str): Embedding of the student. Defaults to ``'pooled'``.
-        teacher_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
+        target_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
         loss_weight (float): Weight of the term. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
@@ -47,11 +47,11 @@ class CompRessHead(OfflineHead):
         queue_length: int = 128000,
         temperature: float = 0.04,
         reads: str = 'pooled',
-        teacher_reads: str | None = None,
+        target_reads: str | None = None,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(reads, 'peers', teacher_reads, loss_weight, init_cfg)
+        super().__init__(reads, 'peers', target_reads, loss_weight, init_cfg)
         check_num_queues(num_queues)
         check_counts('CompRessHead', queue_length=queue_length)
         check_number('CompRessHead', 'temperature', temperature)
@@ -69,7 +69,7 @@ class CompRessHead(OfflineHead):
         Raises:
             ConfigError: If, with one queue, the widths of their embeddings differ.
         """
-        widths = dict(teacher=teacher.width(self.teacher_reads))
+        widths = dict(teacher=teacher.width(self.target_reads))
         if self.needs_own_teacher:
             widths['student'] = student.width(self.reads)
         else:
@@ -96,7 +96,7 @@ class CompRessHead(OfflineHead):
             Tensor: Scalar.
         """
         own = student[self.reads][: len(views.globals)]
-        found = [own, teacher[self.teacher_reads].detach()]
+        found = [own, teacher[self.target_reads].detach()]
         found += [own_teacher[self.reads].detach()] if self.needs_own_teacher else []
         return self(*(each.flatten(0, 1) for each in found))
 

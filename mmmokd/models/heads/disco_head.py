@@ -28,7 +28,7 @@ class DisCoHead(OfflineHead):
         num_images (int): Images of a sum. Defaults to 32, those of one of the authors' processes:
             256 images on 8 GPUs.
         reads (str): Embedding of the student. Defaults to ``'projector'``.
-        teacher_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
+        target_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
         loss_weight (float): Weight of the term. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
@@ -42,11 +42,11 @@ class DisCoHead(OfflineHead):
         self,
         num_images: int = 32,
         reads: str = 'projector',
-        teacher_reads: str | None = None,
+        target_reads: str | None = None,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(reads, 'peers', teacher_reads, loss_weight, init_cfg)
+        super().__init__(reads, 'peers', target_reads, loss_weight, init_cfg)
         check_counts('DisCoHead', num_images=num_images)
         self.num_images = num_images
 
@@ -74,7 +74,7 @@ class DisCoHead(OfflineHead):
             Tensor: Scalar.
         """
         own = student[self.reads][: len(views.globals)]
-        return self(own, teacher[self.teacher_reads].detach())
+        return self(own, teacher[self.target_reads].detach())
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weighted loss.

@@ -19,7 +19,7 @@ class QueueInfoNCEHead(OfflineHead):
         temperature (float): T. Defaults to 0.2.
         reads (str): Embedding. Defaults to ``'projector'``.
         teacher (str): See :class:`BranchHead`. Defaults to ``'own'``.
-        teacher_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
+        target_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
         loss_weight (float): Weight of the term. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
@@ -38,11 +38,11 @@ class QueueInfoNCEHead(OfflineHead):
         temperature: float = 0.2,
         reads: str = 'projector',
         teacher: str = 'own',
-        teacher_reads: str | None = None,
+        target_reads: str | None = None,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(reads, teacher, teacher_reads, loss_weight, init_cfg)
+        super().__init__(reads, teacher, target_reads, loss_weight, init_cfg)
         check_counts(type(self).__name__, queue_length=queue_length)
         check_number(type(self).__name__, 'temperature', temperature)
         self.queue_length = queue_length
@@ -72,7 +72,7 @@ class QueueInfoNCEHead(OfflineHead):
         Returns:
             Tensor: Scalar.
         """
-        return self(student[self.reads][0], teacher[self.teacher_reads][-1].detach())
+        return self(student[self.reads][0], teacher[self.target_reads][-1].detach())
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """The weighted loss; in training mode the keys become negatives after it.

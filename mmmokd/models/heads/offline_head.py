@@ -1,11 +1,8 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from mmmokd.utils.errors import ConfigError
 
-from ..losses import at_least_float32
 from .base import BranchHead
 
 
@@ -18,7 +15,7 @@ class OfflineHead(BranchHead):
     Args:
         reads (str): Embedding of the student. Defaults to ``'projector'``.
         teacher (str): See :class:`BranchHead`. Defaults to ``'peers'``.
-        teacher_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
+        target_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
         loss_weight (float): Weight of the term. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
     """
@@ -27,12 +24,11 @@ class OfflineHead(BranchHead):
         self,
         reads: str = 'projector',
         teacher: str = 'peers',
-        teacher_reads: str | None = None,
+        target_reads: str | None = None,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(reads, teacher, loss_weight, init_cfg)
-        self.teacher_reads = teacher_reads or reads
+        super().__init__(reads, teacher, loss_weight, init_cfg, target_reads)
 
     def same_width(self, student: nn.Module, teacher: nn.Module) -> int:
         """Make sure that both ends give embeddings of one width.
@@ -47,25 +43,11 @@ class OfflineHead(BranchHead):
         Raises:
             ConfigError: If the widths differ.
         """
-        own, others = student.width(self.reads), teacher.width(self.teacher_reads)
+        own, others = student.width(self.reads), teacher.width(self.target_reads)
         if own != others:
             raise ConfigError(
                 f"{type(self).__name__} compares the student's {self.reads}, of {own} channels, with "
-                f"the teacher's {self.teacher_reads}, of {others}: let it read a neck of the student "
+                f"the teacher's {self.target_reads}, of {others}: let it read a neck of the student "
                 f'with out_channels={others}'
             )
         return own
-
-
-def cosines(embeddings: Tensor, rows: Tensor) -> Tensor:
-    """Cosines of embeddings with the rows of a queue, in float32 at least, also under autocast.
-
-    Args:
-        embeddings (Tensor): Shape (..., C), of any length.
-        rows (Tensor): Of length 1, shape (K, C).
-
-    Returns:
-        Tensor: Shape (..., K).
-    """
-    with torch.autocast(embeddings.device.type, enabled=False):
-        return F.normalize(at_least_float32(embeddings), dim=-1) @ rows.t()

@@ -29,7 +29,7 @@ class SEEDHead(BranchHead):
         queue_length (int): Number of embeddings in the queue. Defaults to 65536.
         reads (str): The student's neck, as wide as what it reads of the teacher. Defaults to
             ``'projector'``.
-        teacher_reads (str, optional): What it reads of the teacher: ``'pooled'``, the features of a
+        target_reads (str, optional): What it reads of the teacher: ``'pooled'``, the features of a
             backbone without a projector, or a neck. Defaults to None, ``reads``.
         teacher (str): ``'peers'``, one head and queue for each, or ``'own'``. Defaults to
             ``'peers'``.
@@ -49,29 +49,28 @@ class SEEDHead(BranchHead):
         self,
         queue_length: int = 65536,
         reads: str = 'projector',
-        teacher_reads: str | None = None,
+        target_reads: str | None = None,
         teacher: str = 'peers',
         student_temp: float = 0.2,
         teacher_temp: float = 1e-4,
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(reads, teacher, loss_weight, init_cfg)
+        super().__init__(reads, teacher, loss_weight, init_cfg, target_reads)
         if teacher == 'none':
             raise ConfigError("SEEDHead learns from a teacher: set teacher to 'peers' or 'own'")
         check_number('SEEDHead', 'student_temp', student_temp)
         check_number('SEEDHead', 'teacher_temp', teacher_temp)
         self.queue_length = queue_length
-        self.teacher_reads = teacher_reads or reads
         self.student_temp = student_temp
         self.teacher_temp = teacher_temp
 
     def connect(self, student: nn.Module, teacher: nn.Module) -> None:
         """Make the queue, as wide as the teacher's embeddings; see :class:`BranchHead`."""
-        own, width = student.width(self.reads), teacher.width(self.teacher_reads)
+        own, width = student.width(self.reads), teacher.width(self.target_reads)
         if own != width or width is None:
             raise ConfigError(
-                f"the student's {self.reads} must be as wide as the teacher's {self.teacher_reads}, "
+                f"the student's {self.reads} must be as wide as the teacher's {self.target_reads}, "
                 f'but has {own} channels for {width}: set out_channels of the neck (or of '
                 f'neck_defaults) to {width}'
             )
@@ -88,7 +87,7 @@ class SEEDHead(BranchHead):
         Returns:
             Tensor: Scalar.
         """
-        return self(student[self.reads], teacher[self.teacher_reads])
+        return self(student[self.reads], teacher[self.target_reads])
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weighted loss; in training mode the teacher's embeddings go into the queue after it.

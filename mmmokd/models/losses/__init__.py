@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from .contrastive import contrastive_cosines, info_nce, similarity_kl
+from .contrastive import contrastive_cosines, cosines, info_nce, similarity_kl
+from .nt_xent import NTXent, nt_xent
 from .prototype_cross_entropy import Target, prototype_cross_entropies
 from .soft_cross_entropy import (
     at_least_float32,
@@ -9,11 +10,14 @@ from .soft_cross_entropy import (
 )
 
 __all__ = [
+    'NTXent',
     'Target',
     'at_least_float32',
     'contrastive_cosines',
+    'cosines',
     'info_nce',
     'multi_view_cross_entropy',
+    'nt_xent',
     'prototype_cross_entropies',
     'similarity_kl',
     'soft_cross_entropy',

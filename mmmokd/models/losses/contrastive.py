@@ -6,6 +6,23 @@ from torch import Tensor
 from .soft_cross_entropy import at_least_float32
 
 
+def cosines(embeddings: Tensor, others: Tensor) -> Tensor:
+    """Cosine between every two embeddings, in float32 at least, also under autocast.
+
+    Args:
+        embeddings (Tensor): Shape (..., C), of any length.
+        others (Tensor): Shape (K, C), of any length.
+
+    Returns:
+        Tensor: Shape (..., K).
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        embeddings, others = (
+            F.normalize(at_least_float32(x), dim=-1) for x in (embeddings, others)
+        )
+        return embeddings @ others.t()
+
+
 def contrastive_cosines(queries: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:
     """Cosines of queries with a key of their own and with the rows of a queue.
 

@@ -2,12 +2,13 @@
 """Checks of an algorithm's arguments, and the description of its branches for the log."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import Branch
+from ..heads import BranchHead
 
 CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
 
@@ -47,6 +48,36 @@ def check_branch(cfg: Any, arguments: Sequence[str], necks: Mapping[str, dict]) 
     for key in ('ema', 'frozen'):
         if not isinstance(cfg.get(key), bool | None):
             raise ConfigError(f'{key} must be True or False, but got {cfg[key]!r}')
+
+
+def check_seen_views(
+    branches: Mapping[str, Branch],
+    num_global_views: int,
+    heads: Iterable[tuple[str, str, str | None, BranchHead]],
+) -> None:
+    """Refuse branches whose ``views`` are not those that their heads compare."""
+    seen = {
+        name: [i for i in branch.views or range(num_global_views) if i < num_global_views]
+        for name, branch in branches.items()
+    }
+    for name, found in seen.items():
+        if not found:
+            raise ConfigError(
+                f'branch {name}: views must have one of the {num_global_views} global views '
+                f'(num_global_views), from 0, but got {list(branches[name].views)}'
+            )
+    for name, term, peer, head in heads:
+        views = branches[name].views
+        if head.needs_local_views and views is not None and max(views) < num_global_views:
+            raise ConfigError(
+                f'branch {name}: heads.{term} needs a local view (from number {num_global_views}), '
+                f'but views are {list(views)}'
+            )
+        if peer is not None and len(seen[name]) != len(seen[peer]):
+            raise ConfigError(
+                f'branch {name} learns from {peer} (heads.{term}), so both must see the same number '
+                f'of global views, but {name} sees {len(seen[name])} and {peer} {len(seen[peer])}'
+            )
 
 
 def check_global_size(size: Any) -> None:

@@ -141,7 +141,7 @@ class BaseOffline(BaseMultiBranch):
             reads = head_argument(head, 'reads')
             if head_argument(head, 'teacher') == 'peers' and reads in self.necks:
                 widths = {
-                    peer: self._built[peer].network('teacher').width(head['teacher_reads'])
+                    peer: self._built[peer].network('teacher').width(head['target_reads'])
                     for peer in peers
                     if peer in self._built
                 }
@@ -167,22 +167,22 @@ class BaseOffline(BaseMultiBranch):
         peers, heads = super()._resolve_edges(name, cfg, cfgs)
         for term, head in heads.items():
             if head_argument(head, 'teacher') == 'peers':
-                heads[term] = self._with_teacher_reads(term, head, [cfgs[peer] for peer in peers])
+                heads[term] = self._with_target_reads(term, head, [cfgs[peer] for peer in peers])
         return peers, heads
 
     @staticmethod
-    def _with_teacher_reads(term: str, head: dict, teachers: list[dict]) -> dict:
+    def _with_target_reads(term: str, head: dict, teachers: list[dict]) -> dict:
         """A head's config that says what it reads of the teachers, if it can."""
-        reads = head_argument(head, 'teacher_reads')
-        if reads is None and has_argument(class_of(head), 'teacher_reads'):
+        reads = head_argument(head, 'target_reads')
+        if reads is None and has_argument(class_of(head), 'target_reads'):
             neck = head_argument(head, 'reads')
             has_neck = {bool(teacher.get(neck)) for teacher in teachers}
             if len(has_neck) > 1:
                 raise ConfigError(
                     f'heads.{term} reads {neck} of teachers of which some have none: give '
-                    f'heads.{term}.teacher_reads'
+                    f'heads.{term}.target_reads'
                 )
-            return dict(head, teacher_reads=neck if True in has_neck else 'pooled')
+            return dict(head, target_reads=neck if True in has_neck else 'pooled')
         return head
 
 

@@ -18,7 +18,7 @@ class SEED(BaseMultiBranch):
     the student's similarities to a queue of the teacher's embeddings follow the teacher's.
 
     By default the embeddings are those of projectors, and the teacher's has to be loaded as well.
-    Of a teacher without one, ``teacher_reads='pooled'`` of the head takes the backbone's pooled
+    Of a teacher without one, ``target_reads='pooled'`` of the head takes the backbone's pooled
     features. In either case the student's projector is as wide as the teacher's embeddings, which
     ``out_channels`` of ``neck_defaults`` says.
 
@@ -48,7 +48,7 @@ class SEED(BaseMultiBranch):
         ...         small=dict(
         ...             backbone=dict(type='ResNet', depth=18),
         ...             ema=False,
-        ...             heads=dict(seed=dict(teacher_reads='pooled'))),
+        ...             heads=dict(seed=dict(target_reads='pooled'))),
         ...         big=dict(backbone=dict(type='ResNet', depth=50, init_cfg=big), frozen=True)))
     """
 

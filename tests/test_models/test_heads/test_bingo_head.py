@@ -10,7 +10,7 @@ from mmmokd.structures import Views
 @pytest.mark.parametrize(('epoch', 'own'), [(10, 1.0), (11, 0.5)])
 def test_loss_gradient_and_queue(epoch, own, float64):
     torch.manual_seed(0)
-    head = BINGOHead(queue_length=9, loss_weight=0.7, teacher_reads='pooled')
+    head = BINGOHead(queue_length=9, loss_weight=0.7, target_reads='pooled')
     head.connect(Ends(projector=4), Ends(pooled=4))
     assert head.set_epoch(epoch) == dict(own_share=own)
     views = Views([torch.zeros(3, 3, 4, 4)] * 2, [], mix_share=0.4)

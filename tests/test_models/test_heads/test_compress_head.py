@@ -46,4 +46,4 @@ def test_refuses():
     with pytest.raises(ValueError, match='num_queues of CompRess must be 1 or 2, but got 3'):
         CompRessHead(3)
     with pytest.raises(ValueError, match="the student's pooled, of 3 .* teacher's projector, of 4"):
-        CompRessHead(1, teacher_reads='projector').connect(Ends(pooled=3), Ends(projector=4))
+        CompRessHead(1, target_reads='projector').connect(Ends(pooled=3), Ends(projector=4))

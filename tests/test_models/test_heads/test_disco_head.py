@@ -16,7 +16,7 @@ def test_loss_and_gradient(num_images, float64):
     student = torch.randn(3, 4, 5, requires_grad=True)  # of two views and another
     teacher = torch.randn(2, 4, 5)
     views = Views([torch.zeros(4, 3, 4, 4)] * 2, [])
-    head = DisCoHead(num_images, teacher_reads='pooled', loss_weight=0.3)
+    head = DisCoHead(num_images, target_reads='pooled', loss_weight=0.3)
     head.connect(Ends(projector=5), Ends(pooled=5))
     loss = head.loss(dict(projector=student), dict(pooled=teacher), views)
     mse = nn.MSELoss(reduction='sum')

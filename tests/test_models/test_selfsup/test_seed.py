@@ -9,7 +9,7 @@ from mokd_testing import BACKBONES, CHANNELS, random_views, slow_cross_entropy, 
 from mmmokd.models import SEEDHead
 from mmmokd.registry import MODELS
 
-POOLED = dict(seed=dict(queue_length=7, teacher_reads='pooled'))
+POOLED = dict(seed=dict(queue_length=7, target_reads='pooled'))
 
 
 def build(heads=None, teacher=None, width=CHANNELS['vit'], **kwargs):
