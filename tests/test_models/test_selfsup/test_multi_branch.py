@@ -34,10 +34,8 @@ class WidthHead(BranchHead):
 class PooledTeacherHead(BranchHead):
     """Compares a projector's output with the teacher's pooled features, both as the mean."""
 
-    target_reads = 'pooled'
-
-    def __init__(self, reads='projector', teacher='peers', loss_weight=1.0):
-        super().__init__(reads, teacher, loss_weight)
+    def __init__(self, reads='projector', teacher='peers', loss_weight=1.0, target_reads='pooled'):
+        super().__init__(reads, teacher, loss_weight, target_reads=target_reads)
 
     def connect(self, student, teacher):
         widths = [student.width(self.reads), teacher.width(self.target_reads)]
