@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from mmpretrain.structures import DataSample
+from offline_testing import losses_grads_and_queues
 
 from mmmokd.models.heads import ClassificationHead, ViewPairHead
 from mmmokd.structures import Views
@@ -25,7 +26,8 @@ MOCO = dict(
 
 
 def losses_and_grads(images=slice(None)):
-    """Of a classifier, for each list of labels, and of MoCo v3, over some images of a batch."""
+    """Of a classifier, for each list of labels, of MoCo v3 and of the heads of distillation, over some
+    images of a batch."""
     torch.manual_seed(0)
     classifier, moco = ClassificationHead(num_classes=3, in_channels=6), ViewPairHead(MOCO, 'neck')
     student, teacher = torch.randn(2, 6, 6), torch.randn(2, 6, 6)
@@ -37,7 +39,8 @@ def losses_and_grads(images=slice(None)):
         loss = classifier.loss(dict(pooled=student[:, images]), None, own)
         found += [loss.detach(), *torch.autograd.grad(loss, list(classifier.parameters()))]
     loss = moco.loss(dict(neck=student[:, images]), dict(neck=teacher[:, images]), views)
-    return [*found, loss.detach(), *torch.autograd.grad(loss, list(moco.parameters()))]
+    found += [loss.detach(), *torch.autograd.grad(loss, list(moco.parameters()))]
+    return found + losses_grads_and_queues([images])
 
 
 def run_on_rank(rank, folder):
