@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from mmengine.registry import DefaultScope
-from mokd_testing import BACKBONES, random_views, slow_softmax
+from mokd_testing import BACKBONES, AfterStep, random_views, slow_softmax, train
 
 from mmmokd.models import MCL, Branch
 from mmmokd.models.branches.branch import group_by_size
@@ -15,19 +15,23 @@ from mmmokd.registry import MODELS
 T, WIDTH, LENGTH = 0.07, 5, 7
 
 
-def build(names=('cnn', 'vit'), seed=0, branches=None, **kwargs):
-    """An MCL whose students have moved away from their teachers."""
-    torch.manual_seed(seed)
-    cfgs = {name: dict(backbone=BACKBONES[name]) for name in names}
-    cfgs.update(branches or {})
+def model_cfg(names=('cnn', 'vit'), branches=None, **kwargs):
     settings = dict(
+        type='mmmokd.MCL',
+        branches={name: dict(backbone=BACKBONES[name]) for name in names} | (branches or {}),
         global_size=32,
         queue_length=LENGTH,
         neck_defaults=dict(out_channels=WIDTH),
         data_preprocessor=dict(type='mmengine.BaseDataPreprocessor'),
     )
+    return {**settings, **kwargs}
+
+
+def build(*args, **kwargs):
+    """An MCL whose students have moved away from their teachers."""
+    torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(dict(type='mmmokd.MCL', branches=cfgs, **{**settings, **kwargs}))
+        model = MODELS.build(model_cfg(*args, **kwargs))
         model.init_weights()
     for branch in model.branches.values():
         if branch.student is not None:
@@ -181,6 +185,18 @@ def test_micro_batches_are_the_batch(float64):
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-8, atol=1e-12)
     for key, value in whole.queues.state_dict().items():
         torch.testing.assert_close(parts.queues.state_dict()[key], value, rtol=1e-10, atol=1e-14)
+
+
+def test_queues_move_with_the_optimizer(runner_cfg):
+    """Also in the last micro-batch of a run, whatever of a step is left."""
+    optim = dict(accumulative_counts=2)
+    cfg = runner_cfg(length=10, batch_size=2, max_epochs=1, optim=optim, model=model_cfg())
+    cfg.train_dataloader.dataset.sizes = (32, 32)
+    cfg.optim_wrapper.branches.cnn.pop('parts')
+    cfg.param_scheduler = None
+    pointers = []
+    train(cfg, AfterStep(lambda runner: pointers.append(int(runner.model.queues.cnn.pointer))))
+    assert pointers == [0, 4, 4, 8 % LENGTH, 10 % LENGTH]
 
 
 def test_groups_of_keys(float64):
