@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import DefaultScope
 from mokd_testing import BACKBONES, branch_cfg, build_mokd, random_views
 
+from mmmokd.models.heads import BINGOHead, CompRessHead, DisCoHead, QueueInfoNCEHead
 from mmmokd.registry import MODELS
 
 
@@ -63,6 +64,35 @@ def plain_bingo(queries, keys, queue, own, mix, temperature=0.2):
 def two_views(batch, seed=1):
     """Two global views of noise."""
     return random_views(batch, sizes=(32, 32), seed=seed)
+
+
+def losses_grads_and_queues(parts=(slice(None),)):
+    """Of every head, for a batch of six images in parts, micro-batches of one step: the mean of the
+    losses and of their gradients, and the queue after the step."""
+    torch.manual_seed(0)
+    width = Ends(neck=4)
+    found = []
+    for head, shapes, more in (
+        (CompRessHead(1, queue_length=9), [(6, 4), (6, 4)], ()),
+        (CompRessHead(2, queue_length=9), [(6, 4), (6, 4), (6, 4)], ()),
+        (QueueInfoNCEHead(queue_length=9), [(6, 4), (6, 4)], ()),
+        (DisCoHead(), [(2, 6, 4), (2, 6, 4)], ()),
+        (BINGOHead(queue_length=9, warmup_epochs=0), [(3, 6, 4), (2, 6, 4)], (0.3,)),
+    ):
+        head.reads = head.teacher_reads = 'neck'
+        head.connect(width, width)
+        student, *others = (torch.randn(shape) for shape in shapes)
+        student.requires_grad_()
+        for i, part in enumerate(parts):
+            for module in head.modules():
+                if hasattr(module, 'accumulating'):
+                    module.accumulating = i + 1 < len(parts)
+            loss = head(*(x[..., part, :] for x in (student, *others)), *more) / len(parts)
+            loss.backward()
+            found.append(loss.detach())
+        found[-len(parts) :] = [sum(found[-len(parts) :])]
+        found += [student.grad, *(value.double() for value in head.state_dict().values())]
+    return found
 
 
 def save_teacher(folder):

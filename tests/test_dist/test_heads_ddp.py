@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from mmpretrain.structures import DataSample
+from offline_testing import losses_grads_and_queues
 
 from mmmokd.models.heads import (
     ClassificationHead,
@@ -30,7 +31,8 @@ MOCO = dict(
 
 
 def losses_and_grads(images=slice(None)):
-    """Of a classifier, for each list of labels, MoCo v3, SimCLR and DoGo, over images of a batch."""
+    """Of a classifier, for each list of labels, of MoCo v3 and of the heads of rivals, over some images
+    of a batch."""
     torch.manual_seed(0)
     classifier, moco = ClassificationHead(num_classes=3, in_channels=6), ViewPairHead(MOCO, 'neck')
     student, teacher = torch.randn(2, 6, 6), torch.randn(2, 6, 6)
@@ -48,7 +50,7 @@ def losses_and_grads(images=slice(None)):
     for head in (NTXentHead(), SimilarityDistillationHead()):
         loss = head.loss(projected, dict(projector=teacher[:, images]), views)
         found += [loss.detach(), *torch.autograd.grad(loss, weight, retain_graph=True)]
-    return found
+    return found + losses_grads_and_queues([images])
 
 
 def run_on_rank(rank, folder):

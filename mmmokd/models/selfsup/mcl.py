@@ -87,7 +87,8 @@ class MCL(BaseMultiBranch):
         check_counts('MCL', key_groups=key_groups)
         if self.num_global_views < 2 or (student_views == 'first' and self.num_global_views > 2):
             raise ConfigError(
-                'MCL contrasts two global views (more with student_views other than first), but '
+                f'MCL with student_views={student_views!r} contrasts '
+                f'{"two" if student_views == "first" else "at least two"} global views, but '
                 f'num_global_views is {self.num_global_views}'
             )
         self.student_views = student_views

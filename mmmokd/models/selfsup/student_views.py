@@ -45,7 +45,7 @@ def select_views(views: Views, which: str, read: int = 1) -> Views:
     unread = len(views.globals) - count + (len(views.locals) if which != 'all' else 0)
     if unread:
         raise ConfigError(
-            f'student_views={which!r} reads {count} views, but the pipeline makes '
+            f'student_views={which!r} reads {count} view{"s" * (count > 1)}, but the pipeline makes '
             f'{len(views.globals)} global and {len(views.locals)} local ones: let it make no others '
             "(groups of mmmokd.MultiCrop; num_global_views of the model), or set student_views='all'"
         )

@@ -4,9 +4,10 @@
 import pytest
 import torch
 from mmengine.registry import DefaultScope
-from mokd_testing import BACKBONES, CHANNELS, random_views, slow_cross_entropy, slow_softmax
+from mokd_testing import BACKBONES, CHANNELS, random_views
+from plain_seed import slow_seed_loss
+from torch.nn.functional import normalize
 
-from mmmokd.models import SEEDHead
 from mmmokd.registry import MODELS
 
 POOLED = dict(seed=dict(queue_length=7, target_reads='pooled'))
@@ -33,24 +34,6 @@ def build(heads=None, teacher=None, width=CHANNELS['vit'], **kwargs):
     return model
 
 
-def unit(x):
-    return torch.nn.functional.normalize(x, dim=-1)
-
-
-def plain_loss(student, teacher, queue, pairs, teacher_temp=1e-4):
-    """Eq. (3) to (5) of the paper: the teacher's own embedding is one of those compared with."""
-
-    def cosines(z, own):
-        return [sum(x * y for x, y in zip(z, d, strict=True)) for d in (own, *queue)]
-
-    terms = []
-    for v, g in pairs:
-        for z_s, z_t in zip(student[v], teacher[g], strict=True):
-            target = slow_softmax([x / teacher_temp for x in cosines(z_t, z_t)])
-            terms.append(slow_cross_entropy(target, cosines(z_s, z_t), 0.2))
-    return sum(terms) / len(terms)
-
-
 @pytest.mark.parametrize(
     ('which', 'sizes', 'pairs'),
     [
@@ -69,10 +52,11 @@ def test_losses_and_queue(which, sizes, pairs, float64):
         views = random_views(2, sizes, seed=step)
         groups = [each for each in (views[:globals_], views[globals_:]) if each]
         with torch.no_grad():
-            student = unit(branch.student(groups, 2)['projector']).tolist()
-            teacher = unit(model.branches['big'].teacher(groups[:1], 2)['pooled']).tolist()
+            student = normalize(branch.student(groups, 2)['projector'], dim=-1).tolist()
+            teacher = model.branches['big'].teacher(groups[:1], 2)['pooled']
+            teacher = normalize(teacher, dim=-1).tolist()
         losses = model(views, mode='loss')
-        expected = plain_loss(student, teacher, rows, pairs)
+        expected = slow_seed_loss(student, teacher, rows, pairs)
         assert list(losses) == ['small.loss_seed.big']
         assert losses['small.loss_seed.big'].item() == pytest.approx(expected, rel=1e-9)
         new = [row for view in teacher for row in view]
@@ -86,45 +70,6 @@ def test_losses_and_queue(which, sizes, pairs, float64):
     model.eval()
     model(views, mode='loss')
     assert int(queue.pointer) == start
-
-
-def test_a_softer_teacher_counts_other_rows(float64):
-    """At the paper's temperature a random queue does not count; at a higher one it does."""
-    torch.manual_seed(0)
-    student, teacher = torch.randn(1, 2, 5), torch.randn(1, 2, 5)
-    for temp in (1e-4, 0.1):
-        head = SEEDHead(queue_length=4, teacher_temp=temp)
-        head.connect(Network(5), Network(5))
-        rows = head.queue['teacher'].tolist()
-        expected = plain_loss(unit(student).tolist(), unit(teacher).tolist(), rows, [(0, 0)], temp)
-        assert head(student, teacher).item() == pytest.approx(expected, rel=1e-9)
-
-
-class Network(torch.nn.Module):
-    """Knows how wide all is that is read of it."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.channels = channels
-
-    def width(self, reads):
-        return self.channels
-
-
-def test_half_precision():
-    """Targets at T_t = 1e-4 are computed in float32, under autocast as well."""
-    torch.manual_seed(0)
-    student, teacher = torch.randn(1, 3, 8).bfloat16(), torch.randn(1, 3, 8).bfloat16()
-    losses = []
-    for autocast in (True, False):
-        head = SEEDHead(queue_length=16)
-        head.connect(Network(8), Network(8))
-        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
-            losses.append(
-                head(student, teacher) if autocast else head(student.float(), teacher.float())
-            )
-        assert head.queue['teacher'].dtype == torch.float32
-    assert torch.equal(*losses) and losses[0].dtype == torch.float32
 
 
 def test_teacher_with_a_projector():
@@ -144,22 +89,11 @@ def test_teacher_with_a_projector():
             r'pooled, but has 6 channels for 24: set out_channels .* to 24',
         ),
         (dict(student_views='two'), "student_views of SEED must be one of 'first', 'globals'"),
-        (dict(heads=dict(seed=dict(teacher='none'))), 'SEEDHead learns from a teacher'),
-        (
-            dict(heads=dict(seed=dict(teacher_temp=0))),
-            'teacher_temp of SEEDHead must be a positive',
-        ),
-        (dict(heads=dict(seed=dict(POOLED['seed'], queue_length=0))), 'length of a queue must be'),
     ],
 )
 def test_what_cannot_be(settings, message):
     with pytest.raises(ValueError, match=message):
         build(**settings)
-
-
-def test_views_that_nothing_reads():
-    with pytest.raises(ValueError, match="student_views='first' reads 1 views, .* 2 global and 0"):
-        build(num_global_views=2)(random_views(2, (32, 32)), mode='loss')
 
 
 def test_a_random_teacher_teaches_nothing():
