@@ -3,8 +3,8 @@
 # entries or updates these.
 #
 # A method:
-#   algorithm  names its configs, with the folder if that has another name; see `pattern` and `configs` of
-#              the pair
+#   algorithm  names its configs, with the folder if that has another name; see `pattern` and
+#              `configs` of the pair
 #   options    values that override the config's, by dotted key, as --cfg-options; a key with {branch}
 #              is meant for each branch
 #   pairs      further options by pair, which also hold for pairs that build on it
