@@ -8,15 +8,19 @@ from .prototypes import (
     gain_and_direction,
     mean_logits,
 )
+from .step_graph import StepGraph, capturable, when_computed
 
 __all__ = [
     'OneDNNLinear',
+    'StepGraph',
     'build_prototype_layer',
     'gain_and_direction',
+    'capturable',
     'mean_logits',
     'check_counts',
     'check_number',
     'first_row',
     'gather_with_grad',
     'trunc_normal_linears_',
+    'when_computed',
 ]
