@@ -26,12 +26,12 @@ def test_steps_are_those_of_mokd_without_its_other_terms():
         ('MOKD', dict(cross_weight={}, heads=dict(st=None))),
     ):
         model = build_mokd(branches(**kwargs), type=f'mmmokd.{kind}').train()
-        assert model._trains_by_branch()
         cfg = optim_wrapper_cfg(['cnn', 'vit'])
         cfg.pop('constructor')
         for branch in cfg['branches'].values():
             branch.pop('parts', None)
         optim = BranchOptimWrapperConstructor(cfg)(model)
+        assert model.trains_by_branch(optim)
         torch.manual_seed(3)
         logs = [model.train_step(dict(inputs=random_views(seed=i)), optim) for i in range(2)]
         sides.append((model.state_dict(), logs))

@@ -66,12 +66,12 @@ def test_one_branch_after_the_other(form):
     sides, sizes = [], []
     for at_once in (True, False):
         model = build(form).train()
-        assert model._trains_by_branch()
         cfg = optim_wrapper_cfg(['cnn', 'vit'])
         cfg.pop('constructor')
         for branch in cfg['branches'].values():
             branch.pop('parts', None)
         optim = BranchOptimWrapperConstructor(cfg)(model)
+        assert model.trains_by_branch(optim)
         step = partial(BaseModel.train_step, model) if at_once else model.train_step
         views = [random_views(3, (32, 32, 32, 32, 24), seed=i) for i in range(3)]
         if at_once:
