@@ -342,6 +342,8 @@ def _arguments_of_branch(cfg: Config, path: Place, node: dict, model: type) -> A
         # All others are necks.
         found = found.but(tables.FOR_BRANCHES, ['cross_weight', *necks])
         return found._replace(configs=bool(targets) and not found.closed)
+    if within[0] != 'heads':
+        found = found.but(more=['reads'])  # of a neck: the neck that it reads
     return found._replace(required=found.required - {*default, *tables.INFERRED})
 
 

@@ -205,7 +205,8 @@ class NetworkOutput:
         if getattr(neck, 'reads_maps', False):
             return neck(self.passes, **mode)
         # As mmpretrain's necks: a tuple of stages.
-        found = neck((self['pooled'].flatten(0, 1),), **mode)
+        source = getattr(self.network, 'sources', {}).get(name, 'pooled')
+        found = neck((self[source].flatten(0, 1),), **mode)
         return found[-1] if isinstance(found, list | tuple) else found
 
     def _embed(self, name: str) -> list[Tensor]:

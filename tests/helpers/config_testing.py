@@ -10,6 +10,9 @@ from mmengine.config import Config
 from mmpretrain.models import VisionTransformer as ViT
 from PIL import Image
 
+from mmmokd.models.branches.backbone import class_of, has_argument
+from mmmokd.registry import MODELS
+
 BATCH_SIZE = 2
 IMAGES = 30  # of a set with labels
 
@@ -64,7 +67,9 @@ def make_data_roots(tmp_path_factory):
 def shrink_sizes(cfg):
     """Few prototypes, narrow projectors, two layers of a ViT's twelve, small and few views."""
     narrow = dict(out_channels=32, hid_channels=64, bottleneck_channels=32)
-    cfg.model.setdefault('neck_defaults', {}).update(narrow)
+    necks = [class_of(neck) for neck in MODELS.get(cfg.model.type).necks.values()]
+    taken = {k: v for k, v in narrow.items() if any(has_argument(neck, k) for neck in necks)}
+    cfg.model.setdefault('neck_defaults', {}).update(taken)
     for branch in filter(None, cfg.model.branches.values()):
         arch = branch.backbone.get('arch')
         if branch.backbone.type == 'mmmokd.VisionTransformer' and isinstance(arch, str):

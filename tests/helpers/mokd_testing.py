@@ -108,15 +108,15 @@ def with_batch_norm(**kwargs):
 
 
 def model_cfg(branches=('cnn', 'vit'), **kwargs):
-    """Config of a MOKD: branches by kind, or a dict of their configs."""
+    """Config of a MOKD, or another ``type``: branches by kind, or a dict of their configs."""
     if not isinstance(branches, dict):
         branches = {kind: branch_cfg(kind) for kind in branches}
-    return dict(
+    cfg = dict(
         type='mmmokd.MOKD',
         branches=branches,
         data_preprocessor=dict(type='mmengine.BaseDataPreprocessor'),
-        **kwargs,
     )
+    return dict(cfg, **kwargs)
 
 
 def build_mokd(branches=('cnn', 'vit'), seed=0, **kwargs):

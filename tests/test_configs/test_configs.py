@@ -22,12 +22,12 @@ from mmmokd.engine.runners.build_runner import build_runner
 from mmmokd.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(  # those of benchmarks and variants have tests of their own
-    path
-    for path in (ROOT / 'configs').rglob('*.py')
-    if not {'_base_', 'benchmarks', 'variants', 'dino'} & set(path.relative_to(ROOT).parts)
-)
 MOKD = ROOT / 'configs' / 'mokd'
+CONFIGS = sorted(  # those of benchmarks and variants, and other algorithms', have their own tests
+    path
+    for path in MOKD.rglob('*.py')
+    if not {'benchmarks', 'variants'} & set(path.relative_to(ROOT).parts)
+)
 PAPER = MOKD / 'mokd_resnet50_vit-small-p16_16xb16-amp-coslr-100e_in1k.py'
 CIFAR = MOKD / 'mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
 FOLDER = MOKD / 'mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py'

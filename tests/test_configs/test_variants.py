@@ -12,7 +12,7 @@ from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mokd_testing import branch_cfg, build_mokd, build_runner
-from plain_mokd import projector, run_network, search_loss, view_loss
+from plain_mokd import run_network, search_loss, view_loss
 
 from mmmokd.cli.config import load_config
 from mmmokd.datasets import LabeledShare, iter_datasets
@@ -20,7 +20,7 @@ from mmmokd.models.heads import ClassificationHead
 from mmmokd.registry import DATASETS
 
 ROOT = Path(__file__).parents[2] / 'configs'
-VARIANTS = sorted([*(ROOT / 'mokd' / 'variants').glob('*.py'), *(ROOT / 'dino').glob('*.py')])
+VARIANTS = sorted((ROOT / 'mokd' / 'variants').glob('*.py'))
 BATCH, STEPS = 4, 2
 CROP = dict(type='mmmokd.MultiCrop', groups=[dict(num=2, size=16, scale=(0.5, 1.0))])
 
@@ -114,12 +114,8 @@ def train(cfg, plain=lambda *_: {}):
 
 
 def outputs(network, views):
-    """Terms of plain_mokd for views; m alone for a network without a search head."""
-    if hasattr(network, 'search_head'):
-        return [run_network(network, view) for view in views]
-    weights = dict(network.projector.named_parameters())
-    pooled = [network.extract(view).pooled for view in views]
-    return [dict(m=projector(x, weights)) for x in pooled]
+    """Terms of plain_mokd for views."""
+    return [run_network(network, view) for view in views]
 
 
 def plain_terms(own, edges):
@@ -194,15 +190,6 @@ def test_graphs(variant, tmp_path, float64):
         assert set(edges.get(name, ())) == set(branch.peers)
         # A head, and so a center, for each edge; none without an edge.
         assert ('cm' in branch.heads) == bool(edges.get(name))
-
-
-def test_dino_has_no_search_head(tmp_path, float64):
-    cfg = tiny('dino', tmp_path)
-    model, hook, runner = train(cfg, plain_terms(dict(vit=['sm']), {}))
-    hook.check(['vit.loss_sm'], rtol=1e-9, atol=0)
-    assert not [name for name in model.state_dict() if 'search_head' in name]
-    assert set(model.branches) == set(runner.optim_wrapper.keys()) == {'vit'}
-    assert hook.calls[-1].count('branches.vit.student.backbone') == 2  # one pass per size
 
 
 def test_frozen_partner(tmp_path, float64):

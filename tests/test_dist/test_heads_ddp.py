@@ -8,7 +8,12 @@ import torch
 import torch.multiprocessing as mp
 from mmpretrain.structures import DataSample
 
-from mmmokd.models.heads import ClassificationHead, ViewPairHead
+from mmmokd.models.heads import (
+    ClassificationHead,
+    NTXentHead,
+    SimilarityDistillationHead,
+    ViewPairHead,
+)
 from mmmokd.structures import Views
 
 pytestmark = pytest.mark.dist
@@ -25,7 +30,7 @@ MOCO = dict(
 
 
 def losses_and_grads(images=slice(None)):
-    """Of a classifier, for each list of labels, and of MoCo v3, over some images of a batch."""
+    """Of a classifier, for each list of labels, MoCo v3, SimCLR and DoGo, over images of a batch."""
     torch.manual_seed(0)
     classifier, moco = ClassificationHead(num_classes=3, in_channels=6), ViewPairHead(MOCO, 'neck')
     student, teacher = torch.randn(2, 6, 6), torch.randn(2, 6, 6)
@@ -37,7 +42,13 @@ def losses_and_grads(images=slice(None)):
         loss = classifier.loss(dict(pooled=student[:, images]), None, own)
         found += [loss.detach(), *torch.autograd.grad(loss, list(classifier.parameters()))]
     loss = moco.loss(dict(neck=student[:, images]), dict(neck=teacher[:, images]), views)
-    return [*found, loss.detach(), *torch.autograd.grad(loss, list(moco.parameters()))]
+    found += [loss.detach(), *torch.autograd.grad(loss, list(moco.parameters()))]
+    weight = torch.randn(6, 4, requires_grad=True)
+    projected = dict(projector=student[:, images] @ weight)
+    for head in (NTXentHead(), SimilarityDistillationHead()):
+        loss = head.loss(projected, dict(projector=teacher[:, images]), views)
+        found += [loss.detach(), *torch.autograd.grad(loss, weight, retain_graph=True)]
+    return found
 
 
 def run_on_rank(rank, folder):

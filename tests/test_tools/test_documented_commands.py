@@ -60,6 +60,9 @@ ELSEWHERE = (
     'bash tools/dist_train.sh configs/dino/',  # likewise
     'python tools/benchmarks/rivals.py',  # test_rivals.py
     'python tools/benchmarks/imagenet.py',  # test_imagenet.py
+    'bash tools/dist_train.sh configs/dino/',  # test_dino_dogo_configs.py
+    'python tools/train.py configs/dino/',  # likewise
+    'python tools/train.py configs/dogo/',  # likewise
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
 )
 REPLACED = (

@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import logging
+from collections.abc import Sequence
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
@@ -61,9 +62,15 @@ class InputCheckHook(Hook):
         for dataset in sets:
             if notice := check_channel_order(dataset, model.data_preprocessor):
                 runner.logger.log(logging.WARNING, notice)
-        views = view_passes(sets[0], model.num_global_views, model.data_preprocessor)
+        passes = {
+            name: view_passes(
+                sets[0], model.num_global_views, model.data_preprocessor, branch.views
+            )
+            for name, branch in branches.items()
+        }
         later = crop_sizes(sets[1]) if len(sets) > 1 else []
         for name, branch in branches.items():
+            views = passes[name]
             seen = views[:1] if branch.frozen else views  # a teacher alone sees no local views
             network = branch.network('student')
             grids = check_views(name, network, [group.size for group in seen] + later)
@@ -75,8 +82,8 @@ class InputCheckHook(Hook):
                     f'branch {name}: the map of the global views has one place only, so there is '
                     'nothing to search in it: give larger views, or a backbone of smaller stride',
                 )
-        if views:
-            _check_smallest_batch(branches, views, model.num_global_views, runner.train_dataloader)
+        if all(passes.values()):
+            _check_smallest_batch(branches, passes, runner.train_dataloader)
 
     def before_test(self, runner) -> None:
         """Check the size of the test set's images.
@@ -117,7 +124,10 @@ def _reads_maps(network: BranchNetwork) -> bool:
 
 
 def view_passes(
-    dataset, num_global_views: int, preprocessor: nn.Module | None = None
+    dataset,
+    num_global_views: int,
+    preprocessor: nn.Module | None = None,
+    seen: Sequence[int] | None = None,
 ) -> list[ViewPass]:
     """The views that a training set's pipeline or a preprocessor makes, those of one pass together.
 
@@ -125,6 +135,8 @@ def view_passes(
         dataset (Dataset): The training set, wrapped or not.
         num_global_views (int): How many views, from the first, are global.
         preprocessor (nn.Module, optional): Data preprocessor of the model. Defaults to None.
+        seen (Sequence[int], optional): Numbers of the views that a branch sees. Defaults to None, all
+            of them.
 
     Returns:
         list[ViewPass]: The global views, then local ones of one size after the other; none if no
@@ -144,8 +156,12 @@ def view_passes(
     if len(made) != 1:
         return []
     sizes = made.pop()
-    passes = [ViewPass(sizes[0], len(sizes[:num_global_views]))]
-    for i, size in enumerate(sizes[num_global_views:]):
+    chosen = [i for i in (range(len(sizes)) if seen is None else seen) if i < len(sizes)]
+    global_sizes = [sizes[i] for i in chosen if i < num_global_views]
+    if not global_sizes:  # which the first step reports
+        return []
+    passes = [ViewPass(global_sizes[0], len(global_sizes))]
+    for i, size in enumerate(sizes[i] for i in chosen if i >= num_global_views):
         if i and passes[-1].size == size:
             passes[-1] = passes[-1]._replace(num=passes[-1].num + 1)
         else:
@@ -228,7 +244,7 @@ def one_image_batches(dataloader: DataLoader) -> str | None:
 
 
 def _check_smallest_batch(
-    branches: dict[str, Branch], views: list[ViewPass], num_global_views: int, loader: DataLoader
+    branches: dict[str, Branch], passes: dict[str, list[ViewPass]], loader: DataLoader
 ) -> None:
     which = one_image_batches(loader)
     # Where processes have batches of their own, one that fails leaves the others waiting.
@@ -241,7 +257,7 @@ def _check_smallest_batch(
     for name, branch in branches.items():
         if branch.frozen:  # in evaluation mode
             continue
-        norms = find_lonely_norms(branch.student, views, num_global_views)
+        norms = find_lonely_norms(branch.student, passes[name], passes[name][0].num)
         if not norms:
             continue
         norm, (height, width) = norms[0]

@@ -1,7 +1,7 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -51,6 +51,8 @@ class Branch(BaseModule):
         frozen (bool): Whether the branch is not trained. Defaults to False.
         global_size (int | tuple[int, int], optional): See :class:`BranchNetwork`.
             Defaults to None.
+        views (Sequence[int], optional): Numbers of the views that its networks see, counted from 0, the
+            global ones first. Defaults to None, all of them.
         init_cfg (dict, optional): Initialization config. ``'Pretrained'`` with a prefix that ends
             with ``student.`` or ``teacher.``, such as ``'branches.vit.teacher.'`` of a checkpoint of
             MOKD, loads a whole network, necks included; of a trained branch, student and teacher
@@ -71,6 +73,7 @@ class Branch(BaseModule):
         ema: bool = True,
         frozen: bool = False,
         global_size: int | tuple[int, int] | None = None,
+        views: Sequence[int] | None = None,
         init_cfg: dict | list[dict] | None = None,
         **necks: dict,
     ) -> None:
@@ -79,6 +82,7 @@ class Branch(BaseModule):
         self.ema = ema and not frozen
         self.frozen = frozen
         self.peers = tuple(peers or ())
+        self.views = check_views_seen(views)
         network = BranchNetwork(
             backbone,
             adapter,
@@ -229,22 +233,34 @@ class Branch(BaseModule):
             if name not in but:
                 value.copy_(student[name])
 
+    def see(self, views: Views) -> Views:
+        """Choose the views that the branch sees.
+
+        Args:
+            views (Views): All views.
+
+        Returns:
+            Views: Those of ``views``, an argument of the branch.
+        """
+        return views if self.views is None else views.choose(self.views)
+
     def forward_student(self, views: Views) -> NetworkOutput | None:
-        """Run the student over all views, those of one size in one pass.
+        """Run the student over all views that the branch sees, those of one size in one pass.
 
         Args:
             views (Views): The views.
 
         Returns:
-            NetworkOutput, optional: Of all views; None for a frozen branch.
+            NetworkOutput, optional: Of these views; None for a frozen branch.
         """
         if self.student is None:
             return None
+        views = self.see(views)
         return self.student(group_by_size(views.globals, views.locals), len(views.globals[0]))
 
     @torch.no_grad()
     def forward_teacher(self, views: Views, student: NetworkOutput | None = None) -> NetworkOutput:
-        """Run the teacher over the global views in one pass.
+        """Run the teacher over the global views that the branch sees, in one pass.
 
         Args:
             views (Views): The views.
@@ -252,14 +268,42 @@ class Branch(BaseModule):
                 teacher needs it. Defaults to None.
 
         Returns:
-            NetworkOutput: Of the global views, without gradient. With ``ema=False`` the student's,
+            NetworkOutput: Of these views, without gradient. With ``ema=False`` the student's,
             detached.
         """
+        seen = self.see(views)
         if self.teacher is not None:
-            return self.teacher([views.globals], len(views.globals[0]))
+            return self.teacher([seen.globals], len(seen.globals[0]))
         if student is None:
             student = self.forward_student(views)
-        return student.detach(len(views.globals))
+        return student.detach(len(seen.globals))
+
+
+def check_views_seen(views: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Refuse what are not numbers of different views.
+
+    Args:
+        views (Sequence[int], optional): See :class:`Branch`.
+
+    Returns:
+        tuple[int, ...], optional: The same.
+
+    Raises:
+        ConfigError: If there is none, one twice, or one is not a whole number >= 0.
+    """
+    if views is None:
+        return None
+    is_list = isinstance(views, list | tuple) and len(views) > 0
+    if (
+        not is_list
+        or not all(type(i) is int and i >= 0 for i in views)
+        or len({*views}) < len(views)
+    ):
+        raise ConfigError(
+            'views of a branch must be a list of the numbers of different views, counted from 0, '
+            f'but got {views!r}'
+        )
+    return tuple(views)
 
 
 def _names_network(init_cfg: dict | list[dict] | None) -> bool:

@@ -19,7 +19,8 @@ from .inference import BackboneSpec, ImageSizeError, infer_features
 class BranchNetwork(BaseModule):
     """A backbone with any number of named necks: a branch's student or teacher.
 
-    A neck is called with a tuple of the pooled features, as mmpretrain's necks are, or, if it has
+    A neck is called with a tuple of the pooled features, as mmpretrain's necks are, or of the output
+    of the neck that its config names by ``reads``, as a predictor reads a projector; or, if it has
     ``reads_maps = True``, with the list of the passes' :class:`BackboneFeatures`; it gives one row
     per view and image, alone or as the last of a tuple. A neck with ``embeds_maps = True``
     (:class:`TransformerSearchHead`) is called with ``mode='embed'`` before, and with the result of
@@ -43,7 +44,8 @@ class BranchNetwork(BaseModule):
         **necks (dict): Config of each neck by its name.
 
     Raises:
-        ConfigError: If a neck has a name that is taken, or the backbone cannot take the image.
+        ConfigError: If a neck has a name that is taken or reads an unknown neck, or the backbone
+            cannot take the image.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class BranchNetwork(BaseModule):
         self.backbone = build_backbone(_load_all(backbone))
         self.adapter = MODELS.build(adapter or dict(type='mmmokd.AutoAdapter'))
         self.neck_names = tuple(necks)
+        self.sources = {name: cfg.get('reads', 'pooled') for name, cfg in necks.items()}
         self._widths = {name: cfg.get('out_channels') for name, cfg in necks.items()}
         for name, cfg in necks.items():
             if name in FEATURES or hasattr(self, name) or not name.isidentifier():
@@ -86,8 +89,13 @@ class BranchNetwork(BaseModule):
         return getattr(getattr(self, reads), 'out_channels', self._widths[reads])
 
     def _complete(self, name: str, cfg: dict) -> dict:
-        """A neck's config with what the backbone tells."""
+        """A neck's config with what the backbone, or the neck that it reads, tells."""
         cls = class_of(cfg)
+        if 'reads' in cfg:
+            cfg = {key: value for key, value in cfg.items() if key != 'reads'}
+            width = self._width_of_source(name, cls)
+            known = width is not None and has_argument(cls, 'in_channels')
+            return {**(dict(in_channels=width) if known else {}), **cfg}
         lacks = [k for k in ('in_channels', 'grid_size') if k not in cfg and has_argument(cls, k)]
         if not lacks:
             return cfg
@@ -105,6 +113,20 @@ class BranchNetwork(BaseModule):
             grid_size=spec.grid,
         )
         return dict(cfg, **{key: found[key] for key in lacks})
+
+    def _width_of_source(self, name: str, cls: type | None) -> int | None:
+        """Channels of what a neck reads that its config names."""
+        source, built = self.sources[name], self.neck_names[: self.neck_names.index(name)]
+        if source not in ('pooled', *built):
+            raise ConfigError(
+                f"{name}.reads must be 'pooled' or a neck before it ({', '.join(built) or 'none'}), "
+                f'but got {source!r}'
+            )
+        if getattr(cls, 'reads_maps', False):
+            raise ConfigError(
+                f'{name} ({cls.__name__}) reads feature maps, so it takes no reads={source!r}'
+            )
+        return self.width(source)
 
     def forward(self, groups: Sequence[Sequence[Tensor]], batch: int) -> NetworkOutput:
         """Run the backbone, one pass for each group of views; the necks run when they are read.
@@ -135,7 +157,8 @@ class BranchNetwork(BaseModule):
         images = self._with_channels(images)
         features = self.adapter(self.backbone(images), self.backbone, images.shape[-2:])
         for name in self.neck_names:
-            self._check_channels(getattr(self, name), features)
+            if self.sources[name] == 'pooled':
+                self._check_channels(getattr(self, name), features)
         return features
 
     def _check_channels(self, neck: nn.Module, features: BackboneFeatures) -> None:

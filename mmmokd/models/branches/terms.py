@@ -2,7 +2,7 @@
 """Configs of loss terms and necks, completed by an algorithm's tables."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -142,6 +142,28 @@ def resolve_peers(name: str, weight: Any, branches: Mapping[str, Any]) -> dict[s
     return {peer: weight[peer] for peer in others if weight.get(peer) is not None}
 
 
+def with_sources(table: Mapping[str, dict], given: Mapping, read: Iterable[str]) -> set[str]:
+    """Add the necks that other necks read.
+
+    Args:
+        table (Mapping[str, dict]): The algorithm's necks.
+        given (Mapping): The branch's own configs by name.
+        read (Iterable[str]): What heads read of the branch.
+
+    Returns:
+        set[str]: These, what the necks among them read, and so on.
+    """
+    found, left = set(), [*read]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            own = given.get(name)
+            cfg = {**table.get(name, {}), **(own if isinstance(own, Mapping) else {})}
+            left += [cfg['reads']] if 'reads' in cfg else []
+    return found
+
+
 def resolve_necks(
     table: Mapping[str, dict], defaults: Mapping[str, Any], given: Mapping, read: Iterable[str]
 ) -> dict[str, dict]:
@@ -152,7 +174,7 @@ def resolve_necks(
             head reads it.
         defaults (Mapping): Arguments of the table's necks that their configs need not give.
         given (Mapping): The branch's own configs by name; None leaves a neck out.
-        read (Iterable[str]): What heads read of the branch.
+        read (Iterable[str]): What heads, and necks that they read, read of the branch.
 
     Returns:
         dict[str, dict]: Full configs, the table's necks first.
@@ -218,25 +240,24 @@ def outputs_read(
                     f"'pooled', 'tokens' or the name of a neck"
                 )
             read[name].add(reads)
-            if head_argument(head, 'teacher') == 'peers':
-                for peer in peers[name]:
-                    read[peer].add(reads)
+            from_peers = head_argument(head, 'teacher') == 'peers'
+            for other in peers[name] if from_peers else (name,):
+                read[other].add(head_argument(head, 'target_reads') or reads)
     return read
 
 
-def check_trained(heads: Mapping[str, dict], read: Iterable[str], frozen: bool) -> None:
+def check_trained(trained: Collection[str], read: Collection[str], frozen: bool) -> None:
     """Refuse a branch that nothing trains, or of which others would read what nothing trains.
 
     Args:
-        heads (Mapping[str, dict]): Full configs of its heads.
-        read (Iterable[str]): What heads read of it; see :func:`outputs_read`.
+        trained (Collection[str]): What its own heads read and so train; see :func:`with_sources`.
+        read (Collection[str]): What any heads read of it; see :func:`outputs_read`.
         frozen (bool): Whether it is frozen.
 
     Raises:
         ConfigError: If no head trains it or a neck that others read, or, of a frozen branch, no
             other branch learns from it.
     """
-    own = {head_argument(head, 'reads') for head in heads.values()}
     if frozen and not read:
         raise ConfigError(
             'it is frozen and no other branch learns from it: leave it out (set it to None), or name '
@@ -244,11 +265,11 @@ def check_trained(heads: Mapping[str, dict], read: Iterable[str], frozen: bool) 
         )
     if frozen:
         return
-    if not own:
+    if not trained:
         raise ConfigError(
             'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
         )
-    untrained = sorted(set(read) - own - set(FEATURES))
+    untrained = sorted({*read} - {*trained, *FEATURES})
     if untrained:
         raise ConfigError(
             f'another branch learns from its {untrained[0]}, which no head of its own trains: give '

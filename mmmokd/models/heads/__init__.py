@@ -7,6 +7,8 @@ from .distillation_head import (
     SearchDistillationHead,
 )
 from .koleo_head import KoLeoHead
+from .nt_xent_head import NTXentHead
+from .similarity_distillation_head import SimilarityDistillationHead
 from .view_pair_head import ViewPairHead
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     'ClassificationHead',
     'DistillationHead',
     'KoLeoHead',
+    'NTXentHead',
     'SearchDistillationHead',
+    'SimilarityDistillationHead',
     'ViewPairHead',
 ]

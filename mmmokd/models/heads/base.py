@@ -27,6 +27,8 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         loss_weight (float): Weight of the term. For ``teacher='peers'`` the branch gives its
             ``cross_weight`` where the head's config has none. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
+        target_reads (str, optional): What it reads of the networks that give the targets. Defaults to
+            None, the same as ``reads``.
 
     Attributes:
         must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
@@ -51,6 +53,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         teacher: str = 'own',
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
+        target_reads: str | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if teacher not in TEACHERS:
@@ -60,6 +63,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
             )
         check_number(type(self).__name__, 'loss_weight', loss_weight, zero=True)
         self.reads = reads
+        self.target_reads = target_reads or reads
         self.teacher = teacher
         self.loss_weight = loss_weight
         self.metrics: dict[str, Tensor] = {}
@@ -72,7 +76,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
             student (NetworkOutput): Of all views, the global ones first.
             teacher (NetworkOutput, optional): Of the global views, without gradient; None for
                 ``teacher='none'``.
-            views (Views): The views themselves, and the data samples.
+            views (Views): The views that the branch sees, and the data samples.
 
         Returns:
             Tensor: Scalar.

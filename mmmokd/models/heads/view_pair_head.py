@@ -45,6 +45,8 @@ class ViewPairHead(BranchHead):
             ``'own'``.
         loss_weight (float): Weight of the term. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
+        target_reads (str, optional): The neck whose output is the target, if it is another one: the
+            projector, where ``reads`` is a predictor on top of it. Defaults to None.
 
     Raises:
         ConfigError: If the wrapped head does not compare two views.
@@ -69,8 +71,9 @@ class ViewPairHead(BranchHead):
         teacher: str = 'own',
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
+        target_reads: str | None = None,
     ) -> None:
-        super().__init__(reads, teacher, loss_weight, init_cfg)
+        super().__init__(reads, teacher, loss_weight, init_cfg, target_reads)
         self.head = MODELS.build(head)
         _check_compares_views(self.head)
 
@@ -94,7 +97,7 @@ class ViewPairHead(BranchHead):
                 f'ViewPairHead compares two global views, but num_global_views is {num_globals}'
             )
         own = student[self.reads]  # (V, B, C)
-        targets = (student if teacher is None else teacher)[self.reads].detach()
+        targets = (student if teacher is None else teacher)[self.target_reads].detach()
         pairs = [(v, g) for v in range(num_globals) for g in range(num_globals) if v != g]
         losses = [self.head.loss(own[v], targets[g]) for v, g in pairs]
         return self.loss_weight * sum(losses) / len(pairs)

@@ -24,10 +24,12 @@ from ..branches import Branch
 from ..branches.backbone import class_of, has_argument
 from ..branches.terms import (
     check_trained,
+    head_argument,
     outputs_read,
     resolve_heads,
     resolve_necks,
     resolve_peers,
+    with_sources,
 )
 from ..heads import BranchHead
 from ..losses import prototype_cross_entropies
@@ -36,6 +38,7 @@ from .checks import (
     check_branch,
     check_global_size,
     check_names,
+    check_seen_views,
     check_statistics,
     describe_branch,
 )
@@ -62,6 +65,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
               these terms: a number for all others, or a dict by peer. Defaults to 1.0.
             - ``heads``: updates the table of terms; None leaves a term out, a dict with a ``type``
               under another name adds one.
+            - ``views`` (list[int]): Numbers of the views that it sees, from 0, if not all.
             - any other name: a neck; None leaves one of the table out.
 
             A branch that is None is left out.
@@ -122,6 +126,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             self._check_neck_defaults(branches)
             self.branches = self._build_branches(branches)
         self._check_edges()
+        check_seen_views(self.branches, num_global_views, self.heads_by_name())
         self._initialized = False
         self.step_graph: StepGraph | None = None
         watch_plain_modules(self)
@@ -139,9 +144,13 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         read = outputs_read(peers, heads)
         built = {}
         for name in peers:
+            own = {head_argument(head, 'reads') for head in heads[name].values()}
+            trained, needed = (
+                with_sources(self.necks, cfgs[name], names) for names in (own, read[name])
+            )
             with _named(name):
-                check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
-                built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
+                check_trained(trained, needed, bool(cfgs[name].get('frozen')))
+                built[name] = self._build_branch(cfgs[name], peers[name], heads[name], needed)
         for name, branch in built.items():
             print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')
         return ModuleDict(built)
@@ -196,11 +205,12 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     def _check_edges(self) -> None:
         """Refuse branches that differ, along an edge, in what a head compares."""
         for name, term, peer, head in self.heads_by_name():
-            if peer is None or head.reads in FEATURES:
+            read = ((name, 'student', head.reads), (peer, 'teacher', head.target_reads))
+            if peer is None or any(reads in FEATURES for _, _, reads in read):
                 continue
             ends = {
-                end: getattr(self.branches[end].network(network), head.reads)
-                for end, network in ((name, 'student'), (peer, 'teacher'))
+                end: getattr(self.branches[end].network(network), reads)
+                for end, network, reads in read
             }
             for key in head.must_agree:
                 values = {end: getattr(neck, key, None) for end, neck in ends.items()}
@@ -392,10 +402,11 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         """
         losses: dict[str, Tensor] = {}
         targets = defaultdict(list)
+        seen = {name: branch.see(views) for name, branch in self.branches.items()}
         for name, term, peer, head in self.heads_by_name():
             if name not in students:
                 continue
-            student, teacher = students[name], None
+            student, teacher, views = students[name], None, seen[name]
             if head.teacher != 'none':
                 teacher = teachers[peer or name]
             key = f'{name}.loss_{term}' + (f'.{peer}' if peer else '')
@@ -464,8 +475,10 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         """
         is_list = isinstance(inputs, list | tuple)
         local = [term for _, term, _, head in self.heads_by_name() if head.needs_local_views]
-        if not is_list or len(inputs) < self.num_global_views + bool(local):
+        last = max(max(branch.views or (0,)) for branch in self.branches.values())
+        if not is_list or len(inputs) < max(self.num_global_views + bool(local), last + 1):
             more = f' and, for loss_{local[0]}, at least one local view' if local else ''
+            more += f', {last + 1} views in all' if last >= self.num_global_views else ''
             raise ConfigError(
                 f'{type(self).__name__} needs {self.num_global_views} global views{more}, as a list '
                 'of tensors, the global views first; got '

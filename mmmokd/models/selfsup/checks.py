@@ -2,12 +2,13 @@
 """Checks of an algorithm's arguments, and the description of its branches for the log."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import Branch
+from ..heads import BranchHead
 
 CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
 
@@ -49,6 +50,36 @@ def check_branch(cfg: Any, arguments: Sequence[str], necks: Mapping[str, dict]) 
             raise ConfigError(f'{key} must be True or False, but got {cfg[key]!r}')
 
 
+def check_seen_views(
+    branches: Mapping[str, Branch],
+    num_global_views: int,
+    heads: Iterable[tuple[str, str, str | None, BranchHead]],
+) -> None:
+    """Refuse branches whose ``views`` are not those that their heads compare."""
+    seen = {
+        name: [i for i in branch.views or range(num_global_views) if i < num_global_views]
+        for name, branch in branches.items()
+    }
+    for name, found in seen.items():
+        if not found:
+            raise ConfigError(
+                f'branch {name}: views must have one of the {num_global_views} global views '
+                f'(num_global_views), from 0, but got {list(branches[name].views)}'
+            )
+    for name, term, peer, head in heads:
+        views = branches[name].views
+        if head.needs_local_views and views is not None and max(views) < num_global_views:
+            raise ConfigError(
+                f'branch {name}: heads.{term} needs a local view (from number {num_global_views}), '
+                f'but views are {list(views)}'
+            )
+        if peer is not None and len(seen[name]) != len(seen[peer]):
+            raise ConfigError(
+                f'branch {name} learns from {peer} (heads.{term}), so both must see the same number '
+                f'of global views, but {name} sees {len(seen[name])} and {peer} {len(seen[peer])}'
+            )
+
+
 def check_global_size(size: Any) -> None:
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if size is not None and (len(sides) != 2 or not all(type(x) is int and x > 0 for x in sides)):
@@ -67,6 +98,8 @@ def describe_branch(branch: Branch) -> str:
     learned = [
         f'{", ".join(found)}' + (f' from {peer}' if peer else '') for peer, found in terms.items()
     ]
+    if branch.views is not None:
+        learned.append(f'sees views {", ".join(map(str, branch.views))} alone')
     return f'learns {"; ".join(learned)}' + ('' if branch.ema else '; no EMA teacher')
 
 

@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .checks import check_counts, check_number
+from .gather import first_row, gather_with_grad
 from .init import trunc_normal_linears_
 from .onednn import OneDNNLinear
 from .prototypes import (
@@ -18,6 +19,8 @@ __all__ = [
     'mean_logits',
     'check_counts',
     'check_number',
+    'first_row',
+    'gather_with_grad',
     'trunc_normal_linears_',
     'when_computed',
 ]

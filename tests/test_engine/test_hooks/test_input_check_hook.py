@@ -87,6 +87,7 @@ def test_views_of_a_training_set():
         ((24, 24), 1),
     ]
     assert view_passes(dataset, 1)[:2] == [((32, 32), 1), ((32, 32), 1)]
+    assert view_passes(dataset, 2, seen=(1, 5, 2, 9)) == [((32, 32), 1), ((24, 24), 2)]
     assert view_passes(Images(3), 2) == []
     assert view_passes(ConcatDataset([dataset, Images(1, crop((8, 2)))]), 2) == []
     assert crop_sizes(Images(1, CenterCrop())) == [(40, 48)]

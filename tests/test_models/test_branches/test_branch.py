@@ -158,6 +158,26 @@ def test_branch_without_an_ema_teacher(float64):
     branch.reset_teacher()
 
 
+@pytest.mark.parametrize('ema', [True, False])
+def test_branch_that_sees_some_views(ema, float64):
+    """As if there were no others, also for its teacher."""
+    views = random_views(sizes=(32, 32, 32, 24, 24))
+    branch = build(with_batch_norm(), ema=ema, views=[1, 2, 4])
+    whole = build(with_batch_norm(), ema=ema)
+    seen, own = Views(views[:3], views[3:]), Views(views[1:3], views[4:])
+    student, expected = branch.forward_student(seen), whole.forward_student(own)
+    assert torch.equal(student['projector'], expected['projector'])
+    teacher, target = branch.forward_teacher(seen, student), whole.forward_teacher(own, expected)
+    assert torch.equal(teacher['projector'], target['projector'])
+    assert student['pooled'].shape[:2] == (3, 2) and teacher['pooled'].shape[:2] == (2, 2)
+
+
+@pytest.mark.parametrize('views', [[], [0, 0], [-1], 3, ['a']])
+def test_views_that_cannot_be(views):
+    with pytest.raises(ValueError, match='views of a branch must be a list of the numbers'):
+        build(branch_cfg('vit'), views=views)
+
+
 @pytest.mark.parametrize(
     ('global_sizes', 'local_sizes', 'groups'),
     [

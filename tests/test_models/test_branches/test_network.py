@@ -88,3 +88,25 @@ def test_state_dict_has_backbone_and_necks_alone():
     parts = list(dict.fromkeys(key.split('.')[0] for key in copy_of(network.state_dict())))
     assert parts == ['backbone', 'search_head', 'projector']
     assert isinstance(network.adapter, nn.Module)
+
+
+def test_neck_that_reads_a_neck():
+    """As a predictor on a projector: it is made for its width, and detached where that is."""
+    mlp = dict(type='mmpretrain.NonLinearNeck', with_avg_pool=False, norm_cfg=dict(type='BN1d'))
+    projector = dict(mlp, hid_channels=6, out_channels=4)
+    predictor = dict(mlp, reads='projector', hid_channels=3, out_channels=5)
+    kwargs = dict(global_size=32, projector=projector, predictor=predictor)
+    network = build(BACKBONES['cnn'], **kwargs).eval()
+    images = [torch.randn(2, 3, 32, 32) for _ in range(3)]
+    output = network([images[:2], images[2:]], batch=2)
+    pooled = network.extract(torch.cat(images)).pooled
+    expected = network.predictor(network.projector((pooled,)))[0].unflatten(0, (3, 2))
+    torch.testing.assert_close(output['predictor'], expected)
+    target = output.detach(2)['predictor']
+    assert torch.equal(target, output['predictor'][:2]) and not target.requires_grad
+    assert network.width('predictor') == 5
+    with pytest.raises(ValueError, match=r"a.reads must be 'pooled' or a neck before it \(none\)"):
+        build(BACKBONES['cnn'], global_size=32, a=dict(predictor, reads='b'), b=projector)
+    searching = dict(SEARCH_HEAD, reads='projector')
+    with pytest.raises(ValueError, match='Head. reads feature maps, so it takes no reads='):
+        build(BACKBONES['cnn'], global_size=32, projector=projector, searching=searching)

@@ -9,6 +9,7 @@ from mmmokd.models.branches.terms import (
     resolve_heads,
     resolve_necks,
     resolve_peers,
+    with_sources,
 )
 from mmmokd.registry import MODELS
 
@@ -163,6 +164,17 @@ def test_what_is_read_of_each_branch():
     assert outputs_read(peers, heads) == dict(
         a={'projector', 'search_head'}, b={'search_head', 'projector'}, c={'projector'}
     )
-    check_trained(heads['a'], {'projector', 'search_head', 'pooled'}, frozen=False)
+    check_trained({'projector', 'search_head'}, {'projector', 'pooled'}, frozen=False)
     with pytest.raises(ValueError, match='learns from its moco, which no head of its own trains'):
-        check_trained(heads['a'], {'moco'}, frozen=False)
+        check_trained({'projector'}, {'moco'}, frozen=False)
+
+
+def test_what_is_read_of_targets_and_by_necks():
+    head = dict(type='mmmokd.ViewPairHead', reads='predictor', target_reads='projector')
+    heads = dict(a=dict(own=head), b=dict(own=head, mutual=dict(head, teacher='peers')))
+    read = outputs_read(dict(a={}, b=dict(a=1.0)), dict(heads, a=dict(own=dict(head, reads='x'))))
+    assert read == dict(a={'x', 'projector'}, b={'predictor', 'projector'})
+    table = dict(projector={}, predictor=dict(reads='projector'))
+    given = dict(deep=dict(reads='predictor'), predictor=dict(out_channels=3))
+    assert with_sources(table, given, ['deep']) == {'deep', 'predictor', 'projector'}
+    assert with_sources(table, {}, ['pooled', 'projector']) == {'pooled', 'projector'}

@@ -129,3 +129,17 @@ def test_one_global_view():
     student, teacher, views = outputs(globals_=1)
     with pytest.raises(ValueError, match='two global views, but num_global_views is 1'):
         build(BYOL).loss(dict(moco=student), dict(moco=teacher), views)
+
+
+def test_target_of_another_neck(float64):
+    """The predictor is a neck: SimSiam without one of the head's own."""
+    own = dict(type='mmpretrain.MIMHead', loss=dict(type='mmpretrain.CosineSimilarityLoss'))
+    term = ViewPairHead(own, 'predictor', teacher='none', target_reads='moco', loss_weight=2.0)
+    student, _, views = outputs()
+    predicted = torch.randn_like(student, requires_grad=True)
+    loss = term.loss(dict(predictor=predicted, moco=student), None, views)
+    p, z = ([normalized(view) for view in x[:2]] for x in (predicted, student.detach()))
+    expected = plain_byol(p[0], z[1]) + plain_byol(p[1], z[0])
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    grads = torch.autograd.grad(loss, (predicted, student), allow_unused=True)
+    assert grads[0][:2].abs().min() > 0 and grads[1] is None

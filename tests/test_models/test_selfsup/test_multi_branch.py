@@ -225,6 +225,41 @@ def test_wrapped_parts_give_the_same_losses(wrap):
         torch.testing.assert_close(grad, wanted, rtol=1e-4, atol=1e-5)
 
 
+SEES = dict(heads=dict(st=None, ct=None))
+
+
+def test_branches_with_views_of_their_own(float64):
+    """Each learns from its own views, and a head is told of them alone."""
+    cnn, vit = (dict(SEES, views=views) for views in ([0, 1, 4], [2, 3]))
+    branches = dict(cnn=backbone('cnn', **cnn), vit=backbone('vit', **vit))
+    settings = dict(SMALL, neck_defaults=dict(out_channels=10))
+    model = build_mokd(branches, num_global_views=4, **settings).eval()
+    views = random_views(sizes=(32, 32, 32, 32, 24))
+    losses = model(views, mode='loss')
+    plain = build_mokd({k: backbone(k, **SEES) for k in ('cnn', 'vit')}, **settings).eval()
+    plain.load_state_dict(model.state_dict())
+    for name, own in (('cnn', [views[0], views[1], views[4]]), ('vit', views[2:4])):
+        torch.testing.assert_close(losses[f'{name}.loss_sm'], plain.loss(own)[f'{name}.loss_sm'])
+    with pytest.raises(
+        ValueError, match='MOKD needs 4 global views, 5 views in all, as a list .* 4'
+    ):
+        model(views[:4], mode='loss')
+
+
+@pytest.mark.parametrize(
+    ('views', 'message'),
+    [
+        ([4, 5], r'branch cnn: views must have one of the 4 global views .* got \[4, 5\]'),
+        ([0], r'learns from vit \(heads.cm\), .* same number .* cnn sees 1 and vit 4'),
+        ([0, 1, 2, 3], r'heads.ct needs a local view \(from number 4\), but views are \[0, 1'),
+    ],
+)
+def test_views_that_do_not_fit(views, message):
+    branches = dict(cnn=branch_cfg('cnn', views=views), vit=branch_cfg('vit'))
+    with pytest.raises(ValueError, match=message):
+        build_mokd(branches, num_global_views=4)
+
+
 @pytest.mark.parametrize('counts', [1, 2])
 def test_one_branch_after_the_other(counts):
     """To the bit as all at once, and a student's pass begins after the last one's step."""
