@@ -21,6 +21,7 @@ CONFIGS = sorted(path for name in ('dino', 'dogo') for path in (ROOT / name).glo
 MOKD = ROOT / 'mokd'
 each_config = pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
 CIFAR = [path for path in CONFIGS if 'cifar10' in path.name]
+EVERYDAY = [path for path in CIFAR if 'simsiam' not in path.name]
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +61,7 @@ def expected_losses(path, branches):
 @pytest.mark.parametrize(
     'path',
     [
-        pytest.param(path, marks=[] if path in CIFAR else pytest.mark.long, id=path.stem)
+        pytest.param(path, marks=[] if path in EVERYDAY else pytest.mark.long, id=path.stem)
         for path in CONFIGS
     ],
 )

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmmokd.utils.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools' / 'benchmarks' / 'imagenet.py'
 NOTES = ROOT / 'docs' / 'en' / 'notes'
@@ -24,10 +26,13 @@ def test_the_page_is_computed_from_the_measurements():
 
 def test_estimate():
     steps = [Step(64, (100.0, 120.0), 20.0), Step(32, (60.0, 60.0), 12.0)]
+    steps.append(Step(64, (80.0, 90.0), 15.0, graph=True))
     one, eight, sixteen = (estimate(steps, gpus) for gpus in (1, 8, 16))
-    assert one.images == '4 x 64' and one.ms == (400.0, 480.0) and one.gib == 20.0
+    assert one.images == '256' and one.ms == (320.0, 360.0) and one.gib == 60.0
     assert eight.ms == (60.0, 60.0) and eight.gib == 12.0
     assert sixteen.ms == (30.0, 60.0) and sixteen.gib == 12.0
+    with pytest.raises(ConfigError, match='no step with CUDA graphs was measured'):
+        estimate(steps[:2], 1)
     # 5004 steps x 100 epochs x 60 ms = 8.34 h.
     assert eight.cells(2.0) == [
         '8', '32', '60.0', '4,267', '8.3', '66.7', '133', '12.0'

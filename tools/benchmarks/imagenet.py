@@ -12,6 +12,7 @@ into a page, between its marks.
 __mmmokd_reads_arguments_first__ = True  # see mmmokd/__init__.py
 
 import argparse
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -38,11 +39,13 @@ class Step(NamedTuple):
         images (int): Images of the step.
         ms (tuple[float, float]): Fastest and slowest time.
         gib (float): Peak memory.
+        graph (bool): Whether it ran as a CUDA graph, as steps on one GPU do.
     """
 
     images: int
     ms: tuple[float, float]
     gib: float
+    graph: bool = False
 
 
 class Estimate(NamedTuple):
@@ -99,9 +102,10 @@ def write_range(values: Sequence[float]) -> str:
 def estimate(steps: Sequence[Step], gpus: int) -> Estimate:
     """Estimate the step of 256 images on some GPUs.
 
-    Where a GPU's share of the images was measured, that is it. A larger share is put together of
-    accumulated steps of the largest measured one. A smaller one takes no longer than the smallest
-    measured step above it, and no less than its share of that.
+    Steps of one GPU run as CUDA graphs, those of several do not. Where a GPU's share of the images
+    was measured, that is it. A larger share takes the time and the memory of the largest measured one
+    times the images. A smaller one takes no more than the smallest measured one above it, and no less
+    than its part of that.
 
     Args:
         steps (Sequence[Step]): What was measured.
@@ -109,18 +113,18 @@ def estimate(steps: Sequence[Step], gpus: int) -> Estimate:
 
     Returns:
         Estimate: Without the exchange of gradients, validation, and waiting for data.
+
+    Raises:
+        ConfigError: If steps of this kind were not measured.
     """
-    share = BATCH // gpus
-    larger = [step for step in sorted(steps) if step.images >= share]
-    if larger and larger[0].images == share:
-        return Estimate(gpus, larger[0].ms, larger[0].gib, str(share))
-    if larger:
-        low, high = larger[0].ms
-        return Estimate(gpus, (low * share / larger[0].images, high), larger[0].gib, str(share))
-    step = max(steps)
-    count = -(-share // step.images)
-    low, high = (count * ms for ms in step.ms)
-    return Estimate(gpus, (low, high), step.gib, f'{count} x {step.images}')
+    share, kind = BATCH // gpus, sorted(step for step in steps if step.graph == (gpus == 1))
+    if not kind:
+        raise ConfigError(f'no step {"with" if gpus == 1 else "without"} CUDA graphs was measured')
+    step = next((step for step in kind if step.images >= share), kind[-1])
+    part = share / step.images
+    low, high = step.ms
+    bounds = (part * low, max(part, 1) * high)
+    return Estimate(gpus, bounds, max(part, 1) * step.gib, str(share))
 
 
 def measure(batches: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -131,7 +135,8 @@ def measure(batches: Sequence[int], rounds: int) -> dict[str, Any]:
         rounds (int): Times that each is measured.
 
     Returns:
-        dict[str, Any]: ``machine``, ``steps`` and ``parameters`` that are trained, by branch.
+        dict[str, Any]: ``machine``, ``steps``, as CUDA graphs and without, and ``parameters`` that are
+        trained, by branch.
 
     Raises:
         ConfigError: Without a GPU.
@@ -148,11 +153,11 @@ def measure(batches: Sequence[int], rounds: int) -> dict[str, Any]:
         raise ConfigError('PyTorch finds no GPU: read what was measured elsewhere, --from FILE')
     MMLogger.get_current_instance().setLevel('ERROR')
     case, steps, parameters = step_case(Settings('cuda')), [], {}
-    for images in batches:
-        sized = Case(case.config, case.options, images)
-        with training(sized.synthetic()) as run:
+    for images, graph in itertools.product(batches, (True, False)):
+        options = {**case.options, 'default_hooks.acceleration.cuda_graphs': graph}
+        with training(Case(case.config, options, images).synthetic()) as run:
             with PeakMemory('cuda', total=True) as memory:
-                for _ in range(3):
+                for _ in range(5):
                     run.step()
             times = [
                 1000 * alternate(dict(step=run.step), 1, calls=5)['step'] for _ in range(rounds)
@@ -161,9 +166,10 @@ def measure(batches: Sequence[int], rounds: int) -> dict[str, Any]:
                 name: sum(p.numel() for p in branch.parameters() if p.requires_grad)
                 for name, branch in run.runner.model.branches.items()
             }
-        times = [round(min(times), 1), round(max(times), 1)]
-        steps.append(dict(images=images, ms=times, gib=round(memory.bytes / 2**30, 1)))
-        print(f'{images} images: {write_range(times)} ms, {steps[-1]["gib"]} GiB', flush=True)
+        ms, gib = [round(min(times), 1), round(max(times), 1)], round(memory.bytes / 2**30, 1)
+        steps.append(dict(images=images, ms=ms, gib=gib, graph=graph))
+        kind = 'as a CUDA graph' if graph else 'without'
+        print(f'{images} images, {kind}: {write_range(ms)} ms, {gib} GiB', flush=True)
     return dict(machine=describe_machine(), steps=steps, parameters=parameters)
 
 
@@ -177,12 +183,20 @@ def describe(found: dict[str, Any], price: float) -> str:
     Returns:
         str: A table in Markdown, and what it is computed from.
     """
-    steps = [Step(step['images'], tuple(step['ms']), step['gib']) for step in found['steps']]
+    steps = [Step(**dict(step, ms=tuple(step['ms']))) for step in found['steps']]
     rows = [estimate(steps, gpus).cells(price) for gpus in GPUS]
     machine, total = found['machine'], sum(found['parameters'].values())
     measured = markdown_table(
-        ('images per step', 'ms', 'peak memory, GiB'),
-        [[str(step.images), write_range(step.ms), f'{step.gib:.1f}'] for step in sorted(steps)],
+        ('images per step', 'as a CUDA graph', 'ms', 'peak memory, GiB'),
+        [
+            [
+                str(step.images),
+                'yes' if step.graph else 'no',
+                write_range(step.ms),
+                f'{step.gib:.1f}',
+            ]
+            for step in sorted(steps)
+        ],
     )
     return (
         f'{markdown_table(HEADER, rows)}\n\n'

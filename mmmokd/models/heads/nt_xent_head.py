@@ -46,6 +46,8 @@ class NTXentHead(BranchHead):
         ...         sm=None, cm=None, simclr=dict(type='mmmokd.NTXentHead', reads='simclr')))
     """
 
+    capturable = True
+
     def __init__(
         self,
         reads: str = 'projector',

@@ -41,6 +41,8 @@ class SimilarityDistillationHead(BranchHead):
         >>> heads = dict(kl=dict(type='mmmokd.SimilarityDistillationHead', reads='pooled'))
     """
 
+    capturable = True
+
     def __init__(
         self,
         reads: str = 'projector',

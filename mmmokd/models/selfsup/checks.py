@@ -98,6 +98,8 @@ def describe_branch(branch: Branch) -> str:
     learned = [
         f'{", ".join(found)}' + (f' from {peer}' if peer else '') for peer, found in terms.items()
     ]
+    if branch.views is not None:
+        learned.append(f'sees views {", ".join(map(str, branch.views))} alone')
     return f'learns {"; ".join(learned)}' + ('' if branch.ema else '; no EMA teacher')
 
 

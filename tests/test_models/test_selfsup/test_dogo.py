@@ -10,6 +10,7 @@ from mokd_testing import BACKBONES, branch_cfg, build_mokd, optim_wrapper_cfg, r
 from plain_dogo import plain_nt_xent, plain_similarity_kl, plain_simsiam
 
 from mmmokd.engine.optimizers import BranchOptimWrapperConstructor
+from mmmokd.models.selfsup.checks import describe_branch
 
 WEIGHTS = dict(cnn=100.0, vit=1.0)
 LINEAR = dict(hid_channels=7, out_channels=6)
@@ -91,6 +92,8 @@ def test_views_of_the_branches():
     model = build()
     assert model.num_global_views == 4
     assert [branch.views for branch in model.branches.values()] == [(0, 1), (2, 3)]
+    told = 'learns ssl; kl from cnn; sees views 2, 3 alone; no EMA teacher'
+    assert describe_branch(model.branches.vit) == told
     model = build(own_views=False, num_global_views=3)
     assert model.num_global_views == 3
     assert [branch.views for branch in model.branches.values()] == [(0, 1, 2)] * 2

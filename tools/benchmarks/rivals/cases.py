@@ -212,10 +212,10 @@ class Case:
     def config(self) -> str:
         """str: The algorithm's config on this pair, a file in ``configs/`` or any other."""
         algorithm = self.method.algorithm
-        name = self.pair.configs.get(algorithm) or self.pair.pattern.format(
-            algorithm=algorithm, folder=algorithm.partition('-')[0]
+        folder, _, name = algorithm.rpartition('/')
+        return self.pair.configs.get(algorithm) or self.pair.pattern.format(
+            algorithm=name, folder=folder or name.partition('-')[0]
         )
-        return name
 
     @property
     def size(self) -> str | None:

@@ -3,7 +3,8 @@
 # entries or updates these.
 #
 # A method:
-#   algorithm  names its configs; see `pattern` and `configs` of the pair
+#   algorithm  names its configs, with the folder if that has another name; see `pattern` and
+#              `configs` of the pair
 #   options    values that override the config's, by dotted key, as --cfg-options; a key with {branch}
 #              is meant for each branch
 #   pairs      further options by pair, which also hold for pairs that build on it
@@ -55,6 +56,12 @@ methods = {
     'mokd-momentum<N>': dict(
         base='mokd', options={'default_hooks.ema_teacher.base_momentum': '<N>'}
     ),
+    # MOKD in other frameworks.
+    'mokd-mocov3': dict(algorithm='mokd/variants/mokd-mocov3'),
+    'mokd-byol': dict(algorithm='mokd/variants/mokd-byol'),
+    'mokd-simsiam': dict(algorithm='mokd/variants/mokd-simsiam'),
+    'mokd-swav': dict(algorithm='mokd/variants/mokd-swav'),
+    'mokd-ibot': dict(algorithm='mokd/variants/mokd-ibot'),
     # Rivals.
     'dogo': dict(algorithm='dogo', pairs={'fashion-mnist': {groups: four_views}}),
     'dogo-simsiam': dict(base='dogo', algorithm='dogo-simsiam'),
@@ -130,5 +137,13 @@ pairs = {
     ),
     # ResNet-18 and ViT-Ti/4, 50,000 images.
     'cifar10': dict(pattern=cifar10),
+    # The same, with images and views on the GPU.
+    'cifar10-gpu': dict(
+        base='cifar10',
+        options={
+            'data_preprocessor.type': 'mmmokd.MultiCropDataPreprocessor',
+            'data_preprocessor.keep_images': True,
+        },
+    ),
 }
 del off, global_view, two_views, four_views, groups, cifar10, quick_start

@@ -66,7 +66,7 @@ class CostRecordHook(Hook):
     """Writes what every epoch cost, and a mark of its first batch, to ``epochs.json``.
 
     Seconds are those of the training alone, data loading included, without validation and
-    checkpoints. Memory is the peak within the epoch: what PyTorch has allocated on a GPU, else the
+    checkpoints. Memory is the peak within the epoch: what PyTorch has reserved on a GPU, else the
     resident memory of the process, on Linux. A run that is resumed continues the list, and an epoch
     that is repeated takes its place in it. ``machine.json`` describes the machine.
     """
@@ -166,7 +166,7 @@ def _reset_peak(on_gpu: bool) -> None:
 
 def _peak_mib(on_gpu: bool) -> float | None:
     if on_gpu:
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return round(torch.cuda.max_memory_reserved() / 2**20, 1)
     with suppress(OSError):
         text = Path('/proc/self/status').read_text()
         return round(int(re.search(r'^VmHWM:\s+(\d+) kB', text, re.MULTILINE)[1]) / 2**10, 1)
