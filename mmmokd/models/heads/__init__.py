@@ -7,6 +7,8 @@ from .distillation_head import (
     SearchDistillationHead,
 )
 from .koleo_head import KoLeoHead
+from .masked_patch_head import MaskedPatchHead
+from .swav_head import SwAVHead
 from .view_pair_head import ViewPairHead
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     'ClassificationHead',
     'DistillationHead',
     'KoLeoHead',
+    'MaskedPatchHead',
     'SearchDistillationHead',
+    'SwAVHead',
     'ViewPairHead',
 ]

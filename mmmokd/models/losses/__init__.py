@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .prototype_cross_entropy import Target, prototype_cross_entropies
+from .sinkhorn import sinkhorn_knopp
 from .soft_cross_entropy import (
     at_least_float32,
     multi_view_cross_entropy,
@@ -12,6 +13,7 @@ __all__ = [
     'at_least_float32',
     'multi_view_cross_entropy',
     'prototype_cross_entropies',
+    'sinkhorn_knopp',
     'soft_cross_entropy',
     'teacher_probabilities',
 ]

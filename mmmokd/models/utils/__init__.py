@@ -2,6 +2,7 @@
 from .checks import check_counts, check_number
 from .init import trunc_normal_linears_
 from .onednn import OneDNNLinear
+from .patch_masks import draw_patch_masks
 from .prototypes import (
     build_prototype_layer,
     gain_and_direction,
@@ -15,5 +16,6 @@ __all__ = [
     'mean_logits',
     'check_counts',
     'check_number',
+    'draw_patch_masks',
     'trunc_normal_linears_',
 ]
