@@ -218,9 +218,10 @@ def outputs_read(
                     f"'pooled', 'tokens' or the name of a neck"
                 )
             read[name].add(reads)
-            if head_argument(head, 'teacher') == 'peers':
-                for peer in peers[name]:
-                    read[peer].add(reads)
+            teacher = head_argument(head, 'teacher')
+            learned_from = peers[name] if teacher == 'peers' else [name] if teacher == 'own' else []
+            for peer in learned_from:
+                read[peer].add(head_argument(head, 'teacher_reads') or reads)
     return read
 
 

@@ -2,7 +2,7 @@
 from abc import ABCMeta, abstractmethod
 
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
@@ -29,6 +29,8 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Attributes:
+        teacher_reads (str, optional): What it reads of the teacher, where that differs from
+            ``reads``; as an attribute of the class, or as an argument. None is ``reads``.
         must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
             peer's teacher.
         needs_local_views (bool): Whether there must be a local view.
@@ -39,6 +41,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         ConfigError: If ``teacher`` is something else, or the weight is negative.
     """
 
+    teacher_reads: str | None = None
     must_agree: tuple[str, ...] = ()
     needs_local_views = False
 
@@ -60,6 +63,21 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         self.teacher = teacher
         self.loss_weight = loss_weight
         self.metrics: dict[str, Tensor] = {}
+
+    def connect(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Make what depends on both ends of the edge, such as a queue of the teacher's embeddings.
+
+        Called once, when all branches are built and no weight is initialized.
+
+        Args:
+            student (BranchNetwork): Of the branch; ``student.width(reads)`` is the channels of what
+                the head reads.
+            teacher (BranchNetwork, optional): Of the branch it learns from; None for
+                ``teacher='none'``.
+
+        Raises:
+            ConfigError: If the ends do not fit each other.
+        """
 
     @abstractmethod
     def loss(self, student: NetworkOutput, teacher: NetworkOutput | None, views: Views) -> Tensor:

@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .contrastive import contrastive_cosines, info_nce, similarity_kl
 from .prototype_cross_entropy import Target, prototype_cross_entropies
 from .sinkhorn import sinkhorn_knopp
 from .soft_cross_entropy import (
@@ -11,9 +12,12 @@ from .soft_cross_entropy import (
 __all__ = [
     'Target',
     'at_least_float32',
+    'contrastive_cosines',
+    'info_nce',
     'multi_view_cross_entropy',
     'prototype_cross_entropies',
     'sinkhorn_knopp',
+    'similarity_kl',
     'soft_cross_entropy',
     'teacher_probabilities',
 ]

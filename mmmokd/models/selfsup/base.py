@@ -119,6 +119,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             self._check_neck_defaults(branches)
             self.branches = self._build_branches(branches)
         self._check_edges()
+        self._connect_heads()
         self._initialized = False
         watch_plain_modules(self)
 
@@ -192,10 +193,11 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     def _check_edges(self) -> None:
         """Refuse branches that differ, along an edge, in what a head compares."""
         for name, term, peer, head in self.heads_by_name():
-            if peer is None or head.reads in FEATURES:
+            read = {name: head.reads, peer: head.teacher_reads or head.reads}
+            if peer is None or any(each in FEATURES for each in read.values()):
                 continue
             ends = {
-                end: getattr(self.branches[end].network(network), head.reads)
+                end: getattr(self.branches[end].network(network), read[end])
                 for end, network in ((name, 'student'), (peer, 'teacher'))
             }
             for key in head.must_agree:
@@ -206,6 +208,14 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                         f'branch {name} learns from {peer} (heads.{term}), so both need the same '
                         f'{label}, but got {values}'
                     )
+
+    def _connect_heads(self) -> None:
+        for name, term, peer, head in self.heads_by_name():
+            student, teacher = self.branches[name].network(), None
+            if head.teacher != 'none':
+                teacher = self.branches[peer or name].network('teacher')
+            with _named(f'{name}, heads.{term}'):
+                head.connect(student, teacher)
 
     def heads_by_name(self) -> Iterator[tuple[str, str, str | None, BranchHead]]:
         """All loss heads, in the order of the losses.

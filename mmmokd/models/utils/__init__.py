@@ -8,8 +8,10 @@ from .prototypes import (
     gain_and_direction,
     mean_logits,
 )
+from .queue import EmbeddingQueue
 
 __all__ = [
+    'EmbeddingQueue',
     'OneDNNLinear',
     'build_prototype_layer',
     'gain_and_direction',
