@@ -225,19 +225,34 @@ def outputs_read(
     return read
 
 
-def check_trained(heads: Mapping[str, dict], read: Iterable[str], frozen: bool) -> None:
+def check_trained(
+    heads: Mapping[str, dict],
+    read: Iterable[str],
+    frozen: bool,
+    peers: Mapping[str, float] | None = None,
+) -> None:
     """Refuse a branch that nothing trains, or of which others would read what nothing trains.
+
+    Any head with a weight trains what it reads of its own branch: where L_sm reads a neck of another
+    framework, L_cm trains the projector.
 
     Args:
         heads (Mapping[str, dict]): Full configs of its heads.
         read (Iterable[str]): What heads read of it; see :func:`outputs_read`.
         frozen (bool): Whether it is frozen.
+        peers (Mapping[str, float], optional): Whom it learns from, with the weight of the heads that
+            have none of their own. Defaults to None, a weight above 0.
 
     Raises:
         ConfigError: If no head trains it or a neck that others read, or, of a frozen branch, no
             other branch learns from it.
     """
-    own = {head_argument(head, 'reads') for head in heads.values()}
+    cross_weight = 1.0 if peers is None else max(peers.values(), default=0.0)
+    own = {
+        head_argument(head, 'reads')
+        for head in heads.values()
+        if _weight_of(head, cross_weight) > 0
+    }
     if frozen and not read:
         raise ConfigError(
             'it is frozen and no other branch learns from it: leave it out (set it to None), or name '
@@ -247,7 +262,8 @@ def check_trained(heads: Mapping[str, dict], read: Iterable[str], frozen: bool) 
         return
     if not own:
         raise ConfigError(
-            'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
+            'it has no loss heads with a weight, so nothing would train it: give it one, or set '
+            'frozen=True'
         )
     untrained = sorted(set(read) - own - set(FEATURES))
     if untrained:
@@ -256,3 +272,13 @@ def check_trained(heads: Mapping[str, dict], read: Iterable[str], frozen: bool) 
             f'it a head with reads={untrained[0]!r}, or take the heads of the others away that read '
             'it'
         )
+
+
+def _weight_of(head: Mapping, cross_weight: float) -> float:
+    """The largest weight that a head will have."""
+    if head_argument(head, 'teacher') == 'peers' and 'loss_weight' not in head:
+        return cross_weight
+    weight = head_argument(head, 'loss_weight')
+    return (
+        weight if isinstance(weight, Real) else 1.0
+    )  # what else it may be is told when it is built

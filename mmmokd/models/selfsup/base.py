@@ -137,7 +137,8 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         built = {}
         for name in peers:
             with _named(name):
-                check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
+                frozen = bool(cfgs[name].get('frozen'))
+                check_trained(heads[name], read[name], frozen, peers[name])
                 built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
         for name, branch in built.items():
             print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')

@@ -166,3 +166,19 @@ def test_what_is_read_of_each_branch():
     check_trained(heads['a'], {'projector', 'search_head', 'pooled'}, frozen=False)
     with pytest.raises(ValueError, match='learns from its moco, which no head of its own trains'):
         check_trained(heads['a'], {'moco'}, frozen=False)
+
+
+def test_what_trains_a_neck_that_others_read():
+    """Another framework in place of L_sm: L_cm trains the projector, unless it has no weight."""
+    moco = dict(type='mmmokd.ViewPairHead', reads='moco')
+    heads, read = dict(sm=moco, cm=MOKD.terms['cm']), {'moco', 'projector'}
+    check_trained(heads, read, False, dict(a=0.0, b=0.1))
+    check_trained(heads, read, False)
+    message = 'learns from its projector, which no head of its own trains'
+    with pytest.raises(ValueError, match=message):
+        check_trained(dict(sm=moco), read, False, {})
+    with pytest.raises(ValueError, match=message):
+        check_trained(heads, read, False, dict(a=0.0))
+    check_trained(dict(heads, cm=dict(heads['cm'], loss_weight=0.5)), read, False, dict(a=0.0))
+    with pytest.raises(ValueError, match='no loss heads with a weight, so nothing would train it'):
+        check_trained(dict(sm=dict(MOKD.terms['sm'], loss_weight=0)), read, False, {})
