@@ -12,8 +12,9 @@ from mokd_testing import BACKBONES
 
 from mmmokd.models.branches import BranchNetwork
 from mmmokd.models.heads import ClassificationHead, MaskedPatchHead, SwAVHead, ViewPairHead
+from mmmokd.models.necks import DINOProjector
 from mmmokd.models.utils import draw_patch_masks
-from mmmokd.structures import Views
+from mmmokd.structures import BackboneFeatures, NetworkOutput, Views
 
 pytestmark = pytest.mark.dist
 # Two labels in the first process and one in the second; none and two; none at all.
@@ -55,9 +56,19 @@ def losses_and_grads(images=slice(None)):
 
 
 def swav(student, teacher, images):
-    layer = torch.nn.Linear(6, 4, bias=False)
-    loss = SwAVHead()(layer(student[:, images]), layer(teacher[:, images]).detach())
-    return [loss.detach(), *torch.autograd.grad(loss, list(layer.parameters()))]
+    """Over two steps, the second with a queue of the first."""
+    network = torch.nn.Module()
+    network.projector = DINOProjector(6, 4, 8, 5, train_gain=False)
+    head, found = SwAVHead(queue_length=6, queue_start_epoch=0), []
+    head.connect(network, None)
+    for pooled in (student[:, images], teacher[:, images]):
+        flat = pooled.flatten(0, 1)
+        passes = [BackboneFeatures(flat, flat[:, None], (1, 1))]
+        views = Views([None, None], [])
+        loss = head.loss(NetworkOutput(network, passes, pooled.shape[1]), None, views)
+        learns = [*network.projector.mlp.parameters()]
+        found += [loss.detach(), *torch.autograd.grad(loss, learns)]
+    return [*found, head.queue['first']]
 
 
 def masked_patches(images):

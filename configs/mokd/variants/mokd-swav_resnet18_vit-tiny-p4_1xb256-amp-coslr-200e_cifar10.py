@@ -9,6 +9,8 @@ swav = dict(
     reads='projector',
     teacher='none',  # 'own': codes of the EMA teacher
     epsilon=0.05,
+    queue_length=3840,  # earlier features, for there are more prototypes than images in a batch
+    queue_start_epoch=15,
 )
 projector = dict(
     num_layers=2, bottleneck_channels=128, train_gain=False, norm_cfg=dict(type='SyncBN')

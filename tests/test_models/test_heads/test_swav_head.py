@@ -62,6 +62,33 @@ def test_loss_and_gradients(teacher, case, float64):
         torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-13)
 
 
+def test_earlier_features_are_assigned_with_the_batch(float64):
+    """A queue of two steps and a part of a third, from an epoch on; the state is in buffers."""
+    head, earlier = SwAVHead(queue_length=10, queue_start_epoch=2), [[], []]
+    network = make_output(5).network
+    head.connect(network, None)
+    assert head.queue['first'].shape == (10, D)
+    head.set_epoch(1.5)
+    for step in range(5):
+        if step == 3:
+            head.set_epoch(2)
+        student = make_output(5, seed=step, neck=network.projector)
+        scores = student['projector']
+        features, layer = student.prototype_input('projector')
+        codes_of, batch = [scores[0], scores[1]], len(scores[0])
+        if step >= 3:
+            codes_of = [torch.cat([own, layer(torch.cat(rows)[-10:])]) for own, rows in
+                        zip(codes_of, earlier, strict=True)]  # fmt: skip
+        loss, expected = head.loss(student, None, VIEWS), plain_loss(scores, codes_of)
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)  # rows are float32
+        assert loss.requires_grad and batch == B
+        for rows, view in zip(earlier, features, strict=False):
+            rows.append(view.detach())
+    assert set(head.state_dict()) == {'queue.first', 'queue.second', 'queue.pointer'}
+    with pytest.raises(ValueError, match='for 2 global views, but num_global_views is 1'):
+        head.loss(student, None, Views(VIEWS.globals[:1], []))
+
+
 def test_as_mmpretrain_in_one_process(float64):
     student = make_output(5)
     features, layer = student.prototype_input('projector')
