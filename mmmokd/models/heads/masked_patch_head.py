@@ -9,7 +9,7 @@ from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 
 from ..losses import at_least_float32
-from ..utils import check_counts, draw_patch_masks, mean_logits
+from ..utils import check_counts, draw_patch_masks, gain_and_direction, mean_logits
 from .distillation_head import DistillationHead
 
 
@@ -121,7 +121,12 @@ class MaskedPatchHead(DistillationHead):
             each.to(images.device, non_blocking=True) for each in (masks, places, weights)
         )
         tokens = student.network.extract_masked(images, masks, self.mask_token[0]).tokens
-        logits = _project(student.neck(self.reads), tokens.flatten(0, 1)[places])
+        own = tokens.flatten(0, 1)[places]
+        neck, layer = student.neck(self.reads), student.prototype_layer(self.reads)
+        if layer is None:
+            logits = _project(neck, own)
+        else:
+            logits = _score(neck(own, mode='features'), layer)
         with torch.no_grad():
             target, mean = self._target_of_patches(teacher, places)
         loss = self(logits, target, weights / len(images))
@@ -165,7 +170,13 @@ class MaskedPatchHead(DistillationHead):
             logits = _project(neck, tokens)
             return logits[places], at_least_float32(logits).mean(dim=0)
         features = neck(tokens, mode='features')
-        return neck(features[places], mode='prototypes'), mean_logits(features, layer)
+        return _score(features[places], layer), mean_logits(features, layer)
+
+
+def _score(features: Tensor, layer: nn.Linear) -> Tensor:
+    """Logits that mixed precision does not round."""
+    with torch.autocast(features.device.type, enabled=False):
+        return layer(at_least_float32(features).to(gain_and_direction(layer)[1].dtype))
 
 
 def _project(neck: BaseModule, tokens: Tensor) -> Tensor:
