@@ -15,7 +15,11 @@ default_hooks = dict(
     # them. NAME=None leaves one out (in this package's tools).
     # compile=True: fewer and faster kernels on a GPU, after minutes at the start of the first run.
     acceleration=dict(
-        type='mmmokd.AccelerationHook', channels_last=True, onednn=True, compile=False
+        type='mmmokd.AccelerationHook',
+        channels_last=True,
+        onednn=True,
+        cuda_graphs=True,
+        compile=False,
     ),
     accumulated_lr=dict(type='mmmokd.AccumulatedLRHook'),  # part of auto_scale_lr
     resume=dict(type='mmmokd.ResumeHook'),  # progress in images, also with other batches

@@ -238,7 +238,10 @@ RULES: dict[str, dict[str, Rule | Kind]] = {
     'model': dict(num_global_views=COUNT),
     'branches': dict(cross_weight=Rule(0, each=True)),  # None: of a frozen branch
     'heads': dict(
-        center_momentum=SHARE, loss_weight=NOT_NEGATIVE, warmup_teacher_temp_epochs=NOT_NEGATIVE
+        center_momentum=SHARE,
+        loss_weight=NOT_NEGATIVE,
+        warmup_teacher_temp_epochs=NOT_NEGATIVE,
+        warmup_weight_epochs=NOT_NEGATIVE,
     ),
     'pipeline': dict(crop_size=SIZE, size=SIZE, scale=POSITIVE),
     '*': {

@@ -5,15 +5,18 @@ from collections.abc import Iterator
 import mmcv.cnn
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from mmmokd.models.utils import OneDNNLinear, onednn
+from mmmokd.models.selfsup import BaseMultiBranch
+from mmmokd.models.utils import OneDNNLinear, StepGraph, onednn
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.state_dict import name_some
 
-from ..optimizers.wrappers import iter_wrappers
+from ..optimizers.wrappers import accumulative_counts, iter_wrappers
 
 # Graphs of one function: each block of a CNN has shapes of its own, for views of two sizes, with
 # gradients and without.
@@ -36,6 +39,11 @@ class AccelerationHook(Hook):
             its arguments, such as ``dict(mode='reduce-overhead')`` for CUDA graphs. The first steps
             then take minutes; later runs find what was compiled in PyTorch's cache. It needs a C
             compiler. Validation is not compiled. Defaults to False.
+        cuda_graphs (bool): Whether, on one GPU, the forward and backward passes of a step run as a CUDA
+            graph: of small models the device then no longer waits for the host. See
+            :class:`~mmmokd.models.utils.StepGraph`. Without effect, and the log says why, with
+            several processes or accumulated gradients, and for algorithms and loss heads that cannot
+            be captured. Defaults to True.
 
     Raises:
         ConfigError: When training begins, if there is no C compiler.
@@ -45,12 +53,17 @@ class AccelerationHook(Hook):
     priority = 'LOW'
 
     def __init__(
-        self, channels_last: bool = True, onednn: bool = True, compile: bool | dict = False
+        self,
+        channels_last: bool = True,
+        onednn: bool = True,
+        compile: bool | dict = False,
+        cuda_graphs: bool = True,
     ) -> None:
         self.channels_last = channels_last
         self.onednn = onednn
         self._replaced: list[tuple[nn.Linear, type[nn.Linear]]] = []
         self.compile = dict(compile) if isinstance(compile, dict) else {} if compile else None
+        self.cuda_graphs = cuda_graphs
 
     def before_train(self, runner) -> None:
         """Convert the weights, and let the compiler have its modules.
@@ -69,9 +82,16 @@ class AccelerationHook(Hook):
                 module.__class__ = OneDNNLinear
         if self.compile is not None:
             self._compile(runner, model)
+        if self.cuda_graphs and next(model.parameters()).is_cuda:
+            if (reason := _why_not_captured(runner.model, runner.optim_wrapper)) is None:
+                model.step_graph = StepGraph(model)
+            else:
+                runner.logger.info(f'AccelerationHook: steps are not CUDA graphs: {reason}.')
 
     def after_train(self, runner) -> None:
-        """Give linear layers their class again."""
+        """Give linear layers their class again, and graphs' memory back."""
+        if getattr(get_ori_model(runner.model), 'step_graph', None) is not None:
+            get_ori_model(runner.model).step_graph = None
         for module, cls in self._replaced:
             module.__class__ = cls
         self._replaced.clear()
@@ -95,7 +115,7 @@ class AccelerationHook(Hook):
         )
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Tell CUDA graphs that outputs of the last step are no longer read."""
+        """Tell the compiler's CUDA graphs that outputs of the last step are no longer read."""
         if self.compile is not None:
             torch.compiler.cudagraph_mark_step_begin()
 
@@ -116,6 +136,21 @@ class AccelerationHook(Hook):
                 checkpoint[key] = apply_to(
                     checkpoint[key], lambda x: isinstance(x, Tensor), Tensor.contiguous
                 )
+
+
+def _why_not_captured(model: nn.Module, optim_wrapper: OptimWrapper) -> str | None:
+    """Say why the steps of a run cannot be CUDA graphs; None if they can."""
+    if model is not get_ori_model(model):
+        return f'the model is wrapped in {type(model).__name__}'
+    if not isinstance(model, BaseMultiBranch) or not model.trains_by_branch(optim_wrapper):
+        return f'{type(model).__name__} does not train one branch after the other'
+    if accumulative_counts(optim_wrapper) > 1:
+        return 'gradients are accumulated'
+    heads = model.heads_by_name()
+    names = [f'{name}.{term}' for name, term, _, head in heads if not head.capturable]
+    if names:
+        return f'loss heads cannot be captured ({name_some(list(dict.fromkeys(names)))})'
+    return None
 
 
 def compiled_modules(model: nn.Module) -> Iterator[nn.Module]:

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from mmmokd.analysis import effective_rank, feature_std, mutual_information, prototype_entropy
+from mmmokd.models.utils import capturable, when_computed
 from mmmokd.registry import HOOKS
 from mmmokd.structures import NetworkOutput
 from mmmokd.utils import CollapseError
@@ -140,7 +141,7 @@ class CollapseMonitorHook(Hook):
             return
         self._records = {name: [] for name in self._watched}
         for name, (branch, head) in self._watched.items():
-            record = partial(self._record, name, head)
+            record = capturable(partial(self._record, name, head))
             self._handles.append(branch.teacher.register_forward_hook(record))
 
     @torch.no_grad()
@@ -154,7 +155,8 @@ class CollapseMonitorHook(Hook):
         step = math.ceil(len(logits) * get_world_size() / self.max_samples)
         probs = head.targets(logits.detach()[::step].float())
         step = math.ceil(len(features) * get_world_size() / self.max_samples)
-        self._records[name].append((features.detach()[::step].float(), probs))
+        record = features.detach()[::step].float(), probs
+        when_computed(lambda: self._records[name].append(record))
 
     @torch.no_grad()
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:

@@ -97,6 +97,17 @@ class BranchOptimWrapperDict(OptimWrapperDict):
             ConfigError: If branches' losses are needed and missing, or are of other branches.
         """
         self._scale(loss).backward()
+        self.step_after_backward(step_kwargs, zero_kwargs)
+
+    def step_after_backward(
+        self, step_kwargs: dict | None = None, zero_kwargs: dict | None = None
+    ) -> None:
+        """An optimizer step of every branch, when one is due, by the gradients of its parameters.
+
+        Args:
+            step_kwargs (dict, optional): For the optimizers' step. Defaults to None.
+            zero_kwargs (dict, optional): For ``zero_grad``. Defaults to None.
+        """
         for wrapper in self.values():
             wrapper._inner_count += 1
             if wrapper.should_update():

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmmokd.registry import MODELS
 
+from ..utils import capturable
 from .inference import infer_features
 
 # What backbones of mmpretrain leave out by default, because a classifier has no use for it: a map,
@@ -215,6 +216,7 @@ def _pad_small_maps(backbone: nn.Module) -> bool:
     return bool(windows)
 
 
+@capturable  # what it sets depends on the shapes alone
 def _pad_if_smaller(window: nn.Module, args: tuple) -> None:
     window.pad_small_map = min(args[1]) < window.window_size
 
@@ -227,10 +229,12 @@ def _keep_rotary_buffers(backbone: nn.Module) -> None:
             module.register_forward_hook(_restore_buffers, always_call=True)
 
 
+@capturable
 def _remember_buffers(rotary: nn.Module, args: tuple) -> None:
     rotary.made_for = rotary.patch_resolution, rotary.freqs_cos, rotary.freqs_sin
 
 
+@capturable
 def _restore_buffers(rotary: nn.Module, args: tuple, output: Any) -> None:
     rotary.patch_resolution, rotary.freqs_cos, rotary.freqs_sin = rotary.made_for
     del rotary.made_for

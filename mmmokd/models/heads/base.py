@@ -34,6 +34,8 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
             peer's teacher.
         needs_local_views (bool): Whether there must be a local view.
+        capturable (bool): Whether a CUDA graph can hold the loss: it reads no data samples, never
+            waits for the device, and changes tensors in place only.
         metrics (dict[str, Tensor]): Scalars of the last loss, such as an accuracy, to be logged as
             ``'{branch}.{term}.{name}'`` in the step.
 
@@ -44,6 +46,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
     teacher_reads: str | None = None
     must_agree: tuple[str, ...] = ()
     needs_local_views = False
+    capturable = False
 
     def __init__(
         self,

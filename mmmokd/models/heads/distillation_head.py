@@ -32,11 +32,15 @@ class BaseDistillationHead(BranchHead):
         warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
         warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
         loss_weight (float): Weight of the term. Defaults to 1.0.
+        warmup_weight_epochs (int): Epochs over which the weight rises linearly from 0: a term that
+            learns from a peer may wait until the peer has learned something. Defaults to 0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
         ConfigError: If a temperature is not positive or a count or weight is negative.
     """
+
+    capturable = True
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class BaseDistillationHead(BranchHead):
         warmup_teacher_temp: float = 0.04,
         warmup_teacher_temp_epochs: int = 30,
         loss_weight: float = 1.0,
+        warmup_weight_epochs: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         check_number('a distillation head', 'loss_weight', loss_weight, zero=True)
@@ -61,12 +66,13 @@ class BaseDistillationHead(BranchHead):
             warmup_teacher_temp=warmup_teacher_temp,
         ).items():
             check_number('a distillation head', name, value)
-        check_number(
-            'a distillation head',
-            'warmup_teacher_temp_epochs',
-            warmup_teacher_temp_epochs,
-            zero=True,
-        )
+        for name, value in dict(
+            warmup_teacher_temp_epochs=warmup_teacher_temp_epochs,
+            warmup_weight_epochs=warmup_weight_epochs,
+        ).items():
+            check_number('a distillation head', name, value, zero=True)
+        self.final_loss_weight = loss_weight
+        self.warmup_weight_epochs = warmup_weight_epochs
         self.student_temp = student_temp
         self.final_teacher_temp = teacher_temp
         self.warmup_teacher_temp = warmup_teacher_temp
@@ -74,15 +80,15 @@ class BaseDistillationHead(BranchHead):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: float) -> dict[str, float]:
-        """Set ``teacher_temp`` to the temperature of an epoch.
+        """Set ``teacher_temp`` and ``loss_weight`` to those of an epoch.
 
-        It is derived from the epoch and is not part of the state.
+        They are derived from the epoch and are not part of the state.
 
         Args:
             epoch (float): Counted from 0.
 
         Returns:
-            dict[str, float]: ``teacher_temp``.
+            dict[str, float]: ``teacher_temp``, and ``loss_weight`` if it has a warm-up.
         """
         self.teacher_temp = teacher_temp_at(
             epoch,
@@ -90,7 +96,10 @@ class BaseDistillationHead(BranchHead):
             self.final_teacher_temp,
             self.warmup_teacher_temp_epochs,
         )
-        return dict(teacher_temp=self.teacher_temp)
+        if not self.warmup_weight_epochs:
+            return dict(teacher_temp=self.teacher_temp)
+        self.loss_weight = self.final_loss_weight * min(1.0, epoch / self.warmup_weight_epochs)
+        return dict(teacher_temp=self.teacher_temp, loss_weight=self.loss_weight)
 
     def target(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Target | None:
         """Describe the loss as a cross-entropy over prototypes.
@@ -165,6 +174,8 @@ class DistillationHead(BaseDistillationHead):
         warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
         warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
         loss_weight (float): Weight of the term. Defaults to 1.0.
+        warmup_weight_epochs (int): Epochs over which the weight rises linearly from 0: a term that
+            learns from a peer may wait until the peer has learned something. Defaults to 0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
@@ -190,6 +201,7 @@ class DistillationHead(BaseDistillationHead):
         warmup_teacher_temp: float = 0.04,
         warmup_teacher_temp_epochs: int = 30,
         loss_weight: float = 1.0,
+        warmup_weight_epochs: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(
@@ -200,6 +212,7 @@ class DistillationHead(BaseDistillationHead):
             warmup_teacher_temp,
             warmup_teacher_temp_epochs,
             loss_weight,
+            warmup_weight_epochs,
             init_cfg,
         )
         check_counts('a distillation head', out_channels=out_channels)
@@ -307,6 +320,8 @@ class SearchDistillationHead(BaseDistillationHead):
         warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
         warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
         loss_weight (float): Weight of the term. Defaults to 1.0.
+        warmup_weight_epochs (int): Epochs over which the weight rises linearly from 0: a term that
+            learns from a peer may wait until the peer has learned something. Defaults to 0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
@@ -325,6 +340,7 @@ class SearchDistillationHead(BaseDistillationHead):
         warmup_teacher_temp: float = 0.04,
         warmup_teacher_temp_epochs: int = 30,
         loss_weight: float = 1.0,
+        warmup_weight_epochs: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(
@@ -335,6 +351,7 @@ class SearchDistillationHead(BaseDistillationHead):
             warmup_teacher_temp,
             warmup_teacher_temp_epochs,
             loss_weight,
+            warmup_weight_epochs,
             init_cfg,
         )
 

@@ -38,6 +38,8 @@ class KoLeoHead(BranchHead):
         >>> heads = dict(koleo=dict(type='mmmokd.KoLeoHead', loss_weight=0.1))
     """
 
+    capturable = True
+
     def __init__(
         self,
         reads: str = 'pooled',

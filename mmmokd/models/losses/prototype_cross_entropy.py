@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from ..utils.onednn import product
 from ..utils.prototypes import gain_and_direction
+from .fused_pass import FusedPass, kernels_for
 from .soft_cross_entropy import at_least_float32
 
 # Working memory of a chunk, in bytes: what a core's cache holds; on a GPU what fills it.
@@ -92,7 +93,6 @@ def prototype_cross_entropies(
         # Rounded once, so that log-sum-exps and dot products are of the same rows.
         rows = (at_least_float32(features) / temperature).to(dtype)
         rows = at_least_float32(rows)
-        settings = (dtype, tuple(target.temperature for target in targets))
         flat = [
             each
             for target in targets
@@ -102,9 +102,9 @@ def prototype_cross_entropies(
                 target.center,
             )
         ]
-        log_sums, *expected = _prototype_pass(
-            settings, rows.flatten(0, 1), *gain_and_direction(layer), *flat
-        )
+        inputs = rows.flatten(0, 1), *gain_and_direction(layer)
+        settings = (dtype, tuple(target.temperature for target in targets))
+        log_sums, *expected = _prototype_pass(settings, *inputs, *flat)
         log_sums = log_sums.unflatten(0, features.shape[:2])  # (V, B)
         losses = []
         for target, prototypes in zip(targets, expected, strict=True):
@@ -274,8 +274,14 @@ def _converted(*passes: _Softmax) -> Iterator[None]:
             each.prototypes = None
 
 
-# Its loops over chunks are not for a compiler, which breaks the graph here.
-_prototype_pass = torch.compiler.disable(_PrototypePass.apply)
+# Loops over chunks and launches of kernels are not for a compiler, which breaks the graph here.
+@torch.compiler.disable
+def _prototype_pass(settings: tuple, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+    (dtype, _), params = settings, [*inputs[1:3], *inputs[4::4], *inputs[5::4]]
+    kernels = kernels_for(dtype, inputs[0], params)
+    if kernels is not None:
+        return FusedPass.apply((kernels, *settings), *inputs)
+    return _PrototypePass.apply(settings, *inputs)
 
 
 def _chunks(rows: int, direction: Tensor) -> Iterator[slice]:

@@ -2,8 +2,9 @@
 import inspect
 from abc import ABCMeta, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from mmengine.logging import print_log
@@ -30,7 +31,7 @@ from ..branches.terms import (
 )
 from ..heads import BranchHead
 from ..losses import prototype_cross_entropies
-from ..utils import check_counts
+from ..utils import StepGraph, check_counts
 from .checks import (
     check_branch,
     check_global_size,
@@ -81,6 +82,8 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         neck_defaults (dict): See above.
         left_out (tuple[str]): Names of the branches that are None.
         branch_type (str): ``type`` of a branch whose config has none.
+        step_graph (StepGraph, optional): Runs training steps as CUDA graphs; set by
+            :class:`AccelerationHook`.
 
     Raises:
         ConfigError: If there is no branch, a name contains a dot, fewer than one global view is asked
@@ -121,6 +124,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         self._check_edges()
         self._connect_heads()
         self._initialized = False
+        self.step_graph: StepGraph | None = None
         watch_plain_modules(self)
 
     def _build_branches(self, cfgs: dict[str, dict | None]) -> ModuleDict:
@@ -298,14 +302,30 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         Returns:
             dict[str, Tensor]: What is logged.
         """
-        learning = {name for name, branch in self.branches.items() if not branch.frozen}
-        separate = isinstance(optim_wrapper, OptimWrapperDict)
-        if not (separate and {*optim_wrapper.keys()} == learning and self._trains_by_branch()):
+        if not self.trains_by_branch(optim_wrapper):
             return super().train_step(data, optim_wrapper)
         self._check_initialized()
         with optim_wrapper.optim_context(self):
             data = self.data_preprocessor(data, True)
-            inputs, data_samples = data['inputs'], data.get('data_samples')
+        inputs, data_samples = data['inputs'], data.get('data_samples')
+        if self.step_graph is not None:
+            graph = partial(self._run_branches, optim_wrapper, learn=_backward)
+            log_vars = self.step_graph(graph, inputs)
+            if log_vars is not None:
+                optim_wrapper.step_after_backward()  # with gradients of all branches
+                return log_vars
+        return self._run_branches(optim_wrapper, inputs, data_samples, learn=_update)
+
+    def _run_branches(
+        self,
+        optim_wrapper: OptimWrapperDict,
+        inputs: list[Tensor],
+        data_samples: list | None = None,
+        *,
+        learn: Callable[[OptimWrapper, Tensor], None],
+    ) -> dict[str, Tensor]:
+        """Compute the losses of one branch after the other, and let it learn."""
+        with optim_wrapper.optim_context(self):
             steps = self.losses_by_branch(inputs, data_samples)
         found: dict[str, Tensor] = {}
         while True:
@@ -316,12 +336,23 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             total, _ = self.parse_losses(losses)
             found.update((key, loss.detach()) for key, loss in losses.items())
             del losses
-            optim_wrapper[name].update_params(total)
+            learn(optim_wrapper[name], total)
             del total
         return self.parse_losses(found)[1]
 
-    def _trains_by_branch(self) -> bool:
-        """Check that :meth:`losses_by_branch` gives the losses of :meth:`loss`."""
+    def trains_by_branch(self, optim_wrapper: OptimWrapper | OptimWrapperDict) -> bool:
+        """Check whether :meth:`train_step` trains one branch after the other.
+
+        Args:
+            optim_wrapper (OptimWrapper | OptimWrapperDict): See :meth:`train_step`.
+
+        Returns:
+            bool: If each branch has an optimizer of its own and :meth:`losses_by_branch` gives the
+            losses of :meth:`loss`.
+        """
+        learning = {name for name, branch in self.branches.items() if not branch.frozen}
+        if not isinstance(optim_wrapper, OptimWrapperDict) or {*optim_wrapper.keys()} != learning:
+            return False
 
         def depth(name: str) -> int:
             return next(i for i, cls in enumerate(type(self).__mro__) if name in vars(cls))
@@ -483,6 +514,17 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             if not branch.frozen
         }
         return BranchLosses(sums).attach_to(total), log_vars
+
+
+def _update(wrapper: OptimWrapper, loss: Tensor) -> None:
+    wrapper.update_params(loss)
+
+
+def _backward(wrapper: OptimWrapper, loss: Tensor) -> None:
+    """Compute gradients alone, to be captured: a replay calls nothing that counts."""
+    count = wrapper._inner_count
+    wrapper.backward(wrapper.scale_loss(loss))
+    wrapper._inner_count = count
 
 
 def _has_batch_norm(network: nn.Module) -> bool:

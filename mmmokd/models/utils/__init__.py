@@ -9,15 +9,19 @@ from .prototypes import (
     mean_logits,
 )
 from .queue import EmbeddingQueue
+from .step_graph import StepGraph, capturable, when_computed
 
 __all__ = [
     'EmbeddingQueue',
     'OneDNNLinear',
+    'StepGraph',
     'build_prototype_layer',
     'gain_and_direction',
+    'capturable',
     'mean_logits',
     'check_counts',
     'check_number',
     'draw_patch_masks',
     'trunc_normal_linears_',
+    'when_computed',
 ]

@@ -1,13 +1,16 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import re
 import shutil
 
 import mmcv.cnn
 import pytest
 import torch
-from mokd_testing import AfterStep, copy_of, train
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from mokd_testing import AfterStep, branch_cfg, copy_of, train
 from torch import nn
 
-from mmmokd.engine.hooks.acceleration_hook import compiled_modules
+from mmmokd.engine.hooks.acceleration_hook import _why_not_captured, compiled_modules
 from mmmokd.models.utils import OneDNNLinear, onednn
 
 
@@ -110,3 +113,28 @@ def test_no_compiler(runner_cfg, monkeypatch):
         ValueError, match=r'acceleration.compile needs a C compiler .* compile=False'
     ):
         run(runner_cfg(length=2, batch_size=2, max_epochs=1), dict(compile=True))
+
+
+@pytest.mark.parametrize(
+    ('model', 'optim', 'reason'),
+    [
+        ({}, {}, None),
+        (dict(heads=dict(koleo=dict(type='mmmokd.KoLeoHead'))), {}, None),
+        ({}, dict(accumulative_counts=2), 'gradients are accumulated'),
+        (
+            dict(heads=dict(ce=dict(type='mmmokd.ClassificationHead', num_classes=2))),
+            {},
+            r'loss heads cannot be captured \(vit.ce\)',
+        ),
+    ],
+)
+def test_what_is_captured(runner_cfg, model, optim, reason):
+    branches = dict(cnn=branch_cfg('cnn'), vit=branch_cfg('vit', **model))
+    runner = Runner.from_cfg(runner_cfg(branches=branches, optim=optim))
+    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    found = _why_not_captured(runner.model, wrapper)
+    assert found is None if reason is None else re.fullmatch(reason, found)
+    wrapped = nn.DataParallel(runner.model)
+    assert _why_not_captured(wrapped, wrapper) == 'the model is wrapped in DataParallel'
+    single = OptimWrapper(torch.optim.SGD(runner.model.parameters(), lr=0.1))
+    assert 'one branch after the other' in _why_not_captured(runner.model, single)

@@ -70,6 +70,27 @@ def test_loss_gradient_and_center_over_steps(case, float64):
         assert head.center[0].tolist() == pytest.approx(center, rel=1e-12, abs=1e-15)
 
 
+@pytest.mark.parametrize('head', [DistillationHead(4), SearchDistillationHead()])
+def test_no_warm_up_of_the_weight(head):
+    assert [set(head.set_epoch(e)) for e in (0, 9)] == [{'teacher_temp'}] * 2
+    assert head.loss_weight == 1
+
+
+@pytest.mark.parametrize(
+    ('epoch', 'share'), [(0, 0.0), (0.5, 0.125), (1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)]
+)
+def test_warm_up_of_the_weight(epoch, share, float64):
+    head = DistillationHead(4, loss_weight=0.1, warmup_weight_epochs=4)
+    plain = DistillationHead(4, loss_weight=0.1)
+    assert head.loss_weight == 0  # before the hook has told the epoch
+    for each in (head, plain):
+        logged = each.set_epoch(epoch)
+        if each is head:
+            assert logged['loss_weight'] == pytest.approx(0.1 * share)
+    student, teacher = torch.randn(3, 2, 4), torch.randn(2, 2, 4)
+    assert head(student, teacher) == pytest.approx(share * plain(student, teacher))
+
+
 def test_targets_are_those_of_the_loss(float64):
     head = DistillationHead(4)
     head.center.normal_()

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from mmmokd.models.losses import Target, prototype_cross_entropies
+from mmmokd.models.losses import Target, fused_pass, prototype_cross_entropies
 from mmmokd.models.losses import prototype_cross_entropy as module
 from mmmokd.models.utils import build_prototype_layer, mean_logits
 
@@ -112,11 +112,21 @@ def test_under_autocast_and_compiled(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize(
-    ('dtype', 'tolerance'), [(None, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 3e-2)], ids=str
+    ('dtype', 'tolerance', 'with_kernels'),
+    [
+        (None, 1e-5, True),
+        (torch.float16, 5e-3, True),
+        (torch.bfloat16, 3e-2, True),
+        (torch.bfloat16, 3e-2, False),
+    ],
+    ids=str,
 )
-def test_on_a_gpu(dtype, tolerance, monkeypatch):
+def test_on_a_gpu(dtype, tolerance, with_kernels, monkeypatch):
     features, layer, targets = random_case(10, 4, 16, 301, 64, monkeypatch)
     monkeypatch.setattr(module, 'GPU_CHUNK_BYTES', 1)
+    monkeypatch.setattr(fused_pass, 'CHUNK_BYTES', 1)
+    if not with_kernels:
+        monkeypatch.setattr(module, 'kernels_for', lambda *_: None)
     sides = []
     for device in ('cpu', 'cuda'):
         layer.to(device)

@@ -157,7 +157,7 @@ def cifar(settings: Settings) -> Measured:
     Returns:
         Measured: Images per second beside the rate without data.
     """
-    batch, per_file, warm_up, steps = 256, 10_000, 40, 200
+    batch, per_file, warm_up, steps = 256, 10_000, 20, 60
     options: dict[str, Any] = {**NO_BENCHMARK, **BFLOAT16}
     if settings.quick:
         batch, per_file, warm_up, steps = 4, 4, 1, 2

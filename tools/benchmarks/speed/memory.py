@@ -31,7 +31,7 @@ def peak_rss() -> int:
 
 
 class PeakMemory:
-    """Measures the peak of what is allocated within a ``with`` block.
+    """Measures the peak of what is allocated, or in total reserved, within a ``with`` block.
 
     On the CPU from the process's resident memory, of which Linux lets the peak be reset.
 
@@ -71,7 +71,11 @@ class PeakMemory:
     def __exit__(self, *_) -> None:
         if self.device == 'cuda':
             torch.cuda.synchronize()
-            peak = torch.cuda.max_memory_allocated()
+            # Of what a CUDA graph keeps, only the reserved memory tells.
+            stats = (
+                torch.cuda.max_memory_reserved if self.total else torch.cuda.max_memory_allocated
+            )
+            peak = stats()
         else:
             peak = _status('VmHWM')
         self.bytes = peak - (0 if self.total else self._before)

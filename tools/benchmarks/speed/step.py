@@ -127,7 +127,9 @@ def step_variants(case: Case, settings: Settings) -> Measured:
     Returns:
         Measured: Time and memory as configured, and a table of all variants.
     """
-    switches = [key for key in ('channels_last', 'compile') if acceleration_of(case).get(key)]
+    switches = [
+        key for key in ('channels_last', 'cuda_graphs', 'compile') if acceleration_of(case).get(key)
+    ]
     variants = {f'without {key}': {f'{ACCELERATION}.{key}': False} for key in switches}
     found = {'as configured': _measure_variant(case, settings)}
     for name, options in variants.items():
@@ -215,7 +217,7 @@ def acceleration_of(case: Case) -> Mapping[str, Any]:
     return case.load().default_hooks.get('acceleration') or {}
 
 
-def _warm_up(run: Training, steps: int = 3) -> None:
+def _warm_up(run: Training, steps: int = 5) -> None:
     for _ in range(steps):
         run.step()
 
