@@ -48,6 +48,7 @@ class MaskedPatchHead(DistillationHead):
         warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
         warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
         loss_weight (float): Weight of the term. Defaults to 1.0.
+        warmup_weight_epochs (int): Epochs over which the weight rises linearly from 0. Defaults to 0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
@@ -61,6 +62,7 @@ class MaskedPatchHead(DistillationHead):
     """
 
     masks_patches = True
+    capturable = False  # masks are drawn on the CPU, and their patches are as many as they are
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class MaskedPatchHead(DistillationHead):
         warmup_teacher_temp: float = 0.04,
         warmup_teacher_temp_epochs: int = 30,
         loss_weight: float = 1.0,
+        warmup_weight_epochs: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(
@@ -88,6 +91,7 @@ class MaskedPatchHead(DistillationHead):
             warmup_teacher_temp,
             warmup_teacher_temp_epochs,
             loss_weight,
+            warmup_weight_epochs,
             init_cfg,
         )
         check_counts('MaskedPatchHead', token_channels=token_channels)
