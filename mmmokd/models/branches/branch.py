@@ -115,9 +115,12 @@ class Branch(BaseModule):
                 f'heads.{term}: {cls.__name__} is not a loss head of a branch (BranchHead)'
             )
         reads = head_argument(cfg, 'reads')
-        for key in ('in_channels', 'out_channels'):
+        widths = dict(in_channels=reads, out_channels=reads, token_channels='tokens')
+        for key, of in widths.items():
             if key not in cfg and has_argument(cls, key):
-                cfg = dict(cfg, **{key: self.network().width(reads)})
+                cfg = dict(cfg, **{key: self.network().width(of)})
+        if getattr(cls, 'masks_patches', False):
+            self.network().check_masks_patches()
         if head_argument(cfg, 'teacher') != 'peers':
             return MODELS.build(cfg)
         # Every head has a state of its own, such as a center.

@@ -13,7 +13,8 @@ from mmmokd.utils.errors import ConfigError
 from mmmokd.weights.loaded import is_pretrained, pretrained_entries
 
 from .backbone import build_backbone, class_of, describe_backbone, has_argument
-from .inference import BackboneSpec, ImageSizeError, infer_features
+from .inference import BackboneSpec, ImageSizeError, in_evaluation, infer_features
+from .masking import masked_patches, patch_embedding
 
 
 class BranchNetwork(BaseModule):
@@ -160,6 +161,38 @@ class BranchNetwork(BaseModule):
             if self.sources[name] == 'pooled':
                 self._check_channels(getattr(self, name), features)
         return features
+
+    def extract_masked(self, images: Tensor, mask: Tensor, token: Tensor) -> BackboneFeatures:
+        """Run the backbone, a ViT, over images of which patches are masked.
+
+        Args:
+            images (Tensor): Shape (B, 3, H, W).
+            mask (Tensor): True for masked patches, shape (B, N).
+            token (Tensor): What the backbone sees of these instead of their embedding, shape (C,).
+
+        Returns:
+            BackboneFeatures: Pooled feature, tokens, grid.
+
+        Raises:
+            ConfigError: See :meth:`extract`; also if the backbone does not embed one patch for each
+                token of its map.
+        """
+        with masked_patches(self.backbone, mask, token):
+            return self.extract(images)
+
+    def check_masks_patches(self) -> None:
+        """Check that :meth:`extract_masked` works, by an image of zeros.
+
+        Raises:
+            ConfigError: If the backbone is not a ViT.
+        """
+        patch_embedding(self.backbone)
+        h, w = self.spec.grid
+        weight = next(self.backbone.parameters())
+        image = weight.new_zeros(1, 3, *self.spec.size)
+        mask = torch.zeros(1, h * w, dtype=torch.bool, device=weight.device)
+        with in_evaluation(self):
+            self.extract_masked(image, mask, weight.new_zeros(self.spec.token_channels))
 
     def _check_channels(self, neck: nn.Module, features: BackboneFeatures) -> None:
         wanted = getattr(neck, 'in_channels', None)

@@ -12,10 +12,12 @@ from .distillation_head import (
 )
 from .info_nce_head import QueueInfoNCEHead
 from .koleo_head import KoLeoHead
+from .masked_patch_head import MaskedPatchHead
 from .nt_xent_head import NTXentHead
 from .offline_head import OfflineHead
 from .seed_head import SEEDHead
 from .similarity_distillation_head import SimilarityDistillationHead
+from .swav_head import SwAVHead
 from .view_pair_head import ViewPairHead
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     'DisCoHead',
     'DistillationHead',
     'KoLeoHead',
+    'MaskedPatchHead',
     'NTXentHead',
     'OfflineHead',
     'QueueInfoNCEHead',
@@ -35,5 +38,6 @@ __all__ = [
     'SearchDistillationHead',
     'SimilarityDistillationHead',
     'SoftContrastiveHead',
+    'SwAVHead',
     'ViewPairHead',
 ]

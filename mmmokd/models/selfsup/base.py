@@ -24,7 +24,6 @@ from ..branches import Branch
 from ..branches.backbone import class_of, has_argument
 from ..branches.terms import (
     check_trained,
-    head_argument,
     outputs_read,
     resolve_heads,
     resolve_necks,
@@ -145,7 +144,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         read = outputs_read(peers, heads)
         built = {}
         for name in peers:
-            own = {head_argument(head, 'reads') for head in heads[name].values()}
+            own = reads_trained(heads[name], peers[name])
             trained, needed = (
                 with_sources(self.necks, cfgs[name], names) for names in (own, read[name])
             )

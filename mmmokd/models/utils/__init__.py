@@ -3,6 +3,7 @@ from .checks import check_counts, check_number
 from .gather import first_row, gather_with_grad
 from .init import trunc_normal_linears_
 from .onednn import OneDNNLinear
+from .patch_masks import draw_patch_masks
 from .prototypes import (
     build_prototype_layer,
     gain_and_direction,
@@ -23,6 +24,7 @@ __all__ = [
     'check_number',
     'first_row',
     'gather_with_grad',
+    'draw_patch_masks',
     'trunc_normal_linears_',
     'when_computed',
 ]
