@@ -25,6 +25,7 @@ from ..branches.backbone import class_of, has_argument
 from ..branches.terms import (
     check_trained,
     outputs_read,
+    reads_trained,
     resolve_heads,
     resolve_necks,
     resolve_peers,
