@@ -6,6 +6,7 @@ from mmengine.model import ModuleDict
 from torch import Tensor
 
 from mmmokd.structures import Views
+from mmmokd.structures.network_output import FEATURES
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import Branch
@@ -174,16 +175,19 @@ class BaseOffline(BaseMultiBranch):
     def _with_teacher_reads(term: str, head: dict, teachers: list[dict]) -> dict:
         """A head's config that says what it reads of the teachers, if it can."""
         reads = head_argument(head, 'teacher_reads')
-        if reads is None and has_argument(class_of(head), 'teacher_reads'):
-            neck = head_argument(head, 'reads')
-            has_neck = {bool(teacher.get(neck)) for teacher in teachers}
-            if len(has_neck) > 1:
-                raise ConfigError(
-                    f'heads.{term} reads {neck} of teachers of which some have none: give '
-                    f'heads.{term}.teacher_reads'
-                )
-            return dict(head, teacher_reads=neck if True in has_neck else 'pooled')
-        return head
+        if reads is not None or not has_argument(class_of(head), 'teacher_reads'):
+            return head
+        neck = head_argument(head, 'reads')
+        # One that is trained has the necks of the table.
+        has_neck = {not _is_frozen(teacher) or bool(teacher.get(neck)) for teacher in teachers}
+        if neck in FEATURES or True not in has_neck:
+            return dict(head, teacher_reads=neck if neck in FEATURES else 'pooled')
+        if False in has_neck:
+            raise ConfigError(
+                f'heads.{term} reads {neck} of teachers of which some have none: give '
+                f'heads.{term}.teacher_reads'
+            )
+        return dict(head, teacher_reads=neck)
 
 
 def _is_frozen(cfg: dict | None) -> bool:
