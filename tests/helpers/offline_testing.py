@@ -79,7 +79,7 @@ def losses_grads_and_queues(parts=(slice(None),)):
         (DisCoHead(), [(2, 6, 4), (2, 6, 4)], ()),
         (BINGOHead(queue_length=9, warmup_epochs=0), [(3, 6, 4), (2, 6, 4)], (0.3,)),
     ):
-        head.reads = head.teacher_reads = 'neck'
+        head.reads = head.target_reads = 'neck'
         head.connect(width, width)
         student, *others = (torch.randn(shape) for shape in shapes)
         student.requires_grad_()

@@ -6,6 +6,7 @@ from mmengine.model import ModuleDict
 from torch import Tensor
 
 from mmmokd.structures import Views
+from mmmokd.structures.network_output import FEATURES
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import Branch
@@ -173,6 +174,7 @@ class BaseOffline(BaseMultiBranch):
     @staticmethod
     def _with_target_reads(term: str, head: dict, teachers: list[dict]) -> dict:
         """A head's config that says what it reads of the teachers, if it can."""
+<<<<<<< HEAD
         reads = head_argument(head, 'target_reads')
         if reads is None and has_argument(class_of(head), 'target_reads'):
             neck = head_argument(head, 'reads')
@@ -184,6 +186,22 @@ class BaseOffline(BaseMultiBranch):
                 )
             return dict(head, target_reads=neck if True in has_neck else 'pooled')
         return head
+=======
+        reads = head_argument(head, 'target_reads')
+        if reads is not None or not has_argument(class_of(head), 'target_reads'):
+            return head
+        neck = head_argument(head, 'reads')
+        # One that is trained has the necks of the table.
+        has_neck = {not _is_frozen(teacher) or bool(teacher.get(neck)) for teacher in teachers}
+        if neck in FEATURES or True not in has_neck:
+            return dict(head, target_reads=neck if neck in FEATURES else 'pooled')
+        if False in has_neck:
+            raise ConfigError(
+                f'heads.{term} reads {neck} of teachers of which some have none: give '
+                f'heads.{term}.target_reads'
+            )
+        return dict(head, target_reads=neck)
+>>>>>>> w/offline
 
 
 def _is_frozen(cfg: dict | None) -> bool:

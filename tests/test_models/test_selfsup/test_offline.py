@@ -116,3 +116,13 @@ def test_teachers_of_different_widths_are_refused(tmp_path):
     cfg['branches']['other'] = dict(backbone=other, frozen=True)
     with pytest.raises(ConfigError, match='branch cnn: its projector .*differ in their channels'):
         build(cfg)
+
+
+def test_another_student_may_be_a_teacher(tmp_path):
+    """Named in ``cross_weight``; of it the projector is read, which it trains as well."""
+    cfg = offline_cfg('DisCo', tmp_path, student=dict(cross_weight=dict(next=1.0)))
+    cfg['branches']['next'] = dict(backbone=BACKBONES['next'])
+    cfg['branches']['cnn']['projector'] = dict(out_channels=WIDTH)
+    model = build(cfg)
+    assert model.branches['cnn'].heads['dis']['next'].target_reads == 'projector'
+    assert model.branches['next'].heads['dis']['vit'].target_reads == 'pooled'
