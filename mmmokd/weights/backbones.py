@@ -14,6 +14,7 @@ from mmmokd.utils.pos_embed import resize_square_pos_embed
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 from mmmokd.weights.backbone_info import describe_weights
 
+from .lora import is_lora, merge_lora
 from .vit_names import VIT_NAMES, rename_vit, vit_library
 
 # What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
@@ -71,7 +72,8 @@ def load_backbone(
     of another size, which is resized; mmpretrain's wrapper of a timm model takes the weights of
     timm. The module may lack whole parts of the source, as a detector lacks the last stage or a
     segmentor the last norm, but must lack nothing in the parts it has: a ResNet-34 does not fit a
-    ResNet-18, though it has all of its weights.
+    ResNet-18, though it has all of its weights. Low-rank updates (LoRA) of the source are merged where
+    the module has none, and begin at zero where the source has none.
 
     Args:
         module (nn.Module): The backbone, or a part of one, as a shared head of ``layer4``.
@@ -86,12 +88,18 @@ def load_backbone(
     Raises:
         CheckpointError: If they do not fit; the message describes both sides.
     """
+    if any(map(is_lora, weights)) and not any(map(is_lora, module.state_dict())):
+        weights = merge_lora(weights)
     module, weights = _unwrap(module, weights, source)
     own = module.state_dict()
     _check_needed_parts(weights, own, type(module).__name__, source)
     weights = adapt_weights(weights, own, source)
     extra = _EXTRAS.get(backbone_kind(own) or '') if extras else None
-    may_lack = None if extra is None else lambda key: extra.fullmatch(key) is not None
+    plain = not any(map(is_lora, weights))
+
+    def may_lack(key: str) -> bool:
+        return (plain and is_lora(key)) or (extra is not None and bool(extra.fullmatch(key)))
+
     try:
         unexpected = load_state_dict_strict(module, weights, source, may_lack)
         parts = {key.split('.')[0] for key in own}

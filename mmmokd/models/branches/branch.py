@@ -13,6 +13,7 @@ from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.loaded import loaded_names, pretrained_entries
+from mmmokd.weights.lora import is_lora
 
 from ..heads import BranchHead
 from .backbone import class_of, has_argument
@@ -20,6 +21,7 @@ from .network import BranchNetwork
 from .terms import head_argument
 
 NETWORKS = ('student', 'teacher')
+FROZEN_BACKBONE = 'backbone'  # value of `frozen`
 # Arguments with which backbones of timm, torchvision and Hugging Face load weights by themselves.
 OWN_WEIGHTS = ('pretrained', 'checkpoint_path', 'weights', 'name_or_path')
 
@@ -39,6 +41,14 @@ class Branch(BaseModule):
     With ``frozen=True`` there is only a teacher, which never changes: always in evaluation mode,
     without gradients, optimizer and heads, for others to learn from. It has to be loaded.
 
+    With ``frozen='backbone'`` only the necks learn, by the branch's heads, on a backbone that has to
+    be loaded: how a partner of which nothing but the backbone is published gets its prototypes. Student
+    and teacher share the backbone, which runs once over all views, in evaluation mode and without
+    gradients.
+
+    With ``lora`` the backbone, which has to be loaded as well, keeps its weights and learns low-rank
+    updates of its linear layers. Student and teacher share the weights and differ in updates and necks.
+
     Args:
         backbone (dict): Config of the backbone.
         adapter (dict, optional): Config of the :class:`BackboneAdapter` that reads the backbone's
@@ -48,7 +58,10 @@ class Branch(BaseModule):
         peers (dict[str, float], optional): Whom the branch learns from, with the weight of the heads
             that learn from them. Defaults to None.
         ema (bool): Whether there is an EMA teacher. Defaults to True.
-        frozen (bool): Whether the branch is not trained. Defaults to False.
+        frozen (bool | str): Whether the branch is not trained; ``'backbone'``: its backbone alone.
+            Defaults to False.
+        lora (dict, optional): Low-rank updates of the backbone, see :class:`BranchNetwork`: ``rank``,
+            ``alpha``, ``targets``. Defaults to None.
         global_size (int | tuple[int, int], optional): See :class:`BranchNetwork`.
             Defaults to None.
         init_cfg (dict, optional): Initialization config. ``'Pretrained'`` with a prefix that ends
@@ -58,8 +71,8 @@ class Branch(BaseModule):
         **necks (dict): Config of each neck by name; see :class:`BranchNetwork`.
 
     Raises:
-        ConfigError: If a frozen branch has heads or peers, a head is not a :class:`BranchHead`, or a
-            value is out of range.
+        ConfigError: If a frozen branch has heads or peers, a frozen backbone updates, nothing is left
+            that learns, a head is not a :class:`BranchHead`, or a value is out of range.
     """
 
     def __init__(
@@ -69,30 +82,35 @@ class Branch(BaseModule):
         heads: Mapping[str, dict] | None = None,
         peers: Mapping[str, float] | None = None,
         ema: bool = True,
-        frozen: bool = False,
+        frozen: bool | str = False,
+        lora: dict | None = None,
         global_size: int | tuple[int, int] | None = None,
         init_cfg: dict | list[dict] | None = None,
         **necks: dict,
     ) -> None:
         of_network = _names_network(init_cfg)
         super().__init__(None if of_network else init_cfg)
-        self.ema = ema and not frozen
-        self.frozen = frozen
+        if frozen and lora:
+            raise ConfigError(f'lora adapts a backbone that learns, but frozen is {frozen!r}')
+        self.frozen = frozen is True
+        self.ema = ema and not self.frozen
         self.peers = tuple(peers or ())
         network = BranchNetwork(
             backbone,
             adapter,
             global_size=global_size,
+            frozen_backbone=frozen == FROZEN_BACKBONE,
+            lora=lora,
             init_cfg=init_cfg if of_network else None,
             **necks,
         )
-        self.student: BranchNetwork | None = None if frozen else network
+        self.student: BranchNetwork | None = None if self.frozen else network
         self.teacher: BranchNetwork | None = None
-        if frozen:
+        if self.frozen:
             self.teacher = network.requires_grad_(False).eval()
         elif ema:
             self.teacher = make_teacher(network)
-        if frozen and (heads or peers):
+        if self.frozen and (heads or peers):
             raise ConfigError(
                 'a frozen branch learns from nothing, but got '
                 f'{", ".join((*(heads or ()), *self.peers))}'
@@ -100,6 +118,11 @@ class Branch(BaseModule):
         self.heads = ModuleDict(
             {term: self._build_head(term, cfg, peers or {}) for term, cfg in (heads or {}).items()}
         )
+        if frozen == FROZEN_BACKBONE and not any(p.requires_grad for p in self.parameters()):
+            raise ConfigError(
+                "frozen='backbone' trains necks, but no head reads one: give the branch a head that "
+                'does, or set frozen=True'
+            )
 
     def _build_head(
         self, term: str, cfg: dict, peers: Mapping[str, float]
@@ -120,6 +143,11 @@ class Branch(BaseModule):
         return ModuleDict(
             {peer: MODELS.build({'loss_weight': w, **cfg}) for peer, w in peers.items()}
         )
+
+    @property
+    def student_first(self) -> bool:
+        """bool: Whether the student's pass over the views serves the teacher, too: run it first."""
+        return self.student is not None and (self.teacher is None or self.student.frozen_backbone)
 
     def network(self, name: str = 'student') -> BranchNetwork:
         """One of the networks; a branch that has one network gives it under either name.
@@ -188,26 +216,34 @@ class Branch(BaseModule):
         self.reset_teacher(but=loaded)
 
     def check_initialized(self) -> None:
-        """Make sure that a frozen network was loaded, so that nobody learns from noise.
+        """Make sure that what stays as it is was loaded, so that nobody learns from noise.
 
         Raises:
-            ConfigError: If weights of a frozen branch were neither loaded by an ``init_cfg`` nor from
-                a checkpoint; names them.
+            ConfigError: If weights of a frozen branch, or of a backbone that is frozen or has low-rank
+                updates, were neither loaded by an ``init_cfg`` nor from a checkpoint; names them.
         """
-        if not self.frozen:
+        network = self.network()
+        if self.frozen:
+            what, fixed = 'the frozen branch would teach noise', ''
+        elif network.frozen_backbone:
+            what, fixed = (
+                'the necks would learn from noise, for their backbone is frozen',
+                'backbone.',
+            )
+        elif network.has_lora:
+            what, fixed = 'lora would adapt noise', 'backbone.'
+        else:
             return
-        loaded = loaded_names(self.teacher)
-        if any(self.teacher.backbone_cfg.get(key) for key in OWN_WEIGHTS):
-            loaded |= {f'backbone.{name}' for name in self.teacher.backbone.state_dict()}
+        loaded = loaded_names(network)
+        if any(network.backbone_cfg.get(key) for key in OWN_WEIGHTS):
+            loaded |= {f'backbone.{name}' for name in network.backbone.state_dict()}
         # Other buffers are constants, such as the indices of windows.
-        names = [name for name, _ in self.teacher.named_parameters()]
-        names += [
-            n for n in self.teacher.state_dict() if n.endswith(('running_mean', 'running_var'))
-        ]
-        random = [name for name in names if name not in loaded]
+        names = [name for name, _ in network.named_parameters() if not is_lora(name)]
+        names += [n for n in network.state_dict() if n.endswith(('running_mean', 'running_var'))]
+        random = [n for n in names if n.startswith(fixed) and n not in loaded]
         if random:
             raise ConfigError(
-                f'the frozen branch would teach noise: {len(random)} of its weights are random '
+                f'{what}: {len(random)} of its weights are random '
                 f'({name_some(random)}). Load them: init_cfg of the branch (Pretrained, with a prefix '
                 "such as 'branches.NAME.teacher.') loads backbone and necks, init_cfg of its "
                 'backbone the backbone alone, load_from or resume the whole model'
@@ -248,15 +284,18 @@ class Branch(BaseModule):
 
         Args:
             views (Views): The views.
-            student (NetworkOutput, optional): What :meth:`forward_student` gave; a branch without a
-                teacher needs it. Defaults to None.
+            student (NetworkOutput, optional): What :meth:`forward_student` gave. A branch without a
+                teacher needs it, and a frozen backbone that both share does not run again.
+                Defaults to None.
 
         Returns:
             NetworkOutput: Of the global views, without gradient. With ``ema=False`` the student's,
             detached.
         """
         if self.teacher is not None:
-            return self.teacher([views.globals], len(views.globals[0]))
+            shared = student is not None and self.student_first
+            passes = student.passes[:1] if shared else None  # the first is of the global views
+            return self.teacher([views.globals], len(views.globals[0]), passes)
         if student is None:
             student = self.forward_student(views)
         return student.detach(len(views.globals))
@@ -271,13 +310,18 @@ def _names_network(init_cfg: dict | list[dict] | None) -> bool:
 def make_teacher(student: BranchNetwork) -> BranchNetwork:
     """Copy a student, without drop path and without gradients.
 
+    A frozen backbone is not copied, nor are the weights below low-rank updates: both have them.
+
     Args:
         student (BranchNetwork): Any module.
 
     Returns:
         BranchNetwork: The copy.
     """
-    teacher = copy.deepcopy(student)
+    shared = [student.backbone] if getattr(student, 'frozen_backbone', False) else []
+    if getattr(student, 'has_lora', False):
+        shared = [param for param in student.backbone.parameters() if not param.requires_grad]
+    teacher = copy.deepcopy(student, {id(each): each for each in shared})
     for module in teacher.modules():
         # mmcv, timm and torchvision each have a class of their own for it.
         if type(module).__name__ == 'DropPath':

@@ -136,7 +136,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         built = {}
         for name in peers:
             with _named(name):
-                check_trained(heads[name], read[name], bool(cfgs[name].get('frozen')))
+                check_trained(heads[name], read[name], cfgs[name].get('frozen') is True)
                 built[name] = self._build_branch(cfgs[name], peers[name], heads[name], read[name])
         for name, branch in built.items():
             print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')
@@ -147,7 +147,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     ) -> tuple[dict[str, float], dict[str, dict]]:
         """Whom a branch learns from, and by which heads."""
         weight = cfg.get('cross_weight')
-        if not cfg.get('frozen'):
+        if cfg.get('frozen') is not True:
             peers = resolve_peers(name, 1.0 if weight is None else weight, cfgs)
             return peers, resolve_heads(self.terms, cfg.get('heads'), bool(peers))
         given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key)]
@@ -230,7 +230,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
 
         Raises:
             RuntimeError: For another mode.
-            ConfigError: If the weights of a frozen branch are random.
+            ConfigError: If weights that are frozen are random.
         """
         if mode == 'loss':
             self._check_initialized()
