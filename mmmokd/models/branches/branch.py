@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
+import functools
 import logging
 from collections.abc import Collection, Iterator, Mapping
 
@@ -9,7 +10,7 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
 from mmmokd.registry import MODELS
-from mmmokd.structures import NetworkOutput, Views
+from mmmokd.structures import BackboneFeatures, NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.loaded import loaded_names, pretrained_entries
@@ -17,6 +18,7 @@ from mmmokd.weights.lora import is_lora
 
 from ..heads import BranchHead
 from .backbone import class_of, has_argument
+from .feature_cache import FeatureCache, describe_network, reads_tokens
 from .network import BranchNetwork
 from .terms import head_argument
 
@@ -62,6 +64,9 @@ class Branch(BaseModule):
             Defaults to False.
         lora (dict, optional): Low-rank updates of the backbone, see :class:`BranchNetwork`: ``rank``,
             ``alpha``, ``targets``. Defaults to None.
+        cache (str, optional): Folder of the features of a frozen backbone, which
+            ``tools/cache_features.py`` writes: training reads them, and the backbone does not run.
+            Defaults to None.
         global_size (int | tuple[int, int], optional): See :class:`BranchNetwork`.
             Defaults to None.
         init_cfg (dict, optional): Initialization config. ``'Pretrained'`` with a prefix that ends
@@ -71,8 +76,9 @@ class Branch(BaseModule):
         **necks (dict): Config of each neck by name; see :class:`BranchNetwork`.
 
     Raises:
-        ConfigError: If a frozen branch has heads or peers, a frozen backbone updates, nothing is left
-            that learns, a head is not a :class:`BranchHead`, or a value is out of range.
+        ConfigError: If a frozen branch has heads or peers, a frozen backbone updates, a backbone that
+            learns a cache, nothing is left that learns, a head is not a :class:`BranchHead`, or a
+            value is out of range.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Branch(BaseModule):
         ema: bool = True,
         frozen: bool | str = False,
         lora: dict | None = None,
+        cache: str | None = None,
         global_size: int | tuple[int, int] | None = None,
         init_cfg: dict | list[dict] | None = None,
         **necks: dict,
@@ -92,6 +99,11 @@ class Branch(BaseModule):
         super().__init__(None if of_network else init_cfg)
         if frozen and lora:
             raise ConfigError(f'lora adapts a backbone that learns, but frozen is {frozen!r}')
+        if cache and not frozen:
+            raise ConfigError(
+                f"cache keeps features that do not change: set frozen=True or 'backbone', not {frozen}"
+            )
+        self.cache = cache
         self.frozen = frozen is True
         self.ema = ema and not self.frozen
         self.peers = tuple(peers or ())
@@ -148,6 +160,14 @@ class Branch(BaseModule):
     def student_first(self) -> bool:
         """bool: Whether the student's pass over the views serves the teacher, too: run it first."""
         return self.student is not None and (self.teacher is None or self.student.frozen_backbone)
+
+    @functools.cached_property
+    def features(self) -> FeatureCache | None:
+        """FeatureCache, optional: What is read in the place of the backbone's passes.
+
+        It is opened when training first needs it, for evaluations do without.
+        """
+        return FeatureCache(self.cache) if self.cache else None
 
     def network(self, name: str = 'student') -> BranchNetwork:
         """One of the networks; a branch that has one network gives it under either name.
@@ -220,8 +240,20 @@ class Branch(BaseModule):
 
         Raises:
             ConfigError: If weights of a frozen branch, or of a backbone that is frozen or has low-rank
-                updates, were neither loaded by an ``init_cfg`` nor from a checkpoint; names them.
+                updates, were neither loaded by an ``init_cfg`` nor from a checkpoint; names them. If
+                the features of the cache are of other weights.
         """
+        self._check_loaded()
+        if self.features is not None:
+            network = self.network()
+            self.features.check(describe_network(network))
+            if reads_tokens(network) and not self.features.passes[0].tokens:
+                raise ConfigError(
+                    f'the features in {self.cache} are pooled ones alone, but necks read maps '
+                    f'({", ".join(network.neck_names)}): write them again for this branch'
+                )
+
+    def _check_loaded(self) -> None:
         network = self.network()
         if self.frozen:
             what, fixed = 'the frozen branch would teach noise', ''
@@ -276,7 +308,8 @@ class Branch(BaseModule):
         """
         if self.student is None:
             return None
-        return self.student(group_by_size(views.globals, views.locals), len(views.globals[0]))
+        groups = group_by_size(views.globals, views.locals)
+        return self.student(groups, len(views.globals[0]), self._read_passes(views, groups))
 
     @torch.no_grad()
     def forward_teacher(self, views: Views, student: NetworkOutput | None = None) -> NetworkOutput:
@@ -293,12 +326,32 @@ class Branch(BaseModule):
             detached.
         """
         if self.teacher is not None:
-            shared = student is not None and self.student_first
-            passes = student.passes[:1] if shared else None  # the first is of the global views
-            return self.teacher([views.globals], len(views.globals[0]), passes)
+            groups = [views.globals]
+            if student is not None and self.student_first:
+                passes = student.passes[:1]  # of the global views
+            else:
+                passes = self._read_passes(views, groups)
+            return self.teacher(groups, len(views.globals[0]), passes)
         if student is None:
             student = self.forward_student(views)
         return student.detach(len(views.globals))
+
+    def _read_passes(
+        self, views: Views, groups: list[list[Tensor]]
+    ) -> list[BackboneFeatures] | None:
+        """What the cache has of the views; None without one."""
+        if self.features is None:
+            return None
+        like = next(self.network().parameters())
+        num_views = sum(len(group) for group in groups)
+        found = self.features.read(views.data_samples, like, num_views)
+        sizes = [len(group) for group in groups]
+        if [each.views for each in self.features.passes[: len(found)]] != sizes:
+            raise ConfigError(
+                f'the features in {self.cache} are of passes of '
+                f'{[each.views for each in self.features.passes]} views, but the model has {sizes}'
+            )
+        return found
 
 
 def _names_network(init_cfg: dict | list[dict] | None) -> bool:
