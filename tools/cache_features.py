@@ -50,7 +50,7 @@ def main() -> None:
         set_dataloader_defaults,
         set_work_dir,
     )
-    from mmmokd.engine.feature_cache import GIB, FeatureWriter
+    from mmmokd.engine.feature_writer import GIB, FeatureWriter
     from mmmokd.engine.runners.build_runner import build_runner, describe_run, use_cpus
     from mmmokd.engine.runners.fixed_views import fix_views
 

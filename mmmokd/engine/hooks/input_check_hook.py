@@ -21,7 +21,7 @@ from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.errors import ConfigError
 
-from ..feature_cache import check_cached_data
+from ..feature_writer import check_cached_data
 
 
 @HOOKS.register_module()

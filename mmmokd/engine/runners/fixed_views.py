@@ -35,7 +35,7 @@ def fix_cached_views(cfg: Config) -> list[str]:
         for name, branch in (branches or {}).items()
         if isinstance(branch, dict) and branch.get('cache')
     }
-    # Where there are none, an evaluation goes on, and training ends with a message at its start.
+    # An evaluation needs none; training without them ends with a message before its first step.
     metas = {name: read_meta(path) for name, path in found.items() if (path / META).is_file()}
     if not metas or not loader:
         return []

@@ -158,12 +158,12 @@ class Branch(BaseModule):
 
     @property
     def student_first(self) -> bool:
-        """bool: Whether the student's pass over the views serves the teacher, too: run it first."""
+        """bool: Whether the student's pass serves the teacher as well, and is to be the first."""
         return self.student is not None and (self.teacher is None or self.student.frozen_backbone)
 
     @functools.cached_property
     def features(self) -> FeatureCache | None:
-        """FeatureCache, optional: What is read in the place of the backbone's passes.
+        """FeatureCache, optional: Features that are read in the place of the backbone's passes.
 
         It is opened when training first needs it, for evaluations do without.
         """
@@ -339,7 +339,7 @@ class Branch(BaseModule):
     def _read_passes(
         self, views: Views, groups: list[list[Tensor]]
     ) -> list[BackboneFeatures] | None:
-        """What the cache has of the views; None without one."""
+        """Read the features of the views; None without a cache."""
         if self.features is None:
             return None
         like = next(self.network().parameters())

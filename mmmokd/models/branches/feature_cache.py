@@ -32,7 +32,7 @@ NOT_OF_THE_FEATURES = (
 
 
 class PassShape(NamedTuple):
-    """What is kept of one pass of the backbone, for each image.
+    """Shape of the features of one pass of the backbone, for each image.
 
     Attributes:
         views (int): Views of one size.
@@ -97,10 +97,11 @@ class FeatureCache:
         found = json.loads(json.dumps(found))
         for key, value in found.items():
             if self.meta.get(key) != value:
+                place, kept, has = _first_difference(key, self.meta.get(key), value)
                 raise ConfigError(
-                    f'the features in {self.folder} are of other {key}: expected '
-                    f'{_short(self.meta.get(key))}, but the run has {_short(value)}. Use what they '
-                    'were made with, or write new ones into another folder (tools/cache_features.py)'
+                    f'the features in {self.folder} are of other {key}: expected {place} '
+                    f'{_short(kept)}, but the run has {_short(has)}. Use what they were made with, or '
+                    'write new ones into another folder (tools/cache_features.py)'
                 )
 
     def read(
@@ -301,6 +302,16 @@ def reads_tokens(network: nn.Module) -> bool:
         bool: Whether tokens have to be kept.
     """
     return any(getattr(getattr(network, n), 'reads_maps', False) for n in network.neck_names)
+
+
+def _first_difference(place: str, kept: Any, found: Any) -> tuple[str, Any, Any]:
+    """Place of the first difference of two values, lists or dicts, and the two there."""
+    if isinstance(kept, list) and isinstance(found, list) and len(kept) == len(found):
+        kept, found = dict(enumerate(kept)), dict(enumerate(found))
+    if not (isinstance(kept, dict) and isinstance(found, dict)):
+        return place, kept, found
+    key = next(key for key in (*kept, *found) if kept.get(key) != found.get(key))
+    return _first_difference(f'{place}.{key}', kept.get(key), found.get(key))
 
 
 def _short(value: Any, limit: int = 200) -> str:

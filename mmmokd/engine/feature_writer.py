@@ -174,9 +174,10 @@ class FeatureWriter:
         """Check the folder and the disk, and say what is to come."""
         meta = json.loads(json.dumps(self.meta))
         if (self.folder / META).is_file():
-            differ = [
-                key for key, value in read_meta(self.folder).items() if meta.get(key) != value
-            ]
+            kept = read_meta(self.folder)
+            differ = [key for key, value in kept.items() if meta.get(key) != value]
+            if differ == ['num_draws'] and kept['num_draws'] < meta['num_draws']:
+                differ = []  # more of the same
             if differ:
                 raise ConfigError(
                     f'{self.folder} has features of other {", ".join(differ)}: name another folder by '
