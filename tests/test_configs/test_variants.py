@@ -193,6 +193,8 @@ def test_graphs(variant, tmp_path, float64):
     model, hook, _ = train(tiny(variant, tmp_path), plain_terms(own, edges))
     hook.check(both(own, edges), rtol=1e-9, atol=0)
     for name, branch in model.branches.items():
+        # However many learn from it, a teacher runs once.
+        assert hook.calls[-1].count(f'branches.{name}.teacher.backbone') == 1
         assert set(edges.get(name, ())) == set(branch.peers)
         # A head, and so a center, for each edge; none without an edge.
         assert ('cm' in branch.heads) == bool(edges.get(name))
