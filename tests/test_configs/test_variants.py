@@ -74,7 +74,9 @@ def tiny(variant, tmp_path, cifar=None):
     cfg = Config.fromfile(path)
     cfg.model.global_size = 32
     for branch in filter(None, cfg.model.branches.values()):
-        small = branch_cfg('vit' if 'VisionTransformer' in branch.backbone.type else 'cnn')
+        backbone = branch.backbone
+        is_vit = 'VisionTransformer' in backbone.type or 'vit' in backbone.get('model_name', '')
+        small = branch_cfg('vit' if is_vit else 'cnn')
         for part in ('backbone', 'projector', 'search_head'):
             if branch.get(part, {}) is not None:
                 branch[part] = small[part]
@@ -187,6 +189,8 @@ def test_graphs(variant, tmp_path, float64):
     model, hook, _ = train(tiny(variant, tmp_path), plain_terms(own, edges))
     hook.check(both(own, edges), rtol=1e-9, atol=0)
     for name, branch in model.branches.items():
+        # However many learn from it, a teacher runs once.
+        assert hook.calls[-1].count(f'branches.{name}.teacher.backbone') == 1
         assert set(edges.get(name, ())) == set(branch.peers)
         # A head, and so a center, for each edge; none without an edge.
         assert ('cm' in branch.heads) == bool(edges.get(name))
@@ -210,6 +214,28 @@ def test_frozen_partner(tmp_path, float64):
     kept = {k: v for k, v in model.state_dict().items() if k.startswith('branches.vit.')}
     assert kept.keys() == {k for k in loaded if k.startswith('branches.vit.teacher.')}
     assert all(torch.equal(value, loaded[key]) for key, value in kept.items())
+
+
+@pytest.mark.parametrize('variant', ['mokd-partner', 'mokd-lora'])
+def test_partner_of_a_backbone_alone(variant, tmp_path, float64):
+    """Of its file the partner has the backbone; it learns necks, or necks and updates, by itself."""
+    own = dict(cnn=SELF, vit=SELF)
+    edges = dict(cnn=dict(vit=1.0), vit=dict(cnn=0.1) if variant == 'mokd-lora' else {})
+    source = build_mokd(('vit',), seed=5).branches['vit'].teacher.backbone.state_dict()
+    torch.save(source, tmp_path / 'partner.pth')
+    cfg = tiny(variant, tmp_path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'partner.pth'))
+    cfg.model.branches.vit.backbone = dict(cfg.model.branches.vit.backbone, init_cfg=init_cfg)
+    model, hook, _ = train(cfg, plain_terms(own, edges))
+    hook.check(both(own, edges), rtol=1e-9, atol=0)
+    passes = (
+        2 if variant == 'mokd-partner' else 3
+    )  # of the global and the local views; the teacher's
+    assert len([name for name in hook.calls[-1] if '.vit.' in name]) == passes
+    for network in (model.branches.vit.student, model.branches.vit.teacher):
+        found = network.backbone.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in source.items())
+        assert (len(found) > len(source)) == (variant == 'mokd-lora')
 
 
 FRAMEWORKS = {'mokd-mocov3': 'moco', 'mokd-byol': 'byol', 'mokd-simsiam': 'simsiam'}

@@ -64,6 +64,8 @@ ELSEWHERE = (
     'python tools/train.py configs/dino/',  # likewise
     'python tools/train.py configs/dogo/',  # likewise
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
+    'python tools/cache_features.py CONFIG',  # test_cache_features.py
+    'python tools/train.py CONFIG --cfg-options model.branches.vit.cache',  # likewise
 )
 REPLACED = (
     (r'mmmokd::(?=mokd/)', 'configs/'),  # those of the package are large: test_config_paths.py

@@ -22,6 +22,8 @@ from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.errors import ConfigError
 
+from ..feature_writer import check_cached_data
+
 
 @HOOKS.register_module()
 class InputCheckHook(Hook):
@@ -35,7 +37,8 @@ class InputCheckHook(Hook):
     batch norm would be left with one value per channel; the last batch of an epoch is counted.
     Before a test its images' size is checked likewise. Weights, statistics and random numbers are
     untouched. Where several processes train, so does a backbone of which a part gets no gradient.
-    A pipeline that makes its views by other means is not checked.
+    A pipeline that makes its views by other means is not checked. Where a branch reads kept features
+    (``cache``), they have to be of the views that the pipeline makes of these images.
 
     Raises:
         ConfigError: If a branch cannot take the views, or the smallest batch.
@@ -69,6 +72,7 @@ class InputCheckHook(Hook):
             )
             for name, branch in branches.items()
         }
+        check_cached_data(branches, sets[0], model.data_preprocessor)
         later = crop_sizes(sets[1]) if len(sets) > 1 else []
         for name, branch in branches.items():
             views = passes[name]

@@ -10,8 +10,10 @@ from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures, NetworkOutput
 from mmmokd.structures.network_output import FEATURES
 from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.loaded import is_pretrained, pretrained_entries
 
+from ..utils import add_lora
 from .backbone import build_backbone, class_of, describe_backbone, has_argument
 from .inference import BackboneSpec, ImageSizeError, in_evaluation, infer_features
 from .masking import masked_patches, patch_embedding
@@ -41,12 +43,17 @@ class BranchNetwork(BaseModule):
             :class:`AutoAdapter`.
         global_size (int | tuple[int, int], optional): Side, or (H, W), of the global views in
             pixels, for ``grid_size``. Defaults to None, the size that the backbone was made for.
+        frozen_backbone (bool): Whether the backbone is not trained: always in evaluation mode, and
+            without gradients. Defaults to False.
+        lora (dict, optional): Low-rank updates that the backbone learns in place of its weights: the
+            arguments ``rank``, ``alpha`` and ``targets`` of :func:`~mmmokd.models.utils.add_lora`.
+            Defaults to None.
         init_cfg (dict, optional): Initialization config. Defaults to None.
         **necks (dict): Config of each neck by its name.
 
     Raises:
-        ConfigError: If a neck has a name that is taken or reads an unknown neck, or the backbone
-            cannot take the image.
+        ConfigError: If a neck has a name that is taken or reads an unknown neck, the backbone cannot
+            take the image, or its layers cannot have updates.
     """
 
     def __init__(
@@ -54,6 +61,8 @@ class BranchNetwork(BaseModule):
         backbone: dict,
         adapter: dict | None = None,
         global_size: int | tuple[int, int] | None = None,
+        frozen_backbone: bool = False,
+        lora: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
         **necks: dict,
     ) -> None:
@@ -63,6 +72,13 @@ class BranchNetwork(BaseModule):
         self.global_size = global_size
         self.backbone = build_backbone(_load_all(backbone))
         self.adapter = MODELS.build(adapter or dict(type='mmmokd.AutoAdapter'))
+        self.frozen_backbone = frozen_backbone
+        self.has_lora = bool(lora)
+        if frozen_backbone:
+            self.backbone.requires_grad_(False)
+            self.train()
+        if lora:
+            self._add_lora(lora)
         self.neck_names = tuple(necks)
         self.sources = {name: cfg.get('reads', 'pooled') for name, cfg in necks.items()}
         self._widths = {name: cfg.get('out_channels') for name, cfg in necks.items()}
@@ -70,6 +86,40 @@ class BranchNetwork(BaseModule):
             if name in FEATURES or hasattr(self, name) or not name.isidentifier():
                 raise ConfigError(f'a neck cannot be named {name!r}: choose another name')
             setattr(self, name, MODELS.build(self._complete(name, cfg)))
+
+    def _add_lora(self, lora: dict) -> None:
+        """Give layers of the backbone updates, which have to act in its pass."""
+        names = add_lora(self.backbone, **lora)
+        called: set[nn.Module] = set()
+        layers = {name: self.backbone.get_submodule(name) for name in names}
+        handles = [
+            layer.register_forward_hook(lambda layer, *_: called.add(layer))
+            for layer in layers.values()
+        ]
+        self.spec  # noqa: B018  one pass
+        for handle in handles:
+            handle.remove()
+        idle = [name for name, layer in layers.items() if layer not in called]
+        if idle:
+            raise ConfigError(
+                f'lora.targets: {describe_backbone(self.backbone_cfg)} uses the weights of '
+                f'{name_some(idle)} without calling the layer, so that an update would not act: name '
+                'others'
+            )
+
+    def train(self, mode: bool = True) -> 'BranchNetwork':
+        """Set training or evaluation mode; a frozen backbone stays in evaluation mode.
+
+        Args:
+            mode (bool): Whether to train. Defaults to True.
+
+        Returns:
+            BranchNetwork: The network itself.
+        """
+        super().train(mode)
+        if self.frozen_backbone:
+            self.backbone.eval()
+        return self
 
     @functools.cached_property
     def spec(self) -> BackboneSpec:
@@ -129,17 +179,26 @@ class BranchNetwork(BaseModule):
             )
         return self.width(source)
 
-    def forward(self, groups: Sequence[Sequence[Tensor]], batch: int) -> NetworkOutput:
+    def forward(
+        self,
+        groups: Sequence[Sequence[Tensor]],
+        batch: int,
+        passes: Sequence[BackboneFeatures] | None = None,
+    ) -> NetworkOutput:
         """Run the backbone, one pass for each group of views; the necks run when they are read.
 
         Args:
             groups (Sequence[Sequence[Tensor]]): Views of one size, each (B, 3, H, W), by pass.
             batch (int): Number B of images.
+            passes (Sequence[BackboneFeatures], optional): What the backbone gives of each group, where
+                that is known: it does not run then. Defaults to None.
 
         Returns:
             NetworkOutput: Of all views, in their order.
         """
-        passes = [self.extract(torch.cat(list(group))) for group in groups]
+        if passes is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_backbone):
+                passes = [self.extract(torch.cat(list(group))) for group in groups]
         return NetworkOutput(self, passes, batch)
 
     def extract(self, images: Tensor) -> BackboneFeatures:

@@ -150,7 +150,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                 with_sources(self.necks, cfgs[name], names) for names in (own, read[name])
             )
             with _named(name):
-                check_trained(trained, needed, bool(cfgs[name].get('frozen')))
+                check_trained(trained, needed, cfgs[name].get('frozen') is True)
                 built[name] = self._build_branch(name, cfgs[name], peers[name], heads[name], needed)
         for name, branch in built.items():
             print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')
@@ -161,7 +161,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     ) -> tuple[dict[str, float], dict[str, dict]]:
         """Whom a branch learns from, and by which heads."""
         weight = cfg.get('cross_weight')
-        if not cfg.get('frozen'):
+        if cfg.get('frozen') is not True:
             peers = resolve_peers(name, 1.0 if weight is None else weight, cfgs)
             return peers, resolve_heads(self.terms, cfg.get('heads'), bool(peers))
         given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key)]
@@ -255,7 +255,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
 
         Raises:
             RuntimeError: For another mode.
-            ConfigError: If the weights of a frozen branch are random.
+            ConfigError: If weights that are frozen are random.
         """
         if mode == 'loss':
             self._check_initialized()

@@ -174,19 +174,6 @@ class BaseOffline(BaseMultiBranch):
     @staticmethod
     def _with_target_reads(term: str, head: dict, teachers: list[dict]) -> dict:
         """A head's config that says what it reads of the teachers, if it can."""
-<<<<<<< HEAD
-        reads = head_argument(head, 'target_reads')
-        if reads is None and has_argument(class_of(head), 'target_reads'):
-            neck = head_argument(head, 'reads')
-            has_neck = {bool(teacher.get(neck)) for teacher in teachers}
-            if len(has_neck) > 1:
-                raise ConfigError(
-                    f'heads.{term} reads {neck} of teachers of which some have none: give '
-                    f'heads.{term}.target_reads'
-                )
-            return dict(head, target_reads=neck if True in has_neck else 'pooled')
-        return head
-=======
         reads = head_argument(head, 'target_reads')
         if reads is not None or not has_argument(class_of(head), 'target_reads'):
             return head
@@ -201,7 +188,6 @@ class BaseOffline(BaseMultiBranch):
                 f'heads.{term}.target_reads'
             )
         return dict(head, target_reads=neck)
->>>>>>> w/offline
 
 
 def _is_frozen(cfg: dict | None) -> bool:

@@ -2,6 +2,7 @@
 from .checks import check_counts, check_number
 from .gather import first_row, gather_with_grad
 from .init import trunc_normal_linears_
+from .lora import LoRALinear, add_lora
 from .onednn import OneDNNLinear
 from .patch_masks import draw_patch_masks
 from .prototypes import (
@@ -16,6 +17,9 @@ __all__ = [
     'EmbeddingQueue',
     'OneDNNLinear',
     'StepGraph',
+    'LoRALinear',
+    'OneDNNLinear',
+    'add_lora',
     'build_prototype_layer',
     'gain_and_direction',
     'capturable',
