@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from config_testing import IMAGES, make_data_roots
+from config_testing import draw_image
 from offline_testing import build, offline_cfg
 from torch.nn.functional import normalize
 
 from mmmokd.datasets import LoadImage
 
+IMAGES = 10
 TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'find_neighbors.py'
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -37,8 +38,10 @@ train_dataloader = dict(
 
 
 @pytest.fixture
-def config(tmp_path, tmp_path_factory):
-    root = make_data_roots(tmp_path_factory)['mmmokd.ImageFolder']
+def config(tmp_path):
+    root, rng = tmp_path / 'images', np.random.default_rng(0)
+    for number in range(IMAGES):
+        draw_image(root / f'{number:02}.png', rng, size=40)
     path, neighbors = tmp_path / 'bingo.py', tmp_path / 'out' / 'neighbors.npz'
     model = offline_cfg('BINGO', tmp_path)
     model['data_preprocessor'] = dict(
