@@ -57,7 +57,6 @@ ELSEWHERE = (
     'for branch in cnn vit',  # test_benchmark_transfer.py
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
-    'bash tools/dist_train.sh configs/dino/',  # likewise
     'python tools/benchmarks/rivals.py',  # test_rivals.py
     'python tools/benchmarks/imagenet.py',  # test_imagenet.py
     'bash tools/dist_train.sh configs/dino/',  # test_dino_dogo_configs.py
