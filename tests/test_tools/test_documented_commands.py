@@ -63,6 +63,7 @@ ELSEWHERE = (
     'bash tools/dist_train.sh configs/dino/',  # test_dino_dogo_configs.py
     'python tools/train.py configs/dino/',  # likewise
     'python tools/train.py configs/dogo/',  # likewise
+    'python tools/train.py $CONFIG --cfg-options train_dataloader.batch_size=256',  # dist_train.sh
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
     'python tools/cache_features.py CONFIG',  # test_cache_features.py
     'python tools/train.py CONFIG --cfg-options model.branches.vit.cache',  # likewise

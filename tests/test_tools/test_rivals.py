@@ -20,7 +20,7 @@ from mmengine.registry import DefaultScope
 from mokd_testing import short_log
 from rivals import run_case, trainings
 from rivals.cases import Case, Entries, take_size
-from rivals.summary import differing_views, mean_and_error, write_table
+from rivals.summary import differing_views, mean_and_error, write_differences, write_table
 from rivals.trainings import costs
 
 from mmmokd.cli.config import read_config
@@ -35,7 +35,7 @@ methods = {
     'student': dict(
         base='alone',
         teacher='alone',
-        options={
+        pairs=dict(tiny={
             'model.branches.vit.frozen': True,
             'model.branches.vit.heads': None,
             'model.branches.vit.cross_weight': None,
@@ -44,7 +44,7 @@ methods = {
             'model.branches.cnn.cross_weight': 1.0,
             'model.branches.cnn.heads.ct': None,
             'optim_wrapper.branches.vit': None,
-        },
+        }),
     ),
     'missing': dict(algorithm='missing'),
 }
@@ -129,6 +129,8 @@ def rivals(monkeypatch, restored, fashion_mnist, table, tmp_path):
             raise KeyboardInterrupt
         run(name, *arguments)
 
+    # Of every dataset that is read; of a test's process it takes half a second.
+    monkeypatch.setattr('mmengine.dataset.base_dataset.gc.collect', lambda: 0)
     monkeypatch.setattr(trainings, 'run_script', run_here)
     monkeypatch.setattr(run_case, 'run_tool', run_tool)
     common = ['--table', table, '--pairs', 'tiny', '--out', tmp_path / 'out', '--linear-epochs', 1]
@@ -184,7 +186,7 @@ def test_stopped_resumed_and_with_a_teacher(rivals, tmp_path, monkeypatch, capsy
 
     before = (tmp_path / 'out' / 'results.md').read_text()
     assert rivals('--methods', 'alone', 'student') == []  # nothing is run again
-    assert before.startswith((tmp_path / 'out' / 'results.md').read_text().split('\n\n')[0])
+    assert (tmp_path / 'out' / 'results.md').read_text().split('\n\n')[0] == before.split('\n\n')[0]
     with pytest.raises(SystemExit):
         rivals('--methods', 'alone', '--cfg-options', 'default_hooks.ema_teacher.base_momentum=0')
     assert 'other settings (default_hooks.ema_teacher.base_momentum: 0.99 -> 0)' in (
@@ -269,6 +271,13 @@ def test_table_of_several_seeds():
     assert rows[0][:5] == ['p', 'mokd', 'cnn', '82.00 ± 1.15', '']
     assert rows[0][6:] == ['20.0 ± 0.000', '50.0 ± 0.000', '', '10.0 ± 0.000', '3.00 ± 0.000', '3']
     assert rows[1][2:4] == ['vit (frozen)', '50.00 ± 0.00'] and rows[1][6:11] == [''] * 5
+    others = [record(seed, knn, method='alone') for seed, knn in enumerate((81.0, 81.0, 82.0))]
+    lines = write_differences([*runs, *others, record(7, 1.0)], 'alone').splitlines()
+    # Differences -1, 1 and 2: standard deviation 1.53; the frozen branch is not compared.
+    assert [*map(str.strip, lines[-1].split('|')[1:-1])] == [
+        'p', 'mokd', 'cnn', '+0.67 ± 0.88', '', '3',
+    ]  # fmt: skip
+    assert len(lines) == 5 and write_differences(runs, 'alone') == ''
     assert mean_and_error([1.0]) == '1.00' and mean_and_error([1.0, None]) == ''
     assert differing_views(runs) == []
     assert differing_views([*runs, record(1, 80.0, 'b', 'mcl')]) == [

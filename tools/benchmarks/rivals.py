@@ -64,6 +64,12 @@ def parse_args() -> argparse.Namespace:
         help='epochs of linear probes; 0 leaves them out (default: 100)',
     )
     parser.add_argument(
+        '--against',
+        default='alone',
+        metavar='NAME',
+        help='method that the others are compared with, seed by seed (default: alone)',
+    )
+    parser.add_argument(
         '--overwrite', action='store_true', help='replace runs of other settings in the folder'
     )
     add_cfg_options(parser)
@@ -142,7 +148,7 @@ def main() -> None:
         benchmark = Benchmark(out, entries.method, data, evaluation, args.overwrite)
         for case in cases:
             benchmark.run(case)
-            text = write_summary(out, benchmark.records, benchmark.failed)
+            text = write_summary(out, benchmark.records, benchmark.failed, args.against)
         print(f'\n{text}\n\ntable: {out / TABLE}\nruns:  {out / RESULTS}')
         try:
             plot(out / PLOT, benchmark.records.values())

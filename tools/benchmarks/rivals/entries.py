@@ -121,7 +121,7 @@ pairs = {
         configs=dict(mokd=quick_start, dino=quick_start),
         size=quick_start,
         data='fashion-mnist',
-        options={'val_cfg.maps': False},
+        options={'val_cfg.maps': False, 'test_cfg.maps': False},
     ),
     # The same with 1,024 images and two epochs: shows that everything runs.
     'fashion-mnist-1k': dict(

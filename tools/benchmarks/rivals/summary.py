@@ -35,7 +35,8 @@ def mean_and_error(values: Sequence[float | None], write: Any = '{:.2f}'.format)
     mean = write(statistics.fmean(values))
     if len(values) == 1:
         return mean
-    return f'{mean} ± {write(statistics.stdev(values) / len(values) ** 0.5)}'
+    error = write(statistics.stdev(values) / len(values) ** 0.5)
+    return f'{mean} ± {error.removeprefix("+")}'
 
 
 def group(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
@@ -85,6 +86,43 @@ def _costs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*cells[:-1], cells[-1] if any(columns[-1]) else '']
 
 
+def write_differences(records: Iterable[Mapping[str, Any]], against: str) -> str:
+    """Write by how much methods are better than one of them, seed by seed.
+
+    Args:
+        records (Iterable[dict]): Of all runs that are done.
+        against (str): The method that others are compared with.
+
+    Returns:
+        str: A table in Markdown; '' if there is nothing to compare.
+    """
+    groups, rows = group(records), []
+    for (pair, method), runs in groups.items():
+        base = {run['seed']: run for run in groups.get((pair, against), ())}
+        runs = [run for run in runs if run['seed'] in base and method != against]
+        for network in runs[0]['results'] if runs else ():
+            cells = [
+                mean_and_error(_differences(runs, base, network, key), '{:+.2f}'.format)
+                for key in METRICS[:2]
+            ]
+            if network not in runs[0]['frozen'] and any(cells):
+                rows.append([pair, method, network, *cells, str(len(runs))])
+    if not rows:
+        return ''
+    title = f'Difference to {against} with the same seed, in points:'
+    return f'{title}\n\n{markdown_table((*HEADER[:3], "k-NN", "linear", "seeds"), rows)}'
+
+
+def _differences(
+    runs: Sequence[Mapping], base: Mapping[int, Mapping], network: str, key: str
+) -> list[float | None]:
+    pairs = [
+        [run['results'].get(network, {}).get(key) for run in (each, base[each['seed']])]
+        for each in runs
+    ]
+    return [None if None in pair else pair[0] - pair[1] for pair in pairs]
+
+
 def teacher_seconds(record: Mapping[str, Any]) -> float:
     """Seconds of training that went into a run's teachers beforehand.
 
@@ -118,18 +156,23 @@ def differing_views(records: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def write_summary(out: Path, records: Mapping[str, Mapping], failed: Mapping[str, str]) -> str:
+def write_summary(
+    out: Path, records: Mapping[str, Mapping], failed: Mapping[str, str], against: str
+) -> str:
     """Write the table and the file of all runs.
 
     Args:
         out (Path): Folder to write to.
         records (dict[str, dict]): Of the runs that are done, by case.
         failed (dict[str, str]): Why others are not, by case.
+        against (str): The method that others are compared with.
 
     Returns:
         str: The table, and what is to be known with it.
     """
     parts = [write_table(records.values())] if records else []
+    if differences := write_differences(records.values(), against):
+        parts.append(differences)
     different = differing_views(records.values())
     if records:
         parts.append('\n'.join(different) or 'All methods saw the same views of the same images.')
