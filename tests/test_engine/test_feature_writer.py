@@ -67,7 +67,7 @@ def writer(folder, partner, frozen, **kwargs):
 @pytest.mark.parametrize(
     ('frozen', 'dtype', 'tolerance'),
     [
-        (True, 'float32', 1e-5),
+        pytest.param(True, 'float32', 1e-5, marks=pytest.mark.long),
         ('backbone', 'float16', 3e-3),
         pytest.param('backbone', 'float32', 1e-5, marks=pytest.mark.long),
     ],
@@ -142,8 +142,8 @@ def long(*case):
         long(lambda cfg: cfg.train_dataloader.dataset.update(indices=11),
              'of other num_images: expected num_images 12, but the run has 11'),
         long(lambda cfg: cfg.model.branches.vit.backbone.pop('init_cfg'), 'learn from noise'),
-        (lambda cfg: cfg.model.branches.vit.backbone.update(out_type='featmap'),
-         'of other backbone: expected'),
+        long(lambda cfg: cfg.model.branches.vit.backbone.update(out_type='featmap'),
+             'of other backbone: expected'),
         (lambda cfg: cfg.model.branches.vit.update(cache='nowhere'), 'no features in nowhere'),
         (lambda cfg: cfg.train_dataloader.dataset.pipeline[2].pop('meta_keys'),
          r'needs sample_idx and view_draw of every image, but the pipeline gives \['),
