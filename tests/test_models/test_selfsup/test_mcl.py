@@ -227,6 +227,10 @@ def test_accuracy_is_logged():
     assert all(0 <= logged[key] <= 100 for key in keys)
 
 
+def test_one_branch_is_moco():
+    assert list(build(('vit',))(random_views(2, (32, 32)), mode='loss')) == ['vit.loss_vcl']
+
+
 def test_state():
     """Queues come after the branches, whose keys are those of any algorithm."""
     keys = list(build().state_dict())
