@@ -46,7 +46,7 @@ def embed(network, views):
 
 
 def plain_losses(model, views, queues, pairs, weights):
-    """Eq. (2), (5), (8) and (9) of the paper, number by number."""
+    """The losses of the paper ("Vanilla", "Interactive" and "Soft Contrastive Learning"), by numbers."""
     q = {n: embed(b.network('student'), views) for n, b in model.branches.items()}
     k = {n: embed(b.network('teacher'), views[:2]) for n, b in model.branches.items()}
 
