@@ -5,7 +5,7 @@ from mokd_testing import slow_cross_entropy, slow_softmax
 
 
 def slow_seed_loss(student, teacher, queue, pairs, teacher_temp=1e-4):
-    """Eq. (3) to (5) of the paper: the teacher's own embedding is one of those compared with.
+    """The loss of the paper: the teacher's own embedding is one of those compared with.
 
     student (V, B, C), teacher (G, B, C) and queue (K, C) are L2-normalized, as nested lists.
     """

@@ -22,6 +22,14 @@ from mmmokd.registry import MODELS
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted([*(ROOT / 'mcl').glob('*.py'), *(ROOT / 'seed').glob('*.py')])
 each_config = pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
+LONG = [pytest.mark.long]  # the images of ImageNet are the larger ones
+each_step = pytest.mark.parametrize(
+    'path',
+    [
+        pytest.param(path, id=path.stem, marks=LONG if 'in1k' in path.stem else [])
+        for path in CONFIGS
+    ],
+)
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +85,7 @@ def save_teacher(cfg, path):
     return {key: x for key, x in state.items() if key.startswith((prefix, 'neck.'))}
 
 
-@each_config
+@each_step
 def test_config_trains_one_step(path, tmp_path, data_roots, monkeypatch):
     monkeypatch.setattr('mmpretrain.datasets.cifar.check_md5', lambda path, md5: True)
     init_default_scope('mmpretrain')

@@ -30,6 +30,8 @@ class MCL(BaseMultiBranch):
     - ICL: q_i against k_j and j's queue;
     - soft-ICL: the distribution of q_i over j's keys follows that of q_j over i's.
 
+    With one branch it is MoCo.
+
     The queues are filled once per optimizer step with the keys of all processes; see
     :class:`~mmmokd.models.utils.EmbeddingQueue`. All losses are computed before a branch is trained,
     because each learns from the others' queries.

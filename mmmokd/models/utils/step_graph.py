@@ -96,6 +96,7 @@ class StepGraph:
         numbers = tuple(self._head_numbers())
         if numbers != self._numbers:
             self._graphs.clear()
+            self._pool = None  # is gone with its last graph
             self._numbers = numbers
         key = (
             tuple((tuple(each.shape), each.dtype, each.stride()) for each in inputs),
@@ -141,7 +142,8 @@ class _Captured:
         self.after_replay: list[Callable[[], None]] = []
         _after_replay = self.after_replay
         try:
-            with torch.cuda.graph(self.graph, pool=pool):
+            # Of this thread alone: another one pins the memory of batches meanwhile.
+            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode='thread_local'):
                 self.found = step(self.inputs)
         except RuntimeError as error:
             raise ConfigError(

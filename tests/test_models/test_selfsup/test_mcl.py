@@ -46,7 +46,7 @@ def embed(network, views):
 
 
 def plain_losses(model, views, queues, pairs, weights):
-    """Eq. (2), (5), (8) and (9) of the paper, number by number."""
+    """The losses of the paper ("Vanilla", "Interactive" and "Soft Contrastive Learning"), by numbers."""
     q = {n: embed(b.network('student'), views) for n, b in model.branches.items()}
     k = {n: embed(b.network('teacher'), views[:2]) for n, b in model.branches.items()}
 
@@ -225,6 +225,10 @@ def test_accuracy_is_logged():
         for term in ('vcl.accuracy', f'icl.{b}.accuracy')
     }  # fmt: skip
     assert all(0 <= logged[key] <= 100 for key in keys)
+
+
+def test_one_branch_is_moco():
+    assert list(build(('vit',))(random_views(2, (32, 32)), mode='loss')) == ['vit.loss_vcl']
 
 
 def test_state():

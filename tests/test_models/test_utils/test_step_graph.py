@@ -13,7 +13,7 @@ def captures(monkeypatch):
 
     class Captured:
         def __init__(self, step, inputs, model, pool):
-            self.step = step
+            self.step, self.pool = step, pool
             made.append(self)
 
         def replay(self, inputs):
@@ -49,6 +49,8 @@ def test_which_steps_are_captured(build_mokd, captures):
     for _, _, _, head in model.heads_by_name():
         head.set_epoch(5)  # another temperature
     assert [run()[1], run()[1], run(smaller)[1]] == [4, 4, 5]
+    first, other = captures[0].pool, captures[3].pool  # a pool is gone with the last of its graphs
+    assert [each.pool for each in captures] == [first] * 3 + [other] * 2 and first is not other
     for size in range(3, 3 + graph.MAX_GRAPHS):
         run(random_views(size))
     assert run()[1] == 5 + graph.MAX_GRAPHS + 1  # the oldest is gone
@@ -67,14 +69,17 @@ def test_when_computed(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 @pytest.mark.parametrize('optim', [{}, dict(type='AmpOptimWrapper', dtype='float16')])
-def test_graphs_train_to_the_bit(runner_cfg, optim):
-    """Over changing temperatures, checks for collapse, batches of two sizes, and frozen prototypes."""
+def test_graphs_train_alike(runner_cfg, optim):
+    """Over changing temperatures, checks for collapse, batches of two sizes, and frozen prototypes.
+
+    Not to the bit: on a GPU two runs differ, as the gradients of resized position embeddings are added
+    up in any order.
+    """
     found = []
     for captured in (False, True):
         signals = []
         cfg = runner_cfg(str(captured), length=9, batch_size=2, max_epochs=4, optim=optim)
         cfg.train_dataloader.drop_last = False
-        cfg.model.data_preprocessor = dict(type='mmpretrain.SelfSupDataPreprocessor')
         cfg.default_hooks.acceleration = dict(type='mmmokd.AccelerationHook', cuda_graphs=captured)
         cfg.default_hooks.collapse_monitor = dict(type='mmmokd.CollapseMonitorHook', interval=2)
 
@@ -93,6 +98,7 @@ def test_graphs_train_to_the_bit(runner_cfg, optim):
         assert runner.model.step_graph is None
         found.append((signals, copy_of(runner.model.state_dict())))
     (signals, state), (others, other_state) = found
-    assert signals == others
+    for step, other in zip(signals, others, strict=True):
+        assert step == pytest.approx(other, rel=1e-2 if optim else 1e-3, abs=1e-3)
     for key, value in state.items():
-        assert torch.equal(other_state[key], value), key
+        torch.testing.assert_close(other_state[key], value, rtol=1e-2, atol=1e-3, msg=key)
