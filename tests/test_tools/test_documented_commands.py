@@ -58,6 +58,12 @@ ELSEWHERE = (
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
     'bash tools/dist_train.sh configs/dino/',  # likewise
+    *(
+        f'{command} configs/{name}/'  # test_offline_configs.py
+        for command in ('python tools/train.py', 'bash tools/dist_train.sh')
+        for name in ('bingo', 'compress', 'disco')
+    ),
+    'python tools/dataset_converters/find_neighbors.py',  # test_find_neighbors.py
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
 )
 REPLACED = (
