@@ -64,6 +64,12 @@ ELSEWHERE = (
     'python tools/train.py configs/dino/',  # likewise
     'python tools/train.py configs/dogo/',  # likewise
     'python tools/train.py $CONFIG --cfg-options train_dataloader.batch_size=256',  # dist_train.sh
+    *(
+        f'{command} configs/{name}/'  # test_offline_configs.py
+        for command in ('python tools/train.py', 'bash tools/dist_train.sh')
+        for name in ('bingo', 'compress', 'disco')
+    ),
+    'python tools/dataset_converters/find_neighbors.py',  # test_find_neighbors.py
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
     'python tools/cache_features.py CONFIG',  # test_cache_features.py
     'python tools/train.py CONFIG --cfg-options model.branches.vit.cache',  # likewise
