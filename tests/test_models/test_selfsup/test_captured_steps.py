@@ -35,7 +35,12 @@ CASES = {
     'MCL': dict(
         branches=pair(), queue_length=7, global_size=32, neck_defaults=dict(out_channels=6)
     ),
-    'SEED': dict(branches=offline(seed=queue(target_reads='pooled')), num_global_views=2, **SMALL),
+    'SEED': dict(
+        branches=offline(seed=queue(target_reads='pooled')),
+        num_global_views=2,
+        student_views='globals',
+        **SMALL,
+    ),
     'CompRess': dict(branches=offline(kl=queue()), num_queues=2, global_size=32),
     'DisCo': dict(branches=offline(co=queue()), **SMALL),
 }
