@@ -349,8 +349,13 @@ class Branch(BaseModule):
         seen = self.see(views)
         if self.teacher is not None:
             groups = [seen.globals]
-            if student is not None and self.student_first:
-                passes = student.passes[:1]  # of the global views
+            count = sum(map(len, seen.globals))
+            if (
+                student is not None
+                and self.student_first
+                and len(student.passes[0].pooled) == count
+            ):
+                passes = student.passes[:1]  # of the same global views
             else:
                 passes = self._read_passes(seen, groups)
             return self.teacher(groups, len(seen.globals[0]), passes)

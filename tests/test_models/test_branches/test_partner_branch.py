@@ -112,6 +112,8 @@ def test_without_ema_the_student_serves_others(weights):
         (dict(frozen='backbone'), r'learn from noise, .*: \d+ of its weights are random \(backbone.cls'),
         (dict(lora=LORA), r'lora would adapt noise: \d+ of its weights are random \(backbone.cls_token'),
         (dict(frozen=True, lora=LORA, learn=1), 'lora adapts a backbone that learns, but frozen is'),
+        (dict(frozen='backbone', cache='a', views=[0, 1]), 'leave out views of the branch'),
+        (dict(cache='a'), "set frozen=True or 'backbone', not False"),
         (dict(lora=dict(targets=['query'])), r'no linear layer query; .* end with 0, 1, proj, qkv'),
         (dict(lora=dict(rank=0)), 'rank of LoRA must be a whole number of at least 1, but got 0'),
         (dict(frozen='backbone', projector=None, search_head=None,
