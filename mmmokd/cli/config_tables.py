@@ -45,7 +45,8 @@ GIVEN = dict(
 )
 FOR_BRANCHES = ('peers', 'global_size')
 NOT_NECKS = ('backbone', 'adapter', 'init_cfg')  # what else of a branch is a dict with a type
-INFERRED = ('in_channels', 'out_channels', 'grid_size')  # of necks and heads, from what they read
+# Of necks and heads, from what they read and from the backbone.
+INFERRED = ('in_channels', 'out_channels', 'token_channels', 'grid_size')
 # Where the type of a dict is looked up, by role.
 REGISTRIES = dict(
     dataset=(mm.DATASETS,),

@@ -2,6 +2,7 @@
 from mmmokd.datasets.image_folder import ImageFolder
 from mmmokd.datasets.indexed_images import IndexedImages
 from mmmokd.datasets.labeled_share import LabeledShare
+from mmmokd.datasets.neighbor_bags import NeighborBags
 
 from .transforms import BadImageError, FitCanvas, LoadImage, MultiCrop, canvas_size
 from .walk import iter_datasets, iter_transforms, link_decoding, require_readable_images
@@ -15,6 +16,7 @@ __all__ = [
     'MultiCrop',
     'ImageFolder',
     'IndexedImages',
+    'NeighborBags',
     'WorkerGenerator',
     'canvas_size',
     'iter_datasets',

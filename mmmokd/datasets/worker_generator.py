@@ -52,6 +52,12 @@ class WorkerGenerator:
         if stream is not None:
             self._epoch_and_stream[1] = stream
 
+    @property
+    def epoch(self) -> int | None:
+        """int, optional: Number of the epoch, counted from 0; None as long as none was set."""
+        epoch = int(self._epoch_and_stream[0])
+        return None if epoch < 0 else epoch
+
     def get(self) -> torch.Generator:
         """The generator of the process that asks.
 

@@ -1,6 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .features import extract_features
-from .functional import linear_probe, weighted_knn
+from .functional import linear_probe, nearest_neighbors, weighted_knn
 from .loops import FeatureTestLoop, FeatureValLoop
 from .metrics import FeatureMetric, FeatureSet, KNNMetric, LinearProbeMetric
 
@@ -13,5 +13,6 @@ __all__ = [
     'LinearProbeMetric',
     'extract_features',
     'linear_probe',
+    'nearest_neighbors',
     'weighted_knn',
 ]

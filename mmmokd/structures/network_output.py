@@ -163,6 +163,29 @@ class NetworkOutput:
             self._kept[key] = compute()
         return self._kept[key]
 
+    def first(self, num_views: int) -> NetworkOutput:
+        """The output of the first views alone, as if the network had seen no others.
+
+        Necks run for these views, so that batch norms in them take their statistics of no others.
+        It has gradients if this output has.
+
+        Args:
+            num_views (int): How many views; they must be those of the first passes.
+
+        Returns:
+            NetworkOutput: Shares the network and the backbone's features; all who ask for as many
+            views share the results.
+
+        Raises:
+            ConfigError: If a pass has both these and other views.
+        """
+        passes = _first_passes(self, num_views)
+        if len(passes) == len(self.passes):
+            return self
+        return self._keep(
+            f'first.{num_views}', lambda: NetworkOutput(self.network, passes, self.batch)
+        )
+
     def detach(self, num_views: int) -> NetworkOutput:
         """The same output as a target: of the first views alone, without gradients.
 
@@ -215,18 +238,17 @@ class NetworkOutput:
 
 class _DetachedOutput(NetworkOutput):
     def __init__(self, source: NetworkOutput, num_views: int) -> None:
-        passes, count = [], 0
-        for features in source.passes:
-            if count >= num_views:
-                break
-            passes.append(
-                features._replace(pooled=features.pooled.detach(), tokens=features.tokens.detach())
-            )
-            count += len(features.pooled) // source.batch
+        passes = [
+            each._replace(pooled=each.pooled.detach(), tokens=each.tokens.detach())
+            for each in _first_passes(source, num_views)
+        ]
         super().__init__(source.network, passes, source.batch)
         self._source = source
         self._num_views = num_views
         self._grad = False
+
+    def first(self, num_views: int) -> NetworkOutput:
+        return self._source.first(num_views).detach(num_views)
 
     def _compute(self, name: str) -> Tensor:
         if name == 'tokens':  # of these views alone, whose maps may be of one size
@@ -239,3 +261,18 @@ class _DetachedOutput(NetworkOutput):
 
     def _embed(self, name: str) -> list[Tensor]:
         return [tokens.detach() for tokens in self._source.embedded(name)[: len(self.passes)]]
+
+
+def _first_passes(output: NetworkOutput, num_views: int) -> list[BackboneFeatures]:
+    """The passes of the first views."""
+    passes, count = [], 0
+    for features in output.passes:
+        if count >= num_views:
+            break
+        passes.append(features)
+        count += len(features.pooled) // output.batch
+    if count != num_views:
+        raise ConfigError(
+            f'the first {num_views} views are not those of whole passes, but {count} are'
+        )
+    return passes

@@ -15,11 +15,14 @@ class Views(NamedTuple):
         locals (list[Tensor]): L further views, each (B, 3, h, w), of any sizes.
         data_samples (list, optional): One data sample per image, with what the pipeline packed
             (labels, masks). Defaults to None.
+        mix_share (Tensor, optional): Where local views are mixtures of two images (CutMix), the share of
+            the first, scalar. Defaults to None, no mixtures.
     """
 
     globals: list[Tensor]
     locals: list[Tensor]
     data_samples: list | None = None
+    mix_share: Tensor | None = None
 
     def choose(self, numbers: Sequence[int]) -> Views:
         """The views that one branch sees.
@@ -35,4 +38,5 @@ class Views(NamedTuple):
             [self.globals[i] for i in numbers if i < first],
             [self.locals[i - first] for i in numbers if i >= first],
             self.data_samples,
+            self.mix_share,
         )

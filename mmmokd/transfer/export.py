@@ -21,6 +21,7 @@ from mmmokd.weights import (
     choose_network,
     describe_weights,
     load_backbone,
+    merge_lora,
     read_weights,
     select_weights,
 )
@@ -72,7 +73,7 @@ def export_branch(
     file = read_weights(checkpoint)
     branch = choose_branch(file, branch)
     network = choose_network(file, branch, network)
-    weights = select_weights(file, backbone_prefix(branch, network))
+    weights = merge_lora(select_weights(file, backbone_prefix(branch, network)))
     name = f'branch {branch!r} ({network}) of {checkpoint}'
     if target_config is not None:
         target: Library = ConfiguredBackbone(library, target_config)

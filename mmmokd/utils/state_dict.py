@@ -34,6 +34,22 @@ def strip_module_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
 
 
+def tie_shared(state_dict: dict[str, Tensor], model: nn.Module) -> None:
+    """Let copies of one tensor of a model be one tensor again, which ``torch.save`` writes once.
+
+    Copying a state dict, as from a GPU, copies what parts of a model share as often as it is named.
+
+    Args:
+        state_dict (dict[str, Tensor]): A copy of the model's; changed in place.
+        model (nn.Module): The model, not wrapped.
+    """
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        owner = first.setdefault(id(tensor), name)
+        if owner != name and owner in state_dict and name in state_dict:
+            state_dict[name] = state_dict[owner]
+
+
 def load_state_dict_strict(
     model: nn.Module,
     state_dict: Mapping[str, Tensor],

@@ -3,6 +3,7 @@ from . import initialization
 from .backbone_info import BackboneInfo, describe_weights, inspect_weights
 from .backbones import load_backbone
 from .files import check_target, read_checkpoint, read_file, save_file
+from .lora import merge_lora
 from .mokd_checkpoint import (
     WeightFile,
     backbone_prefix,
@@ -32,6 +33,7 @@ __all__ = [
     'inspect_weights',
     'list_branches',
     'load_backbone',
+    'merge_lora',
     'read_checkpoint',
     'read_file',
     'read_weights',

@@ -1,9 +1,11 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Loading a backbone's weights, all of which must fit."""
 
+import io
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from mmmokd.utils.pos_embed import resize_square_pos_embed
 from mmmokd.utils.state_dict import load_state_dict_strict, name_some
 from mmmokd.weights.backbone_info import describe_weights
 
+from .lora import is_lora, merge_lora
 from .vit_names import VIT_NAMES, rename_vit, vit_library
 
 # What a ViT of mmpretrain, or of mmseg, has on request, by its names and by DINOv2's.
@@ -69,7 +72,8 @@ def load_backbone(
     of another size, which is resized; mmpretrain's wrapper of a timm model takes the weights of
     timm. The module may lack whole parts of the source, as a detector lacks the last stage or a
     segmentor the last norm, but must lack nothing in the parts it has: a ResNet-34 does not fit a
-    ResNet-18, though it has all of its weights.
+    ResNet-18, though it has all of its weights. Low-rank updates (LoRA) of the source are merged where
+    the module has none, and begin at zero where the source has none.
 
     Args:
         module (nn.Module): The backbone, or a part of one, as a shared head of ``layer4``.
@@ -84,12 +88,18 @@ def load_backbone(
     Raises:
         CheckpointError: If they do not fit; the message describes both sides.
     """
-    module, weights = _unwrap(module, weights)
+    if any(map(is_lora, weights)) and not any(map(is_lora, module.state_dict())):
+        weights = merge_lora(weights)
+    module, weights = _unwrap(module, weights, source)
     own = module.state_dict()
-    weights = adapt_weights(weights, own, source)
     _check_needed_parts(weights, own, type(module).__name__, source)
+    weights = adapt_weights(weights, own, source)
     extra = _EXTRAS.get(backbone_kind(own) or '') if extras else None
-    may_lack = None if extra is None else lambda key: extra.fullmatch(key) is not None
+    plain = not any(map(is_lora, weights))
+
+    def may_lack(key: str) -> bool:
+        return (plain and is_lora(key)) or (extra is not None and bool(extra.fullmatch(key)))
+
     try:
         unexpected = load_state_dict_strict(module, weights, source, may_lack)
         parts = {key.split('.')[0] for key in own}
@@ -110,7 +120,7 @@ def load_backbone(
 
 
 def _unwrap(
-    module: nn.Module, weights: Mapping[str, Tensor]
+    module: nn.Module, weights: Mapping[str, Tensor], source: str
 ) -> tuple[nn.Module, Mapping[str, Tensor]]:
     """Of a wrapper of a timm model, the model, and weights by its names, if the weights are timm's."""
     inner = getattr(module, 'timm_model', None)
@@ -121,8 +131,23 @@ def _unwrap(
         # timm's own way to read its and others' files: sizes of position embeddings, registers.
         convert = getattr(sys.modules[type(inner).__module__], 'checkpoint_filter_fn', None)
         if convert is not None:
-            weights = convert(dict(weights), inner)
+            _check_biases(weights, own, source)
+            with redirect_stdout(io.StringIO()):  # of DINOv3's biases it prints one after the other
+                weights = convert(dict(weights), inner)
     return inner, _rename_stages(weights, own)
+
+
+def _check_biases(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """Refuse biases of official DINOv3 that timm would leave out: not all of its models have them."""
+    if 'storage_tokens' not in weights or any(key.endswith('attn.q_bias') for key in own):
+        return
+    for key in (key for key in weights if key.endswith('attn.qkv.bias')):
+        query, _, value = weights[key].chunk(3)  # that of the key is masked, whatever stands there
+        if query.any() or value.any():
+            raise CheckpointError(
+                f'{source} has biases of queries and values ({key}), which the timm model has not: '
+                'take its namesake that has them, model_name=..._dinov3_qkvb'
+            )
 
 
 def _rename_stages(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,8 @@ from mmmokd.weights.official import from_official
 
 AVERAGES = ('state_dict_ema', 'model_ema')  # timm's averaged weights, beside the others
 _BRANCH = re.compile(r'branches\.([^.]+)\.(student|teacher)\.')
+# Levels of names that torch.compile, FSDP and activation checkpointing add.
+_WRAPPERS = re.compile(r'(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.')
 
 
 class WeightFile(NamedTuple):
@@ -95,7 +97,7 @@ def to_weight_file(path: str | Path, content: Any) -> WeightFile:
 
 
 def _flatten(content: dict[str, Any]) -> dict[str, Any]:
-    """Names of weights in dicts in dicts; without ``module.`` (DDP) and ``_orig_mod.`` (compile)."""
+    """Names of weights in dicts in dicts, without those of wrappers (DDP, compile, FSDP)."""
     flat = {}
     for key, value in content.items():
         if not isinstance(key, str):
@@ -115,12 +117,12 @@ def clean_name(name: str) -> str:
     """A weight's name, or the beginning of one, in the bare model.
 
     Args:
-        name (str): With or without what DDP and ``torch.compile`` put into it.
+        name (str): With or without what DDP, FSDP and ``torch.compile`` put into it.
 
     Returns:
         str: Without it.
     """
-    name = name.replace('_orig_mod.', '')
+    name = _WRAPPERS.sub('', name)
     while name.startswith('module.'):
         name = name.removeprefix('module.')
     return name

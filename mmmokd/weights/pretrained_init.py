@@ -20,6 +20,7 @@ from mmmokd.weights.mokd_checkpoint import (
 from .backbones import adapt_weights, backbone_kind, load_backbone
 from .initialization import remember_loaded
 from .locate import find_backbone
+from .lora import is_lora
 
 PUBLISHED = ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://')
 
@@ -109,6 +110,8 @@ class PretrainedInit(_PretrainedInit):
         name = type(module).__name__
         if strict or (known and not _is_published(self.checkpoint)):
             left_out = load_backbone(module, weights, source, extras=not strict)
+            if not any(map(is_lora, weights)):  # updates then begin at zero
+                own = {key: value for key, value in own.items() if not is_lora(key)}
             self._log_all(name, own, source, left_out)
             return
         weights = adapt_weights(weights, own, source)

@@ -102,6 +102,17 @@ def ring_cfg(folder):
     )
 
 
+def partners_cfg(folder):
+    """Configs of a CNN and two partners: a frozen backbone, whose necks learn, and one with LoRA."""
+    init_cfg = ring_cfg(folder)['big']['init_cfg']
+    init_cfg = dict(init_cfg, prefix=f'{init_cfg["prefix"]}backbone.')
+    return dict(
+        cnn=branch_cfg('cnn'),
+        big=branch_cfg('vit', backbone=dict(init_cfg=init_cfg), frozen='backbone', cross_weight={}),
+        low=branch_cfg('vit', backbone=dict(init_cfg=init_cfg), lora=dict(rank=2)),
+    )
+
+
 def with_batch_norm(**kwargs):
     """Config of the CNN's branch, with batch norms."""
     return branch_cfg('cnn', backbone=dict(norm_cfg=dict(type='BN')), **kwargs)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""Every pretraining config: it reads, it builds at full size, and it trains, made small, one step."""
+"""Every config of MOKD: it reads, it builds at full size, and it trains, made small, one step."""
 
 import ast
 import functools
@@ -23,7 +23,7 @@ from mmmokd.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 MOKD = ROOT / 'configs' / 'mokd'
-CONFIGS = sorted(  # those of benchmarks and variants, and other algorithms', have their own tests
+CONFIGS = sorted(  # other algorithms, benchmarks and variants have tests of their own
     path
     for path in MOKD.rglob('*.py')
     if not {'benchmarks', 'variants'} & set(path.relative_to(ROOT).parts)

@@ -70,11 +70,13 @@ class Steps(Hook):
 
 def tiny(variant, tmp_path, cifar=None):
     """The config of a variant with tiny models; on random views where it is for ImageNet."""
-    (path,) = [path for path in VARIANTS if path.name.startswith(f'{variant}_')]
+    path, *_ = [path for path in VARIANTS if path.name.startswith(f'{variant}_')]
     cfg = Config.fromfile(path)
     cfg.model.global_size = 32
     for branch in filter(None, cfg.model.branches.values()):
-        small = branch_cfg('vit' if 'VisionTransformer' in branch.backbone.type else 'cnn')
+        backbone = branch.backbone
+        is_vit = 'VisionTransformer' in backbone.type or 'vit' in backbone.get('model_name', '')
+        small = branch_cfg('vit' if is_vit else 'cnn')
         for part in ('backbone', 'projector', 'search_head'):
             if branch.get(part, {}) is not None:
                 branch[part] = small[part]
@@ -187,6 +189,8 @@ def test_graphs(variant, tmp_path, float64):
     model, hook, _ = train(tiny(variant, tmp_path), plain_terms(own, edges))
     hook.check(both(own, edges), rtol=1e-9, atol=0)
     for name, branch in model.branches.items():
+        # However many learn from it, a teacher runs once.
+        assert hook.calls[-1].count(f'branches.{name}.teacher.backbone') == 1
         assert set(edges.get(name, ())) == set(branch.peers)
         # A head, and so a center, for each edge; none without an edge.
         assert ('cm' in branch.heads) == bool(edges.get(name))
@@ -212,39 +216,113 @@ def test_frozen_partner(tmp_path, float64):
     assert all(torch.equal(value, loaded[key]) for key, value in kept.items())
 
 
-def test_moco_v3_in_one_branch(tmp_path, cifar):
-    cross = plain_terms(dict(cnn=SELF), PAIR)
+@pytest.mark.parametrize('variant', ['mokd-partner', 'mokd-lora'])
+def test_partner_of_a_backbone_alone(variant, tmp_path, float64):
+    """Of its file the partner has the backbone; it learns necks, or necks and updates, by itself."""
+    own = dict(cnn=SELF, vit=SELF)
+    edges = dict(cnn=dict(vit=1.0), vit=dict(cnn=0.1) if variant == 'mokd-lora' else {})
+    source = build_mokd(('vit',), seed=5).branches['vit'].teacher.backbone.state_dict()
+    torch.save(source, tmp_path / 'partner.pth')
+    cfg = tiny(variant, tmp_path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'partner.pth'))
+    cfg.model.branches.vit.backbone = dict(cfg.model.branches.vit.backbone, init_cfg=init_cfg)
+    model, hook, _ = train(cfg, plain_terms(own, edges))
+    hook.check(both(own, edges), rtol=1e-9, atol=0)
+    passes = (
+        2 if variant == 'mokd-partner' else 3
+    )  # of the global and the local views; the teacher's
+    assert len([name for name in hook.calls[-1] if '.vit.' in name]) == passes
+    for network in (model.branches.vit.student, model.branches.vit.teacher):
+        found = network.backbone.state_dict()
+        assert all(torch.equal(found[key], value) for key, value in source.items())
+        assert (len(found) > len(source)) == (variant == 'mokd-lora')
+
+
+FRAMEWORKS = {'mokd-mocov3': 'moco', 'mokd-byol': 'byol', 'mokd-simsiam': 'simsiam'}
+
+
+@pytest.mark.parametrize('variant', FRAMEWORKS)
+def test_two_view_frameworks(variant, tmp_path, cifar):
+    """MoCo v3, BYOL and SimSiam in both branches, each in both directions."""
+    neck = FRAMEWORKS[variant]
 
     def plain(model, views, data_samples):
-        vit = model.branches.vit
-        found = cross(model, views, data_samples)
-        predictor = vit.heads.sm.head.predictor
-        query = moco_outputs(vit.student, views)
-        key = moco_outputs(vit.teacher, views[:2])
-        both_ways = []
-        for v, g in ((0, 1), (1, 0)):
-            x = unit(predictor([query[v]])[0])
-            scores = (x @ unit(key[g]).T / 0.2).exp()
-            both_ways.append(-(scores.diagonal() / scores.sum(dim=1)).log().mean())
-        # 2 * temperature times the mean over images, in both directions.
-        return dict(found, **{'vit.loss_sm': 2 * 0.2 * sum(both_ways)})
+        found = {}
+        for name, branch in model.branches.items():
+            head = branch.heads.sm.head
+            query = through(branch.student, neck, views[:2])
+            key = query if neck == 'simsiam' else through(branch.teacher, neck, views[:2])
+            losses = []
+            for v, g in ((0, 1), (1, 0)):
+                x, y = unit(head.predictor([query[v]])[0]), unit(key[g])
+                if neck == 'moco':
+                    temperature = dict(cnn=1.0, vit=0.2)[name]
+                    scores = (x @ y.T / temperature).exp()
+                    terms = -2 * temperature * (scores.diagonal() / scores.sum(dim=1)).log()
+                elif neck == 'byol':
+                    terms = (x - y).square().sum(dim=1)
+                else:
+                    terms = (1 - (x * y).sum(dim=1)) / 2
+                losses.append(terms.mean())
+            found[f'{name}.loss_sm'] = sum(losses)
+        return found
 
-    model, hook, runner = train(tiny('mokd-mocov3', tmp_path, cifar), plain)
-    hook.check(both(dict(cnn=SELF, vit=['sm']), PAIR), rtol=1e-4, atol=0)
-    in_group = {
-        id(p) for group in runner.optim_wrapper['vit'].param_groups for p in group['params']
-    }
-    assert {id(p) for p in model.branches.vit.heads.parameters()} <= in_group
+    model, hook, runner = train(tiny(variant, tmp_path, cifar), plain)
+    hook.check(both(dict(cnn=SELF, vit=SELF), PAIR), rtol=1e-4, atol=1e-6)
+    for name, branch in model.branches.items():
+        groups = runner.optim_wrapper[name].param_groups
+        rates = {id(p): group['lr'] for group in groups for p in group['params']}
+        assert {id(p) for p in branch.heads.parameters()} <= set(rates)
+        (rate,) = {rates[id(p)] for p in branch.heads.parameters()}
+        if neck == 'simsiam':  # the predictor's rate neither warms up nor falls
+            assert rate == pytest.approx(dict(cnn=0.1, vit=3e-4)[name] * BATCH / 256)
 
 
-def moco_outputs(network, views):
-    """All views through the neck at once, as through the projector."""
+def through(network, neck, views):
+    """Global views through a neck at once, of which its batch norms take their statistics."""
     pooled = torch.cat([network.extract(view).pooled for view in views])
-    return network.moco((pooled,))[-1].split(BATCH)
+    return getattr(network, neck)((pooled,))[-1].split(BATCH)
 
 
 def unit(x):
     return x / x.square().sum(dim=1, keepdim=True).sqrt()
+
+
+def test_swav(tmp_path, cifar):
+    def plain(model, views, data_samples):
+        found = {}
+        for name, branch in model.branches.items():
+            pooled = torch.cat([branch.student.extract(view).pooled for view in views])
+            scores = branch.student.projector(pooled).split(BATCH)
+            losses = []
+            for g in range(2):
+                q = (scores[g] / 0.05).exp()
+                for _ in range(3):
+                    q = q / q.sum(dim=0)
+                    q = q / q.sum(dim=1, keepdim=True)
+                others = [v for v in range(len(views)) if v != g]
+                losses += [-(q * (scores[v] / 0.1).softmax(1).log()).sum(1).mean() for v in others]
+            found[f'{name}.loss_sm'] = sum(losses) / len(losses)
+        return found
+
+    cfg = tiny('mokd-swav', tmp_path, cifar)
+    for branch in cfg.model.branches.values():
+        branch.projector.update(train_gain=False, norm_cfg=dict(type='SyncBN'))
+    _, hook, _ = train(cfg, plain)
+    hook.check(both(dict(cnn=SELF, vit=SELF), PAIR), rtol=1e-4, atol=1e-6)
+
+
+def test_ibot_in_the_vit(tmp_path, cifar):
+    """Against its formula in test_masked_patch_head.py; here with the rest of a run."""
+    cfg = tiny('mokd-ibot', tmp_path, cifar)
+    model, hook, runner = train(cfg)
+    hook.check(both(dict(cnn=SELF, vit=(*SELF, 'patch')), PAIR))
+    assert hook.losses[0]['vit.loss_patch'] > 0
+    assert model.branches.vit.heads.patch.center.abs().sum() > 0
+    assert runner.message_hub.log_scalars['train/vit.patch.teacher_temp'].current() == 0.04
+    # Two sizes of views, and the masked ones.
+    assert hook.calls[-1].count('branches.vit.student.backbone') == 3
+    assert hook.calls[-1].count('branches.cnn.student.backbone') == 2
 
 
 def test_koleo(tmp_path, cifar):
@@ -336,5 +414,5 @@ def test_labels_of_class_folders(tmp_path):
 def test_variant_is_a_short_config(path):
     assert load_config(path)  # which the command line takes as it is
     text = path.read_text()
-    assert len(text.splitlines()) <= 25
+    assert len(text.splitlines()) <= 30
     assert 'def ' not in text and '\ndel ' not in text

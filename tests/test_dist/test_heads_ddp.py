@@ -6,19 +6,28 @@ import os
 import pytest
 import torch
 import torch.multiprocessing as mp
+from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
+from mokd_testing import BACKBONES
+from offline_testing import losses_grads_and_queues
 
+from mmmokd.models.branches import BranchNetwork
 from mmmokd.models.heads import (
     ClassificationHead,
+    MaskedPatchHead,
     NTXentHead,
     SimilarityDistillationHead,
+    SwAVHead,
     ViewPairHead,
 )
-from mmmokd.structures import Views
+from mmmokd.models.necks import DINOProjector
+from mmmokd.models.utils import draw_patch_masks
+from mmmokd.structures import BackboneFeatures, NetworkOutput, Views
 
 pytestmark = pytest.mark.dist
 # Two labels in the first process and one in the second; none and two; none at all.
 LABELS = ([2, None, 0, -1, 1, None], [None, -1, None, 0, None, 1], [None] * 6)
+PROJECTOR = dict(type='mmmokd.DINOProjector', out_channels=5, hid_channels=8)
 MOCO = dict(
     type='mmpretrain.MoCoV3Head',
     temperature=0.2,
@@ -29,8 +38,15 @@ MOCO = dict(
 )  # fmt: skip
 
 
+class Output(dict):
+    """In place of a NetworkOutput, of global views alone."""
+
+    def first(self, num_views):
+        return self
+
+
 def losses_and_grads(images=slice(None)):
-    """Of a classifier, for each list of labels, MoCo v3, SimCLR and DoGo, over images of a batch."""
+    """Of heads over some images of a batch: a classifier, for each list of labels, and others."""
     torch.manual_seed(0)
     classifier, moco = ClassificationHead(num_classes=3, in_channels=6), ViewPairHead(MOCO, 'neck')
     student, teacher = torch.randn(2, 6, 6), torch.randn(2, 6, 6)
@@ -41,14 +57,49 @@ def losses_and_grads(images=slice(None)):
         own = views._replace(data_samples=samples[images])
         loss = classifier.loss(dict(pooled=student[:, images]), None, own)
         found += [loss.detach(), *torch.autograd.grad(loss, list(classifier.parameters()))]
-    loss = moco.loss(dict(neck=student[:, images]), dict(neck=teacher[:, images]), views)
+    outputs = (Output(neck=x[:, images]) for x in (student, teacher))
+    loss = moco.loss(*outputs, views)
     found += [loss.detach(), *torch.autograd.grad(loss, list(moco.parameters()))]
     weight = torch.randn(6, 4, requires_grad=True)
     projected = dict(projector=student[:, images] @ weight)
     for head in (NTXentHead(), SimilarityDistillationHead()):
         loss = head.loss(projected, dict(projector=teacher[:, images]), views)
         found += [loss.detach(), *torch.autograd.grad(loss, weight, retain_graph=True)]
-    return found
+    found += losses_grads_and_queues([images])
+    return [*found, *swav(student, teacher, images), *masked_patches(images)]
+
+
+def swav(student, teacher, images):
+    """Over two steps, the second with a queue of the first."""
+    network = torch.nn.Module()
+    network.projector = DINOProjector(6, 4, 8, 5, train_gain=False)
+    head, found = SwAVHead(queue_length=6, queue_start_epoch=0), []
+    head.connect(network, None)
+    for pooled in (student[:, images], teacher[:, images]):
+        flat = pooled.flatten(0, 1)
+        passes = [BackboneFeatures(flat, flat[:, None], (1, 1))]
+        views = Views([None, None], [])
+        loss = head.loss(NetworkOutput(network, passes, pooled.shape[1]), None, views)
+        learns = [*network.projector.mlp.parameters()]
+        found += [loss.detach(), *torch.autograd.grad(loss, learns)]
+    return [*found, head.queue['first']]
+
+
+def masked_patches(images):
+    """The loss, its gradients, and the center after it."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        network = BranchNetwork(BACKBONES['vit'], patch_projector=PROJECTOR)
+    head = MaskedPatchHead(out_channels=5, token_channels=24)
+    views = torch.randn(2, 6, 3, 32, 32)[:, images]
+    masks = draw_patch_masks(12, (4, 4)).unflatten(0, (2, 6))[:, images].flatten(0, 1)
+    head.draw_masks = lambda num_images, grid: masks
+    views = Views(list(views), [])
+    student = network([views.globals], views.globals[0].shape[0])
+    with torch.no_grad():
+        teacher = network([views.globals], views.globals[0].shape[0])
+    loss = head.loss(student, teacher, views)
+    learns = [head.mask_token, *network.patch_projector.mlp.parameters()]
+    return [loss.detach(), *torch.autograd.grad(loss, learns), head.center]
 
 
 def run_on_rank(rank, folder):

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from mmmokd.evaluation import weighted_knn
+from mmmokd.evaluation import nearest_neighbors, weighted_knn
 
 
 def make_data(num_bank=53, num_queries=17, channels=8, num_classes=7, seed=0):
@@ -122,3 +122,21 @@ def test_gpu_equals_cpu():
     on_gpu = weighted_knn(bank, labels, queries, k=20, chunk_size=512, device='cuda')[20]
     assert on_gpu.device.type == 'cpu'
     assert torch.equal(on_gpu, weighted_knn(bank, labels, queries, k=20)[20])
+
+
+@pytest.mark.parametrize('chunk_size', [1, 7, 4096])
+def test_nearest_neighbors(chunk_size):
+    """The definition, one pair at a time: never the image itself, though one like it."""
+    rows = make_data(num_bank=20)[0]
+    rows[3] = 2 * rows[11] + 1e-4 * rows[0]
+    found = nearest_neighbors(rows, k=4, chunk_size=chunk_size)
+    for i, row in enumerate(rows):
+        cosines = {
+            j: -float(row @ x / (row.norm() * x.norm())) for j, x in enumerate(rows) if j != i
+        }
+        assert found[i].tolist() == sorted(cosines, key=cosines.get)[:4]
+    assert found[3, 0] == 11 and found[11, 0] == 3
+    with pytest.raises(
+        ValueError, match='at least 21 images, for 1 of them can be the query itself'
+    ):
+        nearest_neighbors(rows, k=20)

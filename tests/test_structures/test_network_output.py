@@ -15,16 +15,16 @@ class Neck(nn.Module):
     def __init__(self, reads_maps=False, as_tuple=True):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(2.0))
-        self.as_tuple, self.calls = as_tuple, 0
+        self.as_tuple, self.seen = as_tuple, []
         if reads_maps:
             self.reads_maps = True
 
     def forward(self, inputs):
-        self.calls += 1
         if isinstance(inputs, tuple):
             (x,) = inputs
         else:
             x = torch.cat([features.tokens.sum(dim=1) for features in inputs])
+        self.seen.append(x)
         out = self.weight * x
         return (x, out) if self.as_tuple else out
 
@@ -62,7 +62,7 @@ def test_outputs():
     head = net.search_head
     expected = [head(head.embed(each.tokens, each.grid)) for each in features]
     torch.testing.assert_close(output['search_head'], torch.cat(expected).unflatten(0, (5, B)))
-    assert net.neck.calls == 1 and output['neck'] is output['neck']
+    assert len(net.neck.seen) == 1 and output['neck'] is output['neck']
     with pytest.raises(ValueError, match="searches the maps of 'neck', but Neck embeds none"):
         output.embedded('neck')
     with pytest.raises(KeyError, match="no neck 'other'"):
@@ -98,7 +98,24 @@ def test_detached():
     assert len(target.passes) == 1 and not target.passes[0].pooled.requires_grad
     (embedded,) = target.embedded('search_head')
     assert torch.equal(embedded, output.embedded('search_head')[0]) and not embedded.requires_grad
-    assert net.neck.calls == 1
+    assert len(net.neck.seen) == 1
+
+
+def test_first_views():
+    """As if there were no others, with gradients; several heads share what a neck gives."""
+    net, features = network(), passes((2, 2), (3, 1))
+    output = NetworkOutput(net, features, B)
+    first = output.first(2)
+    assert torch.equal(first['neck'], 2 * output['pooled'][:2]) and first['neck'].requires_grad
+    assert len(net.neck.seen) == 1 and len(net.neck.seen[0]) == 2 * B
+    assert output.first(2) is first and output.first(5) is output
+    with torch.no_grad():
+        assert NetworkOutput(net, features, B).first(2)['neck'].requires_grad is False
+    target = output.detach(2).first(2)
+    assert torch.equal(target['neck'], first['neck']) and not target['neck'].requires_grad
+    assert len(net.neck.seen) == 2  # of the one without gradients
+    with pytest.raises(ValueError, match='first 1 views are not those of whole passes, but 2 are'):
+        output.first(1)
 
 
 def test_once():

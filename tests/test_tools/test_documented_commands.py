@@ -56,6 +56,7 @@ ELSEWHERE = (
     'for part in 1percent 10percent',
     'for branch in cnn vit',  # test_benchmark_transfer.py
     'for config in mask-rcnn_cnn_fpn',  # test_coco_mini.py
+    'python tools/analysis_tools/analyze_locality.py',  # test_analyze_locality.py
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
     'python tools/benchmarks/rivals.py',  # test_rivals.py
     'python tools/benchmarks/imagenet.py',  # test_imagenet.py
@@ -64,6 +65,8 @@ ELSEWHERE = (
     'python tools/train.py configs/dogo/',  # likewise
     'python tools/train.py $CONFIG --cfg-options train_dataloader.batch_size=256',  # dist_train.sh
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
+    'python tools/cache_features.py CONFIG',  # test_cache_features.py
+    'python tools/train.py CONFIG --cfg-options model.branches.vit.cache',  # likewise
 )
 REPLACED = (
     (r'mmmokd::(?=mokd/)', 'configs/'),  # those of the package are large: test_config_paths.py

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmmokd.utils.state_dict import load_state_dict_strict
+from mmmokd.utils.state_dict import load_state_dict_strict, tie_shared
 
 
 class Computing(nn.Linear):
@@ -23,3 +23,15 @@ def test_what_a_module_drops_is_not_missing():
     del weights['table']
     with pytest.raises(ValueError, match='here lacks 1 of the 3 weights of Computing: table'):
         load_state_dict_strict(target, weights, 'here')
+
+
+def test_copies_of_a_shared_tensor_are_tied():
+    model = nn.ModuleDict(dict(a=nn.Linear(2, 2), b=nn.Linear(2, 2), norm=nn.BatchNorm1d(2)))
+    model['b'].weight, model['again'] = model['a'].weight, model['norm']
+    copies = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = dict(copies)
+    tie_shared(copies, model)
+    assert list(copies) == list(expected)
+    assert all(torch.equal(copies[name], value) for name, value in expected.items())
+    assert copies['b.weight'] is copies['a.weight'] and copies['b.bias'] is not copies['a.bias']
+    assert copies['again.running_mean'] is copies['norm.running_mean']

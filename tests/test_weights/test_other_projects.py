@@ -192,6 +192,7 @@ DINOV2 = {
     },
     'DINO': LAYOUTS['DINO'][0],
     'MoCo v3': LAYOUTS['MoCo v3'][0],
+    'VISSL': LAYOUTS['VISSL'][0],
 }
 
 
@@ -266,6 +267,8 @@ def test_register_tokens(tmp_path):
     for cfg in (VIT, dict(WRAPPER, init_values=1e-5)):
         with pytest.raises(ValueError, match='its model has register tokens'):
             start(tmp_path, weights, cfg)
+    with pytest.raises(ValueError, match='its model has register tokens'):
+        start(tmp_path, theirs.state_dict(), VIT)  # of timm, whose positions are of patches alone
 
 
 def test_rotary_embedding_of_dinov3_does_not_fit(tmp_path, vits):
@@ -274,6 +277,52 @@ def test_rotary_embedding_of_dinov3_does_not_fit(tmp_path, vits):
     weights['rope_embed.periods'] = torch.rand(4)
     with pytest.raises(ValueError, match=r'\(official DINOv3\).*a rotary position embedding'):
         start(tmp_path, weights, VIT)
+
+
+def official_dinov3(model, biases):
+    """As DINOv3's authors name their weights; the biases of all layers are ``biases``, or timm's."""
+    weights = {}
+    for key, value in model.state_dict().items():
+        key = key.replace('gamma_', 'ls').replace('reg_token', 'storage_tokens')
+        if key.endswith(('ls1', 'ls2')):
+            key += '.gamma'
+        if not key.endswith(('q_bias', 'v_bias')):
+            weights[key] = value
+    for n, block in enumerate(model.blocks):
+        if biases is None:
+            masked = torch.full((WIDTH,), torch.nan)
+            bias = torch.cat([block.attn.q_bias.detach(), masked, block.attn.v_bias.detach()])
+        weights[f'blocks.{n}.attn.qkv.bias'] = bias if biases is None else biases.clone()
+        weights[f'blocks.{n}.attn.qkv.bias_mask'] = torch.ones(3 * WIDTH)
+    return {**with_mask_token(weights), 'rope_embed.periods': torch.ones(16)}
+
+
+DINOV3 = {
+    'timm': lambda w, official: w,
+    'DINOv3': lambda w, official: official,
+    'training': lambda w, official: {
+        'teacher': below('backbone._fsdp_wrapped_module.', chunked(official))
+    },
+}
+
+
+@pytest.mark.parametrize('layout', DINOV3)
+@pytest.mark.parametrize('name', ['vit_small_patch16_dinov3', 'vit_small_patch16_dinov3_qkvb'])
+def test_dinov3(tmp_path, log, name, layout):
+    theirs = timm.create_model(name, img_size=32, **SIZES).eval()
+    randomize(theirs)
+    biases = None if name.endswith('qkvb') else torch.zeros(3 * WIDTH)
+    official = official_dinov3(theirs, biases)
+    sizes = {key: value for key, value in SIZES.items() if key != 'num_classes'}
+    cfg = dict(type='TIMMBackbone', model_name=name, img_size=32, **sizes)
+    content = DINOV3[layout](theirs.state_dict(), official)
+    model = start(tmp_path, content, cfg, strict=True)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(model(images)[-1], theirs.forward_features(images))
+    assert ('official DINOv3' in log[-1]) == (layout != 'timm')
+    if biases is None and layout != 'timm':
+        with pytest.raises(ValueError, match=r'has biases .*blocks.0.attn.qkv.bias.*dinov3_qkvb'):
+            start(tmp_path, content, dict(cfg, model_name='vit_small_patch16_dinov3'))
 
 
 @pytest.mark.parametrize('kind', ['resnet18', 'convnext_atto', 'vit_tiny_patch16_224'])

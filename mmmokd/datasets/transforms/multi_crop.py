@@ -3,12 +3,13 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 
 from mmmokd.registry import TRANSFORMS
 from mmmokd.structures.view_group import ViewGroup
 from mmmokd.structures.view_params import ViewParams, ViewSampler
-from mmmokd.utils.errors import DataError
+from mmmokd.utils.errors import ConfigError, DataError
 
 from ..worker_generator import WorkerGenerator
 from .pixels import choose_reduction
@@ -21,6 +22,8 @@ PAPER_GROUPS = (
     ViewGroup(size=96, scale=(0.05, 0.25), num=8),
 )
 PLAN = 'multi_crop_plan'
+DRAW = 'view_draw'
+STREAM = 0x64726177  # sets the random numbers of fixed draws apart from others of the same seed
 
 
 @TRANSFORMS.register_module()
@@ -47,9 +50,16 @@ class MultiCrop(BaseTransform):
     Args:
         groups (Sequence[dict | ViewGroup], optional): Groups of views; a dict has what
             :class:`~mmmokd.structures.ViewGroup` takes. Defaults to None, the paper's 2 + 8.
+        num_draws (int, optional): Number of draws of views that each image has: an epoch takes one
+            after the other, and they are the same in every run, so that features of them can be kept
+            (``tools/cache_features.py``). The key ``view_draw`` then says which one, and
+            ``sample_idx`` is needed. Without epochs one is drawn. Defaults to None: new views each
+            time.
+        seed (int): Sets apart the draws of ``num_draws``. Defaults to 0.
 
     Raises:
         DataError: If there is no group, or a group has an unknown, missing or wrong value.
+        ConfigError: If ``num_draws`` or ``seed`` is not a whole number in range.
 
     Example:
         >>> crop = MultiCrop(groups=[dict(num=2, size=32, scale=(0.5, 1.0)),
@@ -59,7 +69,19 @@ class MultiCrop(BaseTransform):
         [(32, 32, 3), (16, 16, 3)]
     """
 
-    def __init__(self, groups: Sequence[dict | ViewGroup] | None = None) -> None:
+    def __init__(
+        self,
+        groups: Sequence[dict | ViewGroup] | None = None,
+        num_draws: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        for name, value, least in (('num_draws', num_draws, 1), ('seed', seed, 0)):
+            if value is not None and (type(value) is not int or value < least):
+                raise ConfigError(
+                    f'{name} of MultiCrop must be a whole number of at least {least}, got {value!r}'
+                )
+        self.num_draws = num_draws
+        self.seed = seed
         self.groups = ViewGroup.from_configs(PAPER_GROUPS if groups is None else groups)
         self.sampler = ViewSampler(self.groups)
         self._heights, self._widths = np.array([view.size for view in self.sampler.views]).T
@@ -112,18 +134,45 @@ class MultiCrop(BaseTransform):
             int: 1, 2, 4 or 8, by which the image's height and width may be divided: every crop still
             is twice as large as its view, in each direction.
         """
-        params = self.sampler.draw([size], self.generator.get())
+        params = self._draw(results, size)
         results[PLAN] = params, size
         rooms = np.minimum(params.height / self._heights, params.width / self._widths)
         return choose_reduction(rooms.min())
 
     def _take_params(self, results: dict, size: tuple[int, int]) -> ViewParams:
         if PLAN not in results:
-            return self.sampler.draw([size], self.generator.get())
+            return self._draw(results, size)
         params, (height, width) = results.pop(PLAN)
         if (height, width) == size:
             return params
         return params.scaled((size[0] / height, size[1] / width), size)
+
+    def _draw(self, results: dict, size: tuple[int, int]) -> ViewParams:
+        if self.num_draws is None:
+            return self.sampler.draw([size], self.generator.get())
+        epoch = self.generator.epoch
+        if epoch is None:  # of a loop that counts iterations
+            epoch = int(torch.randint(self.num_draws, (), generator=self.generator.get()))
+        results[DRAW] = epoch % self.num_draws
+        if 'sample_idx' not in results:
+            raise DataError(
+                'MultiCrop with num_draws needs sample_idx, as datasets of mmengine give it, but got '
+                f'{sorted(map(str, results))}'
+            )
+        return self.sampler.draw([size], self.fixed_generator(results['sample_idx'], results[DRAW]))
+
+    def fixed_generator(self, index: int, draw: int) -> torch.Generator:
+        """The random numbers of one of the draws of ``num_draws``.
+
+        Args:
+            index (int): Number of the image in its dataset.
+            draw (int): Number of the draw.
+
+        Returns:
+            torch.Generator: On the CPU, new.
+        """
+        key = np.random.SeedSequence([STREAM, self.seed, index, draw])
+        return torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
     @staticmethod
     def _to_rgb(img: np.ndarray, order: str) -> np.ndarray:
@@ -141,4 +190,5 @@ class MultiCrop(BaseTransform):
 
     def __repr__(self) -> str:
         groups = ''.join(f'\n    {group},' for group in self.groups)
-        return f'{self.__class__.__name__}(groups=[{groups}\n])'
+        draws = '' if self.num_draws is None else f', num_draws={self.num_draws}, seed={self.seed}'
+        return f'{self.__class__.__name__}(groups=[{groups}\n]{draws})'

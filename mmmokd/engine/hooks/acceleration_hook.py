@@ -173,10 +173,14 @@ def compiled_modules(model: nn.Module) -> Iterator[nn.Module]:
             for network in (branch.student, branch.teacher)
             if network is not None
         ]
+    seen: set[nn.Module] = set()
     for network in networks:
         names = ('backbone', *getattr(network, 'neck_names', ('neck',)))
         for module in (getattr(network, name, None) for name in names):
-            if isinstance(module, nn.Module):
+            if (
+                isinstance(module, nn.Module) and module not in seen
+            ):  # student and teacher may share
+                seen.add(module)
                 yield from list(_blocks(module)) or [module]
 
 

@@ -10,7 +10,9 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import Runner
 
 from mmmokd.registry import HOOKS
+from mmmokd.utils import get_ori_model
 from mmmokd.utils.atomic import atomic_write
+from mmmokd.utils.state_dict import tie_shared
 
 POINTER = 'last_checkpoint'  # the file that names the newest checkpoint of a run
 
@@ -73,6 +75,15 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     The tools of this package use it for every config that has mmengine's. The arguments are the
     same.
     """
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Write what networks share, as a frozen backbone, once.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): What will be saved; changed in place.
+        """
+        tie_shared(checkpoint['state_dict'], get_ori_model(runner.model))
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         with self._removing_afterwards():

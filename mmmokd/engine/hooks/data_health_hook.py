@@ -11,6 +11,7 @@ from mmmokd.datasets import (
     ImageFolder,
     LoadImage,
     MultiCrop,
+    NeighborBags,
     iter_datasets,
     iter_transforms,
     link_decoding,
@@ -57,10 +58,10 @@ class DataHealthHook(Hook):
     - Before training: raises if there are fewer images than one step takes; lets every
       :class:`~mmmokd.datasets.LoadImage` of the training set, also inside wrappers, count
       unreadable images, and decode large JPEGs no further than a following ``MultiCrop`` needs.
-    - Before every epoch: tells every :class:`~mmmokd.datasets.MultiCrop` and
-      :class:`~mmmokd.datasets.ImageFolder` its number. In an iteration-based loop, where
-      workers run ahead of the loop, it does not: their random numbers just continue, and a resumed run
-      draws others than one that was never stopped.
+    - Before every epoch: tells every :class:`~mmmokd.datasets.MultiCrop`,
+      :class:`~mmmokd.datasets.ImageFolder` and :class:`~mmmokd.datasets.NeighborBags` its number. In
+      an iteration-based loop, where workers run ahead of the loop, it does not: their random numbers
+      just continue, and a resumed run draws others than one that was never stopped.
     - After every epoch: adds up the unreadable images of all processes, logs their number, share
       and first paths in one line, and raises if there are too many.
     - Before validation and test: lets ``LoadImage`` raise at an unreadable image, with its
@@ -98,7 +99,7 @@ class DataHealthHook(Hook):
         check_enough_images(runner.train_dataloader)
         self._tracked, self._random = [], []
         for dataset in iter_datasets(runner.train_dataloader.dataset):
-            if isinstance(dataset, ImageFolder):
+            if isinstance(dataset, ImageFolder | NeighborBags):
                 self._random.append(dataset)
             link_decoding(dataset)
             for transform in iter_transforms(dataset):

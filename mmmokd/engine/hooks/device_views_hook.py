@@ -1,7 +1,13 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from mmengine.hooks import Hook
 
-from mmmokd.datasets import IndexedImages, LoadImage, iter_datasets, iter_transforms
+from mmmokd.datasets import (
+    IndexedImages,
+    LoadImage,
+    NeighborBags,
+    iter_datasets,
+    iter_transforms,
+)
 from mmmokd.models.data_preprocessors import MultiCropDataPreprocessor
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
@@ -34,14 +40,17 @@ class DeviceViewsHook(Hook):
         """
         found = getattr(get_ori_model(runner.model), 'data_preprocessor', None)
         dataset = runner.train_dataloader.dataset
+        if isinstance(dataset, NeighborBags):  # which gives the numbers of other images as well
+            dataset = dataset.dataset
         indexed = isinstance(dataset, IndexedImages)
         self._preprocessor = found if isinstance(found, MultiCropDataPreprocessor) else None
         if indexed != (self._preprocessor is not None and found.keep_images):
             raise ConfigError(
                 'images that the device keeps need both train_dataloader.dataset.type='
-                'mmmokd.IndexedImages, around all other datasets, and data_preprocessor.keep_images='
-                f'True of mmmokd.MultiCropDataPreprocessor, but got {type(dataset).__name__} and '
-                f'{type(found).__name__}, keep_images={getattr(found, "keep_images", False)}'
+                'mmmokd.IndexedImages, around all other datasets but NeighborBags, and '
+                'data_preprocessor.keep_images=True of mmmokd.MultiCropDataPreprocessor, but got '
+                f'{type(dataset).__name__} and {type(found).__name__}, '
+                f'keep_images={getattr(found, "keep_images", False)}'
             )
         if self._preprocessor is None:
             return

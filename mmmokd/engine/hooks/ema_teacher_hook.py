@@ -19,10 +19,10 @@ class EMATeacherHook(Hook):
     """Updates every branch's EMA teacher after each optimizer step: t <- m t + (1 - m) s.
 
     Parameters only, paired by name: a teacher's batch norms keep statistics of its own batches, and
-    what a student has beyond its teacher stays out. A branch without a teacher (``ema=False``) or
-    without a student (``frozen=True``) has nothing to move. The momentum m rises by a cosine over the
-    optimizer steps of the run. Under gradient accumulation teachers move with the optimizer, not with
-    the micro-batch.
+    what a student has beyond its teacher, or shares with it, stays out. A branch without a teacher
+    (``ema=False``) or without a student (``frozen=True``) has nothing to move. The momentum m rises by a
+    cosine over the optimizer steps of the run. Under gradient accumulation teachers move with the
+    optimizer, not with the micro-batch.
 
     Args:
         base_momentum (float): Teacher's share m at the first step, as DINO, BYOL and MOKD write it.
@@ -65,8 +65,10 @@ class EMATeacherHook(Hook):
                     f'branch {name}: the teacher has parameters that its student has not: '
                     f'{name_some(missing)}'
                 )
-            self._teachers += teachers.values()
-            self._students += (students[key] for key in teachers)
+            # What both share, as a frozen backbone, has nowhere to move.
+            moved = [key for key in teachers if teachers[key] is not students[key]]
+            self._teachers += (teachers[key] for key in moved)
+            self._students += (students[key] for key in moved)
         if not self._teachers:
             runner.logger.info('EMATeacherHook: no branch has a teacher beside a student to move.')
 

@@ -14,8 +14,8 @@ class HeadScheduleHook(Hook):
 
     Tells every head the epoch, by ``set_epoch``, and logs what it returns, as
     ``{branch}.{term}.{name}``; heads of a term for several peers are copies of one and log the same.
-    Tells each module in a head that has the attribute ``accumulating`` whether more micro-batches
-    belong to the optimizer step, so that centers move once per step.
+    Tells each module of the model that has the attribute ``accumulating`` whether more micro-batches
+    belong to the optimizer step, so that centers and queues move once per step.
 
     Args:
         base_epochs (int, optional): Epochs of a run that the heads' schedules are for: a shorter run
@@ -45,19 +45,14 @@ class HeadScheduleHook(Hook):
             epochs = runner.max_iters / len(runner.train_dataloader)
             self._pace = max(self.base_epochs / epochs, 1.0)
         get_branches(runner.model, type(self).__name__)
+        model = get_ori_model(runner.model)
         self._heads = [
-            (f'train/{name}.{term}', head)
-            for name, term, _, head in get_ori_model(runner.model).heads_by_name()
+            (f'train/{name}.{term}', head) for name, term, _, head in model.heads_by_name()
         ]
-        self._accumulating = [
-            module
-            for _, head in self._heads
-            for module in head.modules()
-            if hasattr(module, 'accumulating')
-        ]
+        self._accumulating = [m for m in model.modules() if hasattr(m, 'accumulating')]
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Tell the heads when the epoch has changed, log what they say, hold or free the centers."""
+        """Tell the heads when the epoch has changed, log what they say, hold or free the state."""
         epoch = current_epoch(runner)
         if epoch != self._epoch:
             self._epoch = epoch

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmmokd.datasets import LoadImage, MultiCrop, iter_datasets, iter_transforms
+from mmmokd.datasets import LoadImage, MultiCrop, NeighborBags, iter_datasets, iter_transforms
 from mmmokd.models.branches import (
     Branch,
     BranchNetwork,
@@ -21,6 +21,8 @@ from mmmokd.models.data_preprocessors import MultiCropDataPreprocessor
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
 from mmmokd.utils.errors import ConfigError
+
+from ..feature_writer import check_cached_data
 
 
 @HOOKS.register_module()
@@ -35,7 +37,8 @@ class InputCheckHook(Hook):
     batch norm would be left with one value per channel; the last batch of an epoch is counted.
     Before a test its images' size is checked likewise. Weights, statistics and random numbers are
     untouched. Where several processes train, so does a backbone of which a part gets no gradient.
-    A pipeline that makes its views by other means is not checked.
+    A pipeline that makes its views by other means is not checked. Where a branch reads kept features
+    (``cache``), they have to be of the views that the pipeline makes of these images.
 
     Raises:
         ConfigError: If a branch cannot take the views, or the smallest batch.
@@ -58,6 +61,7 @@ class InputCheckHook(Hook):
         if not branches:
             return
         sets = [runner.train_dataloader.dataset]
+        check_bags(sets[0], model)
         sets += [runner.val_loop.dataloader.dataset] if runner.val_loop is not None else []
         for dataset in sets:
             if notice := check_channel_order(dataset, model.data_preprocessor):
@@ -68,6 +72,7 @@ class InputCheckHook(Hook):
             )
             for name, branch in branches.items()
         }
+        check_cached_data(branches, sets[0], model.data_preprocessor)
         later = crop_sizes(sets[1]) if len(sets) > 1 else []
         for name, branch in branches.items():
             views = passes[name]
@@ -101,6 +106,27 @@ class InputCheckHook(Hook):
         sizes = crop_sizes(dataset)
         for name, branch in _branches(runner.model).items():
             check_views(name, branch.network('teacher'), sizes)
+
+
+def check_bags(dataset, model: nn.Module) -> None:
+    """Make sure that batches have members of bags where, and only where, the algorithm takes them.
+
+    Args:
+        dataset (Dataset): The training set, wrapped or not.
+        model (nn.Module): The algorithm.
+
+    Raises:
+        ConfigError: If they do not fit.
+    """
+    needed, name = getattr(model, 'needs_bags', False), type(model).__name__
+    if needed != isinstance(dataset, NeighborBags):
+        raise ConfigError(
+            f'{name} takes images with members of their bags: train_dataloader.dataset must be a '
+            f'mmmokd.NeighborBags around the dataset, but is {type(dataset).__name__}'
+            if needed
+            else f'{name} takes no members of bags: train_dataloader.dataset must be the dataset alone, '
+            'without mmmokd.NeighborBags'
+        )
 
 
 def _waits_for_gradients(model: nn.Module) -> bool:

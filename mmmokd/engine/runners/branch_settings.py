@@ -36,7 +36,7 @@ def drop_idle_settings(cfg: Config) -> list[str]:
     idle = {
         name: 'left out' if branch is None else 'frozen'
         for name, branch in branches.items()
-        if branch is None or (isinstance(branch, dict) and branch.get('frozen'))
+        if branch is None or (isinstance(branch, dict) and branch.get('frozen') is True)
     }
     notices = _drop(wrapper.get('branches'), 'optim_wrapper.branches', branches, idle)
     schedules = cfg.get('param_scheduler')

@@ -21,6 +21,7 @@ from mmmokd.engine.optimizers.precision import AMP_DEVICES, choose_dtype, choose
 from mmmokd.engine.runners.branch_settings import drop_idle_settings
 from mmmokd.engine.runners.data_errors import explain_broken_data
 from mmmokd.engine.runners.device_views import move_views_to_device
+from mmmokd.engine.runners.fixed_views import fix_cached_views
 from mmmokd.engine.runners.run_folder import check_folder
 from mmmokd.engine.runners.shared_memory import batch_size_of, fit_shared_memory, free_shared_memory
 from mmmokd.models.feature_maps import check_feature_maps
@@ -248,12 +249,13 @@ def build_runner(cfg: Config) -> Runner:
 
     Raises:
         ConfigError: If the processes that the launcher stands for do not exist, the work dir cannot
-            be written to, or optimizers or schedules are of other branches than the model's.
+            be written to, optimizers or schedules are of other branches than the model's, or features
+            that a branch reads do not fit each other or the pipeline.
     """
     drop_absent_hooks(cfg)
     check_feature_maps(cfg)
     check_folder(cfg.work_dir)
-    idle = [*drop_idle_settings(cfg), *move_views_to_device(cfg)]
+    idle = [*drop_idle_settings(cfg), *fix_cached_views(cfg), *move_views_to_device(cfg)]
     notices = prepare_cfg_for_device(cfg)
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not is_distributed():
         init_cpu_process_group(cfg)

@@ -11,6 +11,7 @@ from mmmokd.utils.config_tree import iter_dicts, type_name
 from mmmokd.utils.errors import ConfigError
 
 PREPROCESSOR, CROP = 'MultiCropDataPreprocessor', 'MultiCrop'
+BAGS = 'NeighborBags'  # asks for further images, by their numbers as well
 
 
 def move_views_to_device(cfg: Config) -> list[str]:
@@ -57,7 +58,8 @@ def move_views_to_device(cfg: Config) -> list[str]:
     if not keep:
         loader.setdefault('pin_memory', True)
         return [f'Views are made on the device; the loader sends images of {side}x{side}.']
-    loader['dataset'] = ConfigDict(type='mmmokd.IndexedImages', dataset=loader['dataset'])
+    place = loader['dataset'] if type_name(loader['dataset'].get('type')) == BAGS else loader
+    place['dataset'] = ConfigDict(type='mmmokd.IndexedImages', dataset=place['dataset'])
     loader['num_workers'] = 0
     for key in ('persistent_workers', 'prefetch_factor'):
         loader.pop(key, None)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from .knn import check_num_neighbors, weighted_knn
+from .knn import check_num_neighbors, nearest_neighbors, weighted_knn
 from .linear_probe import (
     LinearClassifiers,
     LinearProbe,
@@ -16,6 +16,7 @@ __all__ = [
     'check_probe_settings',
     'classify_linear',
     'linear_probe',
+    'nearest_neighbors',
     'train_linear',
     'weighted_knn',
 ]

@@ -82,6 +82,41 @@ def weighted_knn(
         }  # fmt: skip
 
 
+@torch.no_grad()
+def nearest_neighbors(
+    features: Tensor,
+    k: int = 5,
+    chunk_size: int = 4096,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Find every feature's nearest others by cosine similarity, exactly.
+
+    Args:
+        features (Tensor): Shape (N, C), of any norm.
+        k (int): Number of neighbors. Defaults to 5.
+        chunk_size (int): Rows compared at a time. Defaults to 4096.
+        device (torch.device | str, optional): Where to compute. Defaults to None: where the features
+            are.
+
+    Returns:
+        Tensor: Numbers of the rows, the nearest first, never a row's own. Shape (N, k), int64, on
+        the CPU.
+
+    Raises:
+        ValueError: If there are not k others, or a feature is not finite.
+
+    Example:
+        >>> nearest_neighbors(torch.tensor([[1., 0.], [0., 1.], [1., 1.], [3., 2.]]), k=1).flatten()
+        tensor([3, 2, 3, 2])
+    """
+    check_num_neighbors((k,), len(features), num_own=1)
+    device = torch.device(device) if device is not None else features.device
+    numbers = torch.arange(len(features))
+    with torch.autocast(device.type, enabled=False):
+        _, found = _nearest(features, numbers, features, k, chunk_size, device, (numbers, numbers))
+    return found.cpu()
+
+
 def _count_own(bank: Tensor, queries: Tensor) -> int:
     """Count the images of the bank that are the same query, at most."""
     both = bank[(bank >= 0) & torch.isin(bank, queries)]

@@ -11,6 +11,7 @@ from .adapters import (
 )
 from .backbone import build_backbone, complete_backbone, describe_backbone
 from .branch import Branch, make_teacher
+from .feature_cache import FeatureCache
 from .inference import BackboneSpec, infer_features
 from .input_check import (
     ViewPass,
@@ -28,6 +29,7 @@ __all__ = [
     'BackboneSpec',
     'Branch',
     'BranchNetwork',
+    'FeatureCache',
     'FeatureMapAdapter',
     'PyramidAdapter',
     'TokenAdapter',

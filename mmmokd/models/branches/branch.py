@@ -1,5 +1,6 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import copy
+import functools
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -9,17 +10,20 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor
 
 from mmmokd.registry import MODELS
-from mmmokd.structures import NetworkOutput, Views
+from mmmokd.structures import BackboneFeatures, NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.loaded import loaded_names, pretrained_entries
+from mmmokd.weights.lora import is_lora
 
 from ..heads import BranchHead
 from .backbone import class_of, has_argument
+from .feature_cache import FeatureCache, describe_network, reads_tokens
 from .network import BranchNetwork
 from .terms import head_argument
 
 NETWORKS = ('student', 'teacher')
+FROZEN_BACKBONE = 'backbone'  # value of `frozen`
 # Arguments with which backbones of timm, torchvision and Hugging Face load weights by themselves.
 OWN_WEIGHTS = ('pretrained', 'checkpoint_path', 'weights', 'name_or_path')
 
@@ -39,6 +43,14 @@ class Branch(BaseModule):
     With ``frozen=True`` there is only a teacher, which never changes: always in evaluation mode,
     without gradients, optimizer and heads, for others to learn from. It has to be loaded.
 
+    With ``frozen='backbone'`` only the necks learn, by the branch's heads, on a backbone that has to
+    be loaded: how a partner of which nothing but the backbone is published gets its prototypes. Student
+    and teacher share the backbone, which runs once over all views, in evaluation mode and without
+    gradients.
+
+    With ``lora`` the backbone, which has to be loaded as well, keeps its weights and learns low-rank
+    updates of its linear layers. Student and teacher share the weights and differ in updates and necks.
+
     Args:
         backbone (dict): Config of the backbone.
         adapter (dict, optional): Config of the :class:`BackboneAdapter` that reads the backbone's
@@ -48,7 +60,13 @@ class Branch(BaseModule):
         peers (dict[str, float], optional): Whom the branch learns from, with the weight of the heads
             that learn from them. Defaults to None.
         ema (bool): Whether there is an EMA teacher. Defaults to True.
-        frozen (bool): Whether the branch is not trained. Defaults to False.
+        frozen (bool | str): Whether the branch is not trained; ``'backbone'``: its backbone alone.
+            Defaults to False.
+        lora (dict, optional): Low-rank updates of the backbone, see :class:`BranchNetwork`: ``rank``,
+            ``alpha``, ``targets``. Defaults to None.
+        cache (str, optional): Folder of the features of a frozen backbone, which
+            ``tools/cache_features.py`` writes: training reads them, and the backbone does not run.
+            Defaults to None.
         global_size (int | tuple[int, int], optional): See :class:`BranchNetwork`.
             Defaults to None.
         views (Sequence[int], optional): Numbers of the views that its networks see, counted from 0, the
@@ -60,7 +78,8 @@ class Branch(BaseModule):
         **necks (dict): Config of each neck by name; see :class:`BranchNetwork`.
 
     Raises:
-        ConfigError: If a frozen branch has heads or peers, a head is not a :class:`BranchHead`, or a
+        ConfigError: If a frozen branch has heads or peers, a frozen backbone updates, a backbone that
+            learns a cache, nothing is left that learns, a head is not a :class:`BranchHead`, or a
             value is out of range.
     """
 
@@ -71,7 +90,9 @@ class Branch(BaseModule):
         heads: Mapping[str, dict] | None = None,
         peers: Mapping[str, float] | None = None,
         ema: bool = True,
-        frozen: bool = False,
+        frozen: bool | str = False,
+        lora: dict | None = None,
+        cache: str | None = None,
         global_size: int | tuple[int, int] | None = None,
         views: Sequence[int] | None = None,
         init_cfg: dict | list[dict] | None = None,
@@ -79,24 +100,35 @@ class Branch(BaseModule):
     ) -> None:
         of_network = _names_network(init_cfg)
         super().__init__(None if of_network else init_cfg)
-        self.ema = ema and not frozen
-        self.frozen = frozen
+        if frozen and lora:
+            raise ConfigError(f'lora adapts a backbone that learns, but frozen is {frozen!r}')
+        if cache and views is not None:
+            raise ConfigError('cache keeps features of all views: leave out views of the branch')
+        if cache and not frozen:
+            raise ConfigError(
+                f"cache keeps features that do not change: set frozen=True or 'backbone', not {frozen}"
+            )
+        self.cache = cache
+        self.frozen = frozen is True
+        self.ema = ema and not self.frozen
         self.peers = tuple(peers or ())
         self.views = check_views_seen(views)
         network = BranchNetwork(
             backbone,
             adapter,
             global_size=global_size,
+            frozen_backbone=frozen == FROZEN_BACKBONE,
+            lora=lora,
             init_cfg=init_cfg if of_network else None,
             **necks,
         )
-        self.student: BranchNetwork | None = None if frozen else network
+        self.student: BranchNetwork | None = None if self.frozen else network
         self.teacher: BranchNetwork | None = None
-        if frozen:
+        if self.frozen:
             self.teacher = network.requires_grad_(False).eval()
         elif ema:
             self.teacher = make_teacher(network)
-        if frozen and (heads or peers):
+        if self.frozen and (heads or peers):
             raise ConfigError(
                 'a frozen branch learns from nothing, but got '
                 f'{", ".join((*(heads or ()), *self.peers))}'
@@ -104,6 +136,11 @@ class Branch(BaseModule):
         self.heads = ModuleDict(
             {term: self._build_head(term, cfg, peers or {}) for term, cfg in (heads or {}).items()}
         )
+        if frozen == FROZEN_BACKBONE and not any(p.requires_grad for p in self.parameters()):
+            raise ConfigError(
+                "frozen='backbone' trains necks, but no head reads one: give the branch a head that "
+                'does, or set frozen=True'
+            )
 
     def _build_head(
         self, term: str, cfg: dict, peers: Mapping[str, float]
@@ -115,15 +152,31 @@ class Branch(BaseModule):
                 f'heads.{term}: {cls.__name__} is not a loss head of a branch (BranchHead)'
             )
         reads = head_argument(cfg, 'reads')
-        for key in ('in_channels', 'out_channels'):
+        widths = dict(in_channels=reads, out_channels=reads, token_channels='tokens')
+        for key, of in widths.items():
             if key not in cfg and has_argument(cls, key):
-                cfg = dict(cfg, **{key: self.network().width(reads)})
+                cfg = dict(cfg, **{key: self.network().width(of)})
+        if getattr(cls, 'masks_patches', False):
+            self.network().check_masks_patches()
         if head_argument(cfg, 'teacher') != 'peers':
             return MODELS.build(cfg)
         # Every head has a state of its own, such as a center.
         return ModuleDict(
             {peer: MODELS.build({'loss_weight': w, **cfg}) for peer, w in peers.items()}
         )
+
+    @property
+    def student_first(self) -> bool:
+        """bool: Whether the student's pass serves the teacher as well, and is to be the first."""
+        return self.student is not None and (self.teacher is None or self.student.frozen_backbone)
+
+    @functools.cached_property
+    def features(self) -> FeatureCache | None:
+        """FeatureCache, optional: Features that are read in the place of the backbone's passes.
+
+        It is opened when training first needs it, for evaluations do without.
+        """
+        return FeatureCache(self.cache) if self.cache else None
 
     def network(self, name: str = 'student') -> BranchNetwork:
         """One of the networks; a branch that has one network gives it under either name.
@@ -192,26 +245,46 @@ class Branch(BaseModule):
         self.reset_teacher(but=loaded)
 
     def check_initialized(self) -> None:
-        """Make sure that a frozen network was loaded, so that nobody learns from noise.
+        """Make sure that what stays as it is was loaded, so that nobody learns from noise.
 
         Raises:
-            ConfigError: If weights of a frozen branch were neither loaded by an ``init_cfg`` nor from
-                a checkpoint; names them.
+            ConfigError: If weights of a frozen branch, or of a backbone that is frozen or has low-rank
+                updates, were neither loaded by an ``init_cfg`` nor from a checkpoint; names them. If
+                the features of the cache are of other weights.
         """
-        if not self.frozen:
+        self._check_loaded()
+        if self.features is not None:
+            network = self.network()
+            self.features.check(describe_network(network))
+            if reads_tokens(network) and not self.features.passes[0].tokens:
+                raise ConfigError(
+                    f'the features in {self.cache} are pooled ones alone, but necks read maps '
+                    f'({", ".join(network.neck_names)}): write them again for this branch'
+                )
+
+    def _check_loaded(self) -> None:
+        network = self.network()
+        if self.frozen:
+            what, fixed = 'the frozen branch would teach noise', ''
+        elif network.frozen_backbone:
+            what, fixed = (
+                'the necks would learn from noise, for their backbone is frozen',
+                'backbone.',
+            )
+        elif network.has_lora:
+            what, fixed = 'lora would adapt noise', 'backbone.'
+        else:
             return
-        loaded = loaded_names(self.teacher)
-        if any(self.teacher.backbone_cfg.get(key) for key in OWN_WEIGHTS):
-            loaded |= {f'backbone.{name}' for name in self.teacher.backbone.state_dict()}
+        loaded = loaded_names(network)
+        if any(network.backbone_cfg.get(key) for key in OWN_WEIGHTS):
+            loaded |= {f'backbone.{name}' for name in network.backbone.state_dict()}
         # Other buffers are constants, such as the indices of windows.
-        names = [name for name, _ in self.teacher.named_parameters()]
-        names += [
-            n for n in self.teacher.state_dict() if n.endswith(('running_mean', 'running_var'))
-        ]
-        random = [name for name in names if name not in loaded]
+        names = [name for name, _ in network.named_parameters() if not is_lora(name)]
+        names += [n for n in network.state_dict() if n.endswith(('running_mean', 'running_var'))]
+        random = [n for n in names if n.startswith(fixed) and n not in loaded]
         if random:
             raise ConfigError(
-                f'the frozen branch would teach noise: {len(random)} of its weights are random '
+                f'{what}: {len(random)} of its weights are random '
                 f'({name_some(random)}). Load them: init_cfg of the branch (Pretrained, with a prefix '
                 "such as 'branches.NAME.teacher.') loads backbone and necks, init_cfg of its "
                 'backbone the backbone alone, load_from or resume the whole model'
@@ -256,7 +329,8 @@ class Branch(BaseModule):
         if self.student is None:
             return None
         views = self.see(views)
-        return self.student(group_by_size(views.globals, views.locals), len(views.globals[0]))
+        groups = group_by_size(views.globals, views.locals)
+        return self.student(groups, len(views.globals[0]), self._read_passes(views, groups))
 
     @torch.no_grad()
     def forward_teacher(self, views: Views, student: NetworkOutput | None = None) -> NetworkOutput:
@@ -264,8 +338,9 @@ class Branch(BaseModule):
 
         Args:
             views (Views): The views.
-            student (NetworkOutput, optional): What :meth:`forward_student` gave; a branch without a
-                teacher needs it. Defaults to None.
+            student (NetworkOutput, optional): What :meth:`forward_student` gave. A branch without a
+                teacher needs it, and a frozen backbone that both share does not run again.
+                Defaults to None.
 
         Returns:
             NetworkOutput: Of these views, without gradient. With ``ema=False`` the student's,
@@ -273,10 +348,32 @@ class Branch(BaseModule):
         """
         seen = self.see(views)
         if self.teacher is not None:
-            return self.teacher([seen.globals], len(seen.globals[0]))
+            groups = [seen.globals]
+            if student is not None and self.student_first:
+                passes = student.passes[:1]  # of the global views
+            else:
+                passes = self._read_passes(seen, groups)
+            return self.teacher(groups, len(seen.globals[0]), passes)
         if student is None:
             student = self.forward_student(views)
         return student.detach(len(seen.globals))
+
+    def _read_passes(
+        self, views: Views, groups: list[list[Tensor]]
+    ) -> list[BackboneFeatures] | None:
+        """Read the features of the views; None without a cache."""
+        if self.features is None:
+            return None
+        like = next(self.network().parameters())
+        num_views = sum(len(group) for group in groups)
+        found = self.features.read(views.data_samples, like, num_views)
+        sizes = [len(group) for group in groups]
+        if [each.views for each in self.features.passes[: len(found)]] != sizes:
+            raise ConfigError(
+                f'the features in {self.cache} are of passes of '
+                f'{[each.views for each in self.features.passes]} views, but the model has {sizes}'
+            )
+        return found
 
 
 def check_views_seen(views: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -315,13 +412,18 @@ def _names_network(init_cfg: dict | list[dict] | None) -> bool:
 def make_teacher(student: BranchNetwork) -> BranchNetwork:
     """Copy a student, without drop path and without gradients.
 
+    A frozen backbone is not copied, nor are the weights below low-rank updates: both have them.
+
     Args:
         student (BranchNetwork): Any module.
 
     Returns:
         BranchNetwork: The copy.
     """
-    teacher = copy.deepcopy(student)
+    shared = [student.backbone] if getattr(student, 'frozen_backbone', False) else []
+    if getattr(student, 'has_lora', False):
+        shared = [param for param in student.backbone.parameters() if not param.requires_grad]
+    teacher = copy.deepcopy(student, {id(each): each for each in shared})
     for module in teacher.modules():
         # mmcv, timm and torchvision each have a class of their own for it.
         if type(module).__name__ == 'DropPath':

@@ -104,6 +104,8 @@ def find_unread_parameters(network: nn.Module, size: tuple[int, int]) -> list[st
         mode, as a recurrent one on a GPU.
     """
     params = {n: p for n, p in network.backbone.named_parameters() if p.requires_grad}
+    if not params:
+        return []
     with in_evaluation(network), torch.enable_grad():
         features = _extract(network, size)
         read = features.pooled.sum() + features.tokens.sum()

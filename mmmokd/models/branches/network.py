@@ -10,10 +10,13 @@ from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures, NetworkOutput
 from mmmokd.structures.network_output import FEATURES
 from mmmokd.utils.errors import ConfigError
+from mmmokd.utils.state_dict import name_some
 from mmmokd.weights.loaded import is_pretrained, pretrained_entries
 
+from ..utils import add_lora
 from .backbone import build_backbone, class_of, describe_backbone, has_argument
-from .inference import BackboneSpec, ImageSizeError, infer_features
+from .inference import BackboneSpec, ImageSizeError, in_evaluation, infer_features
+from .masking import masked_patches, patch_embedding
 
 
 class BranchNetwork(BaseModule):
@@ -40,12 +43,17 @@ class BranchNetwork(BaseModule):
             :class:`AutoAdapter`.
         global_size (int | tuple[int, int], optional): Side, or (H, W), of the global views in
             pixels, for ``grid_size``. Defaults to None, the size that the backbone was made for.
+        frozen_backbone (bool): Whether the backbone is not trained: always in evaluation mode, and
+            without gradients. Defaults to False.
+        lora (dict, optional): Low-rank updates that the backbone learns in place of its weights: the
+            arguments ``rank``, ``alpha`` and ``targets`` of :func:`~mmmokd.models.utils.add_lora`.
+            Defaults to None.
         init_cfg (dict, optional): Initialization config. Defaults to None.
         **necks (dict): Config of each neck by its name.
 
     Raises:
-        ConfigError: If a neck has a name that is taken or reads an unknown neck, or the backbone
-            cannot take the image.
+        ConfigError: If a neck has a name that is taken or reads an unknown neck, the backbone cannot
+            take the image, or its layers cannot have updates.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class BranchNetwork(BaseModule):
         backbone: dict,
         adapter: dict | None = None,
         global_size: int | tuple[int, int] | None = None,
+        frozen_backbone: bool = False,
+        lora: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
         **necks: dict,
     ) -> None:
@@ -62,6 +72,13 @@ class BranchNetwork(BaseModule):
         self.global_size = global_size
         self.backbone = build_backbone(_load_all(backbone))
         self.adapter = MODELS.build(adapter or dict(type='mmmokd.AutoAdapter'))
+        self.frozen_backbone = frozen_backbone
+        self.has_lora = bool(lora)
+        if frozen_backbone:
+            self.backbone.requires_grad_(False)
+            self.train()
+        if lora:
+            self._add_lora(lora)
         self.neck_names = tuple(necks)
         self.sources = {name: cfg.get('reads', 'pooled') for name, cfg in necks.items()}
         self._widths = {name: cfg.get('out_channels') for name, cfg in necks.items()}
@@ -69,6 +86,40 @@ class BranchNetwork(BaseModule):
             if name in FEATURES or hasattr(self, name) or not name.isidentifier():
                 raise ConfigError(f'a neck cannot be named {name!r}: choose another name')
             setattr(self, name, MODELS.build(self._complete(name, cfg)))
+
+    def _add_lora(self, lora: dict) -> None:
+        """Give layers of the backbone updates, which have to act in its pass."""
+        names = add_lora(self.backbone, **lora)
+        called: set[nn.Module] = set()
+        layers = {name: self.backbone.get_submodule(name) for name in names}
+        handles = [
+            layer.register_forward_hook(lambda layer, *_: called.add(layer))
+            for layer in layers.values()
+        ]
+        self.spec  # noqa: B018  one pass
+        for handle in handles:
+            handle.remove()
+        idle = [name for name, layer in layers.items() if layer not in called]
+        if idle:
+            raise ConfigError(
+                f'lora.targets: {describe_backbone(self.backbone_cfg)} uses the weights of '
+                f'{name_some(idle)} without calling the layer, so that an update would not act: name '
+                'others'
+            )
+
+    def train(self, mode: bool = True) -> 'BranchNetwork':
+        """Set training or evaluation mode; a frozen backbone stays in evaluation mode.
+
+        Args:
+            mode (bool): Whether to train. Defaults to True.
+
+        Returns:
+            BranchNetwork: The network itself.
+        """
+        super().train(mode)
+        if self.frozen_backbone:
+            self.backbone.eval()
+        return self
 
     @functools.cached_property
     def spec(self) -> BackboneSpec:
@@ -128,17 +179,26 @@ class BranchNetwork(BaseModule):
             )
         return self.width(source)
 
-    def forward(self, groups: Sequence[Sequence[Tensor]], batch: int) -> NetworkOutput:
+    def forward(
+        self,
+        groups: Sequence[Sequence[Tensor]],
+        batch: int,
+        passes: Sequence[BackboneFeatures] | None = None,
+    ) -> NetworkOutput:
         """Run the backbone, one pass for each group of views; the necks run when they are read.
 
         Args:
             groups (Sequence[Sequence[Tensor]]): Views of one size, each (B, 3, H, W), by pass.
             batch (int): Number B of images.
+            passes (Sequence[BackboneFeatures], optional): What the backbone gives of each group, where
+                that is known: it does not run then. Defaults to None.
 
         Returns:
             NetworkOutput: Of all views, in their order.
         """
-        passes = [self.extract(torch.cat(list(group))) for group in groups]
+        if passes is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_backbone):
+                passes = [self.extract(torch.cat(list(group))) for group in groups]
         return NetworkOutput(self, passes, batch)
 
     def extract(self, images: Tensor) -> BackboneFeatures:
@@ -160,6 +220,38 @@ class BranchNetwork(BaseModule):
             if self.sources[name] == 'pooled':
                 self._check_channels(getattr(self, name), features)
         return features
+
+    def extract_masked(self, images: Tensor, mask: Tensor, token: Tensor) -> BackboneFeatures:
+        """Run the backbone, a ViT, over images of which patches are masked.
+
+        Args:
+            images (Tensor): Shape (B, 3, H, W).
+            mask (Tensor): True for masked patches, shape (B, N).
+            token (Tensor): What the backbone sees of these instead of their embedding, shape (C,).
+
+        Returns:
+            BackboneFeatures: Pooled feature, tokens, grid.
+
+        Raises:
+            ConfigError: See :meth:`extract`; also if the backbone does not embed one patch for each
+                token of its map.
+        """
+        with masked_patches(self.backbone, mask, token):
+            return self.extract(images)
+
+    def check_masks_patches(self) -> None:
+        """Check that :meth:`extract_masked` works, by an image of zeros.
+
+        Raises:
+            ConfigError: If the backbone is not a ViT.
+        """
+        patch_embedding(self.backbone)
+        h, w = self.spec.grid
+        weight = next(self.backbone.parameters())
+        image = weight.new_zeros(1, 3, *self.spec.size)
+        mask = torch.zeros(1, h * w, dtype=torch.bool, device=weight.device)
+        with in_evaluation(self):
+            self.extract_masked(image, mask, weight.new_zeros(self.spec.token_channels))
 
     def _check_channels(self, neck: nn.Module, features: BackboneFeatures) -> None:
         wanted = getattr(neck, 'in_channels', None)

@@ -190,7 +190,7 @@ def resolve_necks(
             continue
         if not isinstance(own, dict):
             raise ConfigError(f'{name} must be a dict with a type, got {own!r}')
-        cfg = {**default, **own}
+        cfg = _update(default, own)
         cls = class_of(cfg)
         extra = {k: v for k, v in defaults.items() if k not in cfg and has_argument(cls, k)}
         necks[name] = {**cfg, **extra}
@@ -246,11 +246,33 @@ def outputs_read(
     return read
 
 
+def reads_trained(heads: Mapping[str, dict], peers: Mapping[str, float]) -> set[str]:
+    """List what a branch's own heads train: what any head with a weight reads.
+
+    Where L_sm reads a neck of another framework, L_cm trains the projector.
+
+    Args:
+        heads (Mapping[str, dict]): Full configs of its heads.
+        peers (Mapping[str, float]): Whom it learns from, with the weight of the heads that have none of
+            their own.
+
+    Returns:
+        set[str]: Names of necks, ``'pooled'`` and ``'tokens'``.
+    """
+    cross_weight = max(peers.values(), default=0.0)
+    return {
+        head_argument(head, 'reads')
+        for head in heads.values()
+        if _weight_of(head, cross_weight) > 0
+    }
+
+
 def check_trained(trained: Collection[str], read: Collection[str], frozen: bool) -> None:
     """Refuse a branch that nothing trains, or of which others would read what nothing trains.
 
     Args:
-        trained (Collection[str]): What its own heads read and so train; see :func:`with_sources`.
+        trained (Collection[str]): What its own heads train; see :func:`reads_trained` and
+            :func:`with_sources`.
         read (Collection[str]): What any heads read of it; see :func:`outputs_read`.
         frozen (bool): Whether it is frozen.
 
@@ -267,7 +289,8 @@ def check_trained(trained: Collection[str], read: Collection[str], frozen: bool)
         return
     if not trained:
         raise ConfigError(
-            'it has no loss heads, so nothing would train it: give it one, or set frozen=True'
+            'it has no loss heads with a weight, so nothing would train it: give it one, or set '
+            'frozen=True'
         )
     untrained = sorted({*read} - {*trained, *FEATURES})
     if untrained:
@@ -276,3 +299,13 @@ def check_trained(trained: Collection[str], read: Collection[str], frozen: bool)
             f'it a head with reads={untrained[0]!r}, or take the heads of the others away that read '
             'it'
         )
+
+
+def _weight_of(head: Mapping, cross_weight: float) -> float:
+    """The largest weight that a head will have."""
+    if head_argument(head, 'teacher') == 'peers' and 'loss_weight' not in head:
+        return cross_weight
+    weight = head_argument(head, 'loss_weight')
+    return (
+        weight if isinstance(weight, Real) else 1.0
+    )  # what else it may be is told when it is built

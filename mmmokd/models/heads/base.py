@@ -2,7 +2,7 @@
 from abc import ABCMeta, abstractmethod
 
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
@@ -34,6 +34,8 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
             peer's teacher.
         needs_local_views (bool): Whether there must be a local view.
+        needs_own_teacher (bool): Whether :meth:`loss` also takes the output of the branch's own
+            teacher, as ``own_teacher``, beside that of a peer's.
         capturable (bool): Whether a CUDA graph can hold the loss: it reads no data samples, never
             waits for the device, and changes tensors in place only.
         metrics (dict[str, Tensor]): Scalars of the last loss, such as an accuracy, to be logged as
@@ -45,6 +47,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
 
     must_agree: tuple[str, ...] = ()
     needs_local_views = False
+    needs_own_teacher = False
     capturable = False
 
     def __init__(
@@ -67,6 +70,21 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
         self.teacher = teacher
         self.loss_weight = loss_weight
         self.metrics: dict[str, Tensor] = {}
+
+    def connect(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Make what depends on both ends of the edge, such as a queue of the teacher's embeddings.
+
+        Called once, when all branches are built and no weight is initialized.
+
+        Args:
+            student (BranchNetwork): Of the branch; ``student.width(reads)`` is the channels of what
+                the head reads.
+            teacher (BranchNetwork, optional): Of the branch it learns from; None for
+                ``teacher='none'``.
+
+        Raises:
+            ConfigError: If the ends do not fit each other.
+        """
 
     @abstractmethod
     def loss(self, student: NetworkOutput, teacher: NetworkOutput | None, views: Views) -> Tensor:

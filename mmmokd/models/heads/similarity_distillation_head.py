@@ -8,7 +8,7 @@ from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 
-from ..losses import similarity_kl
+from ..losses import cosines, similarity_kl
 from ..utils import check_number, gather_with_grad
 from .base import BranchHead
 
@@ -101,8 +101,11 @@ class SimilarityDistillationHead(BranchHead):
         with torch.autocast(student.device.type, enabled=False):
             losses = [
                 similarity_kl(
-                    (student[v], all_students[w]), (teacher[v], all_teachers[w]), self.temperature
+                    cosines(student[v], all_students[w]),
+                    cosines(teacher[v], all_teachers[w]),
+                    self.temperature,
                 )
                 for v, w in combinations(range(len(student)), 2)
             ]
-        return self.loss_weight * sum(losses) / len(losses)
+        # Averaged over the elements of the matrices, as the method's released code has it.
+        return self.loss_weight * sum(losses) / (len(losses) * all_students.shape[1])

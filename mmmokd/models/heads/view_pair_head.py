@@ -38,8 +38,8 @@ class ViewPairHead(BranchHead):
 
     Args:
         head (dict): Config of the head.
-        reads (str): The neck whose output is compared, or ``'pooled'``. The neck's batch norms see
-            all views of one size in one pass, as the backbone's do.
+        reads (str): The neck whose output is compared, or ``'pooled'``. The neck runs over the
+            global views alone, in one pass, which its batch norms take their statistics of.
         teacher (str): ``'own'``, ``'peers'`` (one copy of the head per peer, which needs a neck of
             this name and width) or ``'none'``: the student's own output is the target. Defaults to
             ``'own'``.
@@ -96,8 +96,9 @@ class ViewPairHead(BranchHead):
             raise ConfigError(
                 f'ViewPairHead compares two global views, but num_global_views is {num_globals}'
             )
-        own = student[self.reads]  # (V, B, C)
-        targets = (student if teacher is None else teacher)[self.target_reads].detach()
+        own = student.first(num_globals)[self.reads]  # (G, B, C)
+        source = student if teacher is None else teacher
+        targets = source.first(num_globals)[self.target_reads].detach()
         pairs = [(v, g) for v in range(num_globals) for g in range(num_globals) if v != g]
         losses = [self.head.loss(own[v], targets[g]) for v, g in pairs]
         return self.loss_weight * sum(losses) / len(pairs)

@@ -1,7 +1,25 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 from .base import BaseMultiBranch
+from .bingo import BINGO
+from .compress import CompRess
 from .dino import DINO
+from .disco import DisCo
 from .dogo import DoGo, DoGoSimSiam
+from .mcl import MCL
 from .mokd import MOKD
+from .offline import BaseOffline
+from .seed import SEED
 
-__all__ = ['DINO', 'MOKD', 'BaseMultiBranch', 'DoGo', 'DoGoSimSiam']
+__all__ = [
+    'BINGO',
+    'DINO',
+    'MCL',
+    'MOKD',
+    'SEED',
+    'BaseMultiBranch',
+    'BaseOffline',
+    'CompRess',
+    'DisCo',
+    'DoGo',
+    'DoGoSimSiam',
+]

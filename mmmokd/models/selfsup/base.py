@@ -24,8 +24,8 @@ from ..branches import Branch
 from ..branches.backbone import class_of, has_argument
 from ..branches.terms import (
     check_trained,
-    head_argument,
     outputs_read,
+    reads_trained,
     resolve_heads,
     resolve_necks,
     resolve_peers,
@@ -127,6 +127,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             self.branches = self._build_branches(branches)
         self._check_edges()
         check_seen_views(self.branches, num_global_views, self.heads_by_name())
+        self._connect_heads()
         self._initialized = False
         self.step_graph: StepGraph | None = None
         watch_plain_modules(self)
@@ -144,13 +145,13 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         read = outputs_read(peers, heads)
         built = {}
         for name in peers:
-            own = {head_argument(head, 'reads') for head in heads[name].values()}
+            own = reads_trained(heads[name], peers[name])
             trained, needed = (
                 with_sources(self.necks, cfgs[name], names) for names in (own, read[name])
             )
             with _named(name):
-                check_trained(trained, needed, bool(cfgs[name].get('frozen')))
-                built[name] = self._build_branch(cfgs[name], peers[name], heads[name], needed)
+                check_trained(trained, needed, cfgs[name].get('frozen') is True)
+                built[name] = self._build_branch(name, cfgs[name], peers[name], heads[name], needed)
         for name, branch in built.items():
             print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')
         return ModuleDict(built)
@@ -160,7 +161,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     ) -> tuple[dict[str, float], dict[str, dict]]:
         """Whom a branch learns from, and by which heads."""
         weight = cfg.get('cross_weight')
-        if not cfg.get('frozen'):
+        if cfg.get('frozen') is not True:
             peers = resolve_peers(name, 1.0 if weight is None else weight, cfgs)
             return peers, resolve_heads(self.terms, cfg.get('heads'), bool(peers))
         given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key)]
@@ -171,7 +172,9 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             )
         return {}, {}
 
-    def _build_branch(self, cfg: dict, peers: dict, heads: dict, read: set[str]) -> Branch:
+    def _build_branch(
+        self, name: str, cfg: dict, peers: dict, heads: dict, read: set[str]
+    ) -> Branch:
         arguments = self._arguments(cfg)
         own = {key: value for key, value in cfg.items() if key in arguments}
         own.pop('cross_weight', None)
@@ -221,6 +224,14 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                         f'{label}, but got {values}'
                     )
 
+    def _connect_heads(self) -> None:
+        for name, term, peer, head in self.heads_by_name():
+            student, teacher = self.branches[name].network(), None
+            if head.teacher != 'none':
+                teacher = self.branches[peer or name].network('teacher')
+            with _named(f'{name}, heads.{term}'):
+                head.connect(student, teacher)
+
     def heads_by_name(self) -> Iterator[tuple[str, str, str | None, BranchHead]]:
         """All loss heads, in the order of the losses.
 
@@ -244,7 +255,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
 
         Raises:
             RuntimeError: For another mode.
-            ConfigError: If the weights of a frozen branch are random.
+            ConfigError: If weights that are frozen are random.
         """
         if mode == 'loss':
             self._check_initialized()
@@ -279,6 +290,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             dict[str, NetworkOutput]: By branch.
         """
         read = {p or name for name, _, p, head in self.heads_by_name() if head.teacher != 'none'}
+        read |= {name for name, _, _, head in self.heads_by_name() if head.needs_own_teacher}
         return {
             name: branch.forward_teacher(views, students.get(name))
             for name, branch in self.branches.items()
@@ -412,7 +424,8 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             key = f'{name}.loss_{term}' + (f'.{peer}' if peer else '')
             target = head.target(student, teacher, views)
             if target is None:
-                losses[key] = head.loss(student, teacher, views)
+                more = dict(own_teacher=teachers[name]) if head.needs_own_teacher else {}
+                losses[key] = head.loss(student, teacher, views, **more)
             else:
                 losses[key] = None  # its place in the order
                 targets[name, head.reads, head.student_temp].append((key, head, target))

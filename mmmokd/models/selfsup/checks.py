@@ -8,6 +8,7 @@ from typing import Any
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import Branch
+from ..branches.branch import FROZEN_BACKBONE
 from ..heads import BranchHead
 
 CHANNELS = (1, 3)  # that mmengine's data preprocessors have means for
@@ -45,9 +46,10 @@ def check_branch(cfg: Any, arguments: Sequence[str], necks: Mapping[str, dict]) 
     backbone = cfg['backbone']
     if not isinstance(backbone, dict) or 'type' not in backbone:
         raise ConfigError(f'backbone must be a dict with a type, got {backbone!r}')
-    for key in ('ema', 'frozen'):
-        if not isinstance(cfg.get(key), bool | None):
-            raise ConfigError(f'{key} must be True or False, but got {cfg[key]!r}')
+    for key, others in (('ema', ()), ('frozen', (FROZEN_BACKBONE,))):
+        if not isinstance(cfg.get(key), bool | None) and cfg[key] not in others:
+            allowed = ' or '.join(['True', 'False', *map(repr, others)])
+            raise ConfigError(f'{key} must be {allowed}, but got {cfg[key]!r}')
 
 
 def check_seen_views(
@@ -100,7 +102,16 @@ def describe_branch(branch: Branch) -> str:
     ]
     if branch.views is not None:
         learned.append(f'sees views {", ".join(map(str, branch.views))} alone')
-    return f'learns {"; ".join(learned)}' + ('' if branch.ema else '; no EMA teacher')
+    network = branch.network()
+    return (
+        f'learns {"; ".join(learned)}'
+        + ('' if branch.ema else '; no EMA teacher')
+        + (
+            '; its backbone is frozen, one pass per step serves both networks'
+            * network.frozen_backbone
+        )
+        + ('; its backbone learns low-rank updates alone (lora)' * network.has_lora)
+    )
 
 
 def check_statistics(preprocessor: dict) -> None:

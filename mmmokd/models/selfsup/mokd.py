@@ -94,7 +94,7 @@ class MOKD(BaseMultiBranch):
         students = {
             name: branch.forward_student(views)
             for name, branch in self.branches.items()
-            if branch.teacher is None
+            if branch.student_first
         }
         teachers = self.forward_teachers(views, students)
         for name, branch in self.branches.items():

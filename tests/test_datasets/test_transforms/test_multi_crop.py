@@ -352,3 +352,34 @@ def test_spawned_workers(monkeypatch):
     other_rank = epochs_of(1, persistent=True, context='spawn')
     everything = sum(spawn + other_rank, [])
     assert len(set(everything)) == len(everything)
+
+
+def test_fixed_draws():
+    """Views of an image by epoch, the same in every run, planned before decoding or not."""
+    img = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    groups = [dict(num=2, size=16, scale=(0.2, 1.0))]
+
+    def views(epoch, index=3, num_draws=2, plan=False, **kwargs):
+        crop = MultiCrop(groups, num_draws=num_draws, **kwargs)
+        torch.manual_seed(epoch if epoch is not None else 5)  # of no effect
+        if epoch is not None:
+            crop.set_epoch(epoch)
+        results = dict(img=img, sample_idx=index)
+        if plan:
+            crop.plan(results, img.shape[:2])
+        results = crop(results)
+        return results['view_draw'], np.stack(results['img'])
+
+    draw, first = views(0)
+    assert draw == 0
+    for epoch in (2, 4):  # an epoch takes one draw after the other
+        assert views(epoch)[0] == 0 and np.array_equal(views(epoch, plan=True)[1], first)
+    others = [views(1), views(0, index=4), views(0, seed=1)]
+    assert [draw for draw, _ in others] == [1, 0, 0]
+    assert not any(np.array_equal(other, first) for _, other in others)
+    draw, found = views(None)  # a loop that counts iterations
+    assert np.array_equal(found, views(draw)[1])
+    with pytest.raises(ValueError, match='num_draws needs sample_idx, .* but got .*img'):
+        MultiCrop(groups, num_draws=2)(dict(img=img))
+    with pytest.raises(ValueError, match='num_draws of MultiCrop must be .* at least 1, got 0'):
+        MultiCrop(groups, num_draws=0)

@@ -9,7 +9,7 @@ from mmengine.model import ImgDataPreprocessor
 from mokd_testing import branch_cfg, build_mokd, with_batch_norm
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from mmmokd.datasets import LoadImage, MultiCrop
+from mmmokd.datasets import LoadImage, MultiCrop, NeighborBags
 from mmmokd.engine.hooks import InputCheckHook, input_check_hook
 from mmmokd.engine.hooks.input_check_hook import (
     check_channel_order,
@@ -181,3 +181,15 @@ def test_a_map_of_one_place_is_said():
 
 def test_other_models_are_left_alone():
     assert check(torch.nn.Linear(1, 1), loader()) == []
+
+
+def test_members_of_bags_go_with_algorithms_that_take_them():
+    bags = NeighborBags(Images(4), 'none.npz', lazy_init=True)
+    model = build_mokd(('cnn',))
+    with pytest.raises(
+        ValueError, match='MOKD takes no members of bags: .*without mmmokd.Neighbor'
+    ):
+        check(model, DataLoader(bags))
+    model.needs_bags = True
+    with pytest.raises(ValueError, match='must be a mmmokd.NeighborBags .*, but is Images'):
+        check(model, loader())

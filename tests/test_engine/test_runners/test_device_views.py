@@ -49,6 +49,18 @@ def test_images_are_kept(name):
     assert cfg.val_dataloader == before.val_dataloader
 
 
+def test_images_are_kept_inside_of_bags():
+    """They ask for further images by their numbers."""
+    cfg = config('mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py', keep_images=True)
+    plain = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type='mmmokd.NeighborBags', neighbors='x', dataset=plain)
+    move_views_to_device(cfg)
+    bags = cfg.train_dataloader.dataset
+    kinds = [bags.type, bags.dataset.type, bags.dataset.dataset.type]
+    assert kinds == ['mmmokd.NeighborBags', 'mmmokd.IndexedImages', 'CIFAR10']
+    assert cfg.train_dataloader.num_workers == 0
+
+
 def test_what_is_left_as_it_is():
     for change in (dict(data_preprocessor=dict(type='SelfSupDataPreprocessor')), dict(groups=[1])):
         cfg = config('mokd_resnet18_vit-tiny-p16_1xb32-coslr-100e_folder.py')

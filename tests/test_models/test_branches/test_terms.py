@@ -6,6 +6,7 @@ from mmmokd.models.branches.terms import (
     check_trained,
     head_argument,
     outputs_read,
+    reads_trained,
     resolve_heads,
     resolve_necks,
     resolve_peers,
@@ -178,3 +179,22 @@ def test_what_is_read_of_targets_and_by_necks():
     given = dict(deep=dict(reads='predictor'), predictor=dict(out_channels=3))
     assert with_sources(table, given, ['deep']) == {'deep', 'predictor', 'projector'}
     assert with_sources(table, {}, ['pooled', 'projector']) == {'pooled', 'projector'}
+
+
+def test_what_trains_a_neck_that_others_read():
+    """Another framework in place of L_sm: L_cm trains the projector, unless it has no weight."""
+    moco = dict(type='mmmokd.ViewPairHead', reads='moco')
+    heads, read = dict(sm=moco, cm=MOKD.terms['cm']), {'moco', 'projector'}
+
+    def check(heads, peers):
+        check_trained(reads_trained(heads, peers), read, frozen=False)
+
+    check(heads, dict(a=0.0, b=0.1))
+    message = 'learns from its projector, which no head of its own trains'
+    with pytest.raises(ValueError, match=message):
+        check(dict(sm=moco), {})
+    with pytest.raises(ValueError, match=message):
+        check(heads, dict(a=0.0))
+    check(dict(heads, cm=dict(heads['cm'], loss_weight=0.5)), dict(a=0.0))
+    with pytest.raises(ValueError, match='no loss heads with a weight, so nothing would train it'):
+        check(dict(sm=dict(MOKD.terms['sm'], loss_weight=0)), {})

@@ -3,9 +3,10 @@ import pytest
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS as MMPRETRAIN
+from torch import nn
 
 from mmmokd.models.heads import ViewPairHead
-from mmmokd.structures import Views
+from mmmokd.structures import BackboneFeatures, NetworkOutput, Views
 
 PREDICTOR = dict(
     type='mmpretrain.NonLinearNeck', in_channels=6, hid_channels=5, out_channels=6, num_layers=2,
@@ -36,6 +37,13 @@ def outputs(batch=4, globals_=2, seed=1):
     return student, teacher, Views([torch.zeros(batch, 3, 2, 2)] * globals_, [])
 
 
+class Output(dict):
+    """In place of a NetworkOutput, of a network that treats views one by one."""
+
+    def first(self, num_views):
+        return {name: value[:num_views] for name, value in self.items()}
+
+
 def normalized(rows):
     return rows / rows.square().sum(dim=1, keepdim=True).sqrt()
 
@@ -58,7 +66,7 @@ def plain_byol(query, key):
 def test_symmetric_loss_and_gradients(head, plain, globals_, float64):
     term = build(head, loss_weight=0.5)
     student, teacher, views = outputs(globals_=globals_)
-    loss = term.loss(dict(moco=student), dict(moco=teacher), views)
+    loss = term.loss(Output(moco=student), Output(moco=teacher), views)
     pairs = [(v, g) for g in range(globals_) for v in range(globals_) if v != g]
     predictor = term.head.predictor
     expected = 0.5 * sum(
@@ -74,14 +82,14 @@ def test_symmetric_loss_and_gradients(head, plain, globals_, float64):
     ):
         torch.testing.assert_close(grad, other, rtol=1e-10, atol=1e-13)
     with pytest.raises(RuntimeError, match='not have been used in the graph'):
-        torch.autograd.grad(term.loss(dict(moco=student), dict(moco=teacher), views), teacher)
+        torch.autograd.grad(term.loss(Output(moco=student), Output(moco=teacher), views), teacher)
 
 
 def test_without_a_teacher_it_is_simsiam(float64):
     """As mmpretrain's SimSiam computes it, with half of the weight for each direction."""
     term = build(BYOL, teacher='none')
     student, _, views = outputs()
-    loss = term.loss(dict(moco=student), None, views)
+    loss = term.loss(Output(moco=student), None, views)
     simsiam = MMPRETRAIN.build(BYOL)
     simsiam.load_state_dict(term.head.state_dict())
     expected = 0.5 * (simsiam.loss(student[0], student[1]) + simsiam.loss(student[1], student[0]))
@@ -103,7 +111,7 @@ def test_a_head_of_ones_own_and_mim():
     mim = dict(type='mmpretrain.MIMHead', loss=dict(type='mmpretrain.PixelReconstructionLoss',
                                                     criterion='L2'))  # fmt: skip
     for head in (dict(type='mmpretrain.OwnPairHead'), mim):
-        loss = ViewPairHead(head, 'moco').loss(dict(moco=student), dict(moco=teacher), views)
+        loss = ViewPairHead(head, 'moco').loss(Output(moco=student), Output(moco=teacher), views)
         torch.testing.assert_close(loss, expected)
 
 
@@ -128,7 +136,7 @@ def test_other_heads_are_refused(head, found):
 def test_one_global_view():
     student, teacher, views = outputs(globals_=1)
     with pytest.raises(ValueError, match='two global views, but num_global_views is 1'):
-        build(BYOL).loss(dict(moco=student), dict(moco=teacher), views)
+        build(BYOL).loss(Output(moco=student), Output(moco=teacher), views)
 
 
 def test_target_of_another_neck(float64):
@@ -137,9 +145,25 @@ def test_target_of_another_neck(float64):
     term = ViewPairHead(own, 'predictor', teacher='none', target_reads='moco', loss_weight=2.0)
     student, _, views = outputs()
     predicted = torch.randn_like(student, requires_grad=True)
-    loss = term.loss(dict(predictor=predicted, moco=student), None, views)
+    loss = term.loss(Output(predictor=predicted, moco=student), None, views)
     p, z = ([normalized(view) for view in x[:2]] for x in (predicted, student.detach()))
     expected = plain_byol(p[0], z[1]) + plain_byol(p[1], z[0])
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     grads = torch.autograd.grad(loss, (predicted, student), allow_unused=True)
     assert grads[0][:2].abs().min() > 0 and grads[1] is None
+
+
+def test_batch_norms_see_the_global_views_alone(float64):
+    """Of the student as of the teacher, which has no others."""
+    neck = dict(type='mmpretrain.NonLinearNeck', in_channels=6, hid_channels=5, out_channels=6,
+                with_avg_pool=False, norm_cfg=dict(type='BN1d'))  # fmt: skip
+    network = nn.Module()
+    network.moco = MMPRETRAIN.build(neck)
+    student, _, views = outputs()
+    flat = [student[:2].flatten(0, 1), student[2:].flatten(0, 1)]
+    passes = [BackboneFeatures(x, x[:, None], (1, 1)) for x in flat]
+    head = build(BYOL, teacher='none')
+    loss = head.loss(NetworkOutput(network, passes, 4), None, views)
+    (alone,) = network.moco((flat[0],))
+    own = Output(moco=alone.unflatten(0, (2, 4)))
+    torch.testing.assert_close(loss, head.loss(own, None, views), rtol=1e-12, atol=0)

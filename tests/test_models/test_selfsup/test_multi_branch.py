@@ -31,6 +31,24 @@ class WidthHead(BranchHead):
 
 
 @MODELS.register_module()
+class PooledTeacherHead(BranchHead):
+    """Compares a projector's output with the teacher's pooled features, both as the mean."""
+
+    def __init__(self, reads='projector', teacher='peers', loss_weight=1.0, target_reads='pooled'):
+        super().__init__(reads, teacher, loss_weight, target_reads=target_reads)
+
+    def connect(self, student, teacher):
+        widths = [student.width(self.reads), teacher.width(self.target_reads)]
+        self.register_buffer('widths', torch.tensor(widths))
+        if widths[0] > 10:
+            raise ValueError(f'too wide: {widths}')
+
+    def loss(self, student, teacher, views):
+        means = student[self.reads].mean() - teacher[self.target_reads].mean()
+        return self.loss_weight * means.square()
+
+
+@MODELS.register_module()
 class BranchWithQueue(Branch):
     """Has an argument of its own."""
 
@@ -89,6 +107,20 @@ def test_further_term_and_its_width():
     total.backward()
     assert found['mine'].weight.grad is not None and losses['cnn.loss_deep'] == 0
     torch.testing.assert_close(total.branch_losses['cnn'], total.detach())
+
+
+def test_head_that_reads_something_else_of_the_teacher():
+    """A frozen teacher needs no neck, and the head knows the widths of both ends."""
+    heads = dict(sm=None, st=None, cm=None, ct=None, x=dict(type='mmmokd.PooledTeacherHead'))
+    branches = dict(cnn=backbone('cnn', heads=heads), vit=backbone('vit', frozen=True))
+    model = build_mokd(branches, **SMALL)
+    branch = model.branches['vit']
+    assert branch.teacher.neck_names == ()
+    assert model.branches['cnn'].heads['x']['vit'].widths.tolist() == [10, 24]
+    branch.load_state_dict(branch.state_dict())
+    assert losses_of(model) == ['cnn.loss_x.vit']
+    with pytest.raises(ValueError, match=r'^branch cnn, heads.x: too wide: \[12, 24\]'):
+        build_mokd(branches, **{**SMALL, 'neck_defaults': dict(out_channels=12)})
 
 
 def test_another_class_of_branch():
@@ -422,7 +454,8 @@ def test_no_ema():
         (dict(vit=backbone('vit', heads=dict(sm=dict(type='mmmokd.Nothing')))), {},
          "heads.sm needs a type that is registered, but got 'mmmokd.Nothing'"),
         (dict(vit=backbone('vit', heads=dict(sm=dict(teacher='none')))), {}, 'learns from a teacher'),
-        (dict(vit=backbone('vit', frozen='yes')), {}, "frozen must be True or False, but got 'yes'"),
+        (dict(vit=backbone('vit', frozen='yes')), {},
+         "frozen must be True or False or 'backbone', but got 'yes'"),
         (dict(vit=backbone('vit')), dict(neck_defaults=dict(out_chanels=3)), 'takes out_chanels'),
         (dict(vit=backbone('vit')), dict(global_size='big'), "number of pixels, .* got 'big'"),
     ],

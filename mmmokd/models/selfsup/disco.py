@@ -1,0 +1,88 @@
+# Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Mapping
+
+from mmmokd.registry import MODELS
+from mmmokd.structures import NetworkOutput, Views
+from mmmokd.utils.errors import ConfigError
+
+from .offline import BaseOffline
+
+
+@MODELS.register_module()
+class DisCo(BaseOffline):
+    """DisCo: contrastive learning of a small model, and distillation of a large one's embeddings.
+
+    Implements `DisCo <https://arxiv.org/abs/2104.09124>`_ (ECCV 2022): MoCo v2 of the student with
+    its own EMA teacher (:class:`QueueInfoNCEHead`), and the squared distance between its
+    embeddings of both views and those of a frozen teacher (:class:`DisCoHead`). The EMA teacher sees
+    the second view alone. As everywhere in this package, batch norms of several processes take their
+    statistics together where MoCo shuffles the images between them.
+
+    Args:
+        branches (dict[str, dict | None]): See :class:`BaseOffline`.
+        num_global_views (int): Must be 2. Defaults to 2.
+        **kwargs: See :class:`BaseOffline`.
+
+    Raises:
+        ConfigError: See :class:`BaseOffline`; also if the global views are not two.
+
+    Example:
+        >>> teacher = dict(type='Pretrained', checkpoint='dino_vit_small.pth')
+        >>> model = dict(
+        ...     type='mmmokd.DisCo',
+        ...     branches=dict(
+        ...         cnn=dict(backbone=dict(type='ResNet', depth=18)),
+        ...         vit=dict(
+        ...             frozen=True,
+        ...             backbone=dict(
+        ...                 type='mmmokd.VisionTransformer', arch='deit-small', init_cfg=teacher))))
+    """
+
+    terms = dict(
+        co=dict(type='mmmokd.QueueInfoNCEHead', reads='projector', teacher='own'),
+        dis=dict(type='mmmokd.DisCoHead', reads='projector'),
+    )
+    # The paper widens the hidden layer of MoCo v2's head for small models, to 2048.
+    necks = dict(projector=dict(type='mmpretrain.MoCoV2Neck', with_avg_pool=False))
+    neck_defaults = dict(hid_channels=2048)
+    student_ema = True
+
+    def __init__(
+        self, branches: dict[str, dict | None], num_global_views: int = 2, **kwargs
+    ) -> None:
+        check_two_views('DisCo', num_global_views)
+        super().__init__(branches, num_global_views=num_global_views, **kwargs)
+
+    def forward_teachers(
+        self, views: Views, students: Mapping[str, NetworkOutput | None]
+    ) -> dict[str, NetworkOutput]:
+        """Run the frozen teachers over both views, and EMA teachers over the second.
+
+        Args:
+            views (Views): The views.
+            students (Mapping[str, NetworkOutput | None]): See :class:`BaseMultiBranch`.
+
+        Returns:
+            dict[str, NetworkOutput]: By branch.
+        """
+        second = views._replace(globals=views.globals[1:])
+        return {
+            name: branch.forward_teacher(second if branch.ema else views, students.get(name))
+            for name, branch in self.branches.items()
+        }
+
+
+def check_two_views(owner: str, num_global_views: int) -> None:
+    """Refuse another number of global views than an algorithm compares.
+
+    Args:
+        owner (str): The algorithm, for the message.
+        num_global_views (int): The number.
+
+    Raises:
+        ConfigError: If it is not 2.
+    """
+    if num_global_views != 2:
+        raise ConfigError(
+            f'{owner} compares two global views, but num_global_views is {num_global_views!r}'
+        )
