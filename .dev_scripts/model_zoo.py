@@ -40,7 +40,10 @@ NEEDED = (
     'curves', 'results',
 )  # fmt: skip
 # Options that do not make another training of it.
-HARMLESS = re.compile(r'randomness\.seed|(val|test)_.*|default_hooks\.(logger|checkpoint)\..*')
+HARMLESS = re.compile(
+    r'randomness\.seed|(val|test)_.*|default_hooks\.(logger|checkpoint|acceleration)\..*'
+    r'|data_preprocessor\.(type|keep_images)'
+)
 LARGEST = 64 * 2**10  # bytes of a log
 NOT_MEASURED = '–'
 
@@ -156,7 +159,7 @@ def results_block(folder: Path, logs: dict[str, dict]) -> str:
         for network in first['results']:
             values = [run['results'].get(network, {}) for run in runs]
             cells = [mean_and_error([each.get(key) for each in values]) for key in KEYS]
-            where = machine['gpu'] or f'{machine["cpu"]}, {machine["threads"]} threads'
+            where = machine['gpu'] or f'{machine["cpu"]}, threads: {machine["threads"]}'
             rows.append([
                 f'`{config.stem}`', first['method'], network, *cells,
                 str(first['epochs']), str(len(runs)), where, f'{minutes:.1f} min',

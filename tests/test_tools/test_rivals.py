@@ -227,15 +227,12 @@ def test_entries(table):
 
 
 def test_every_shipped_entry_has_its_config():
-    entries, found = Entries(), []
+    entries = Entries()
     for name in entries.tables['methods']:
         method = entries.method(name.replace('<N>', '1'))
         assert method.teacher is None or entries.method(method.teacher)
-        case = Case(method, entries.pair('cifar10'), 0)
-        if (ROOT / 'configs' / case.config).is_file():
-            assert [*case.load({}).model.branches] == ['cnn', 'vit'], name
-            found.append(name)
-    assert {'alone', 'mokd', 'mokd-mocov3', 'mokd-search<N>', 'dogo', 'dogo-simsiam'} <= {*found}
+        cfg = Case(method, entries.pair('cifar10'), 0).load({})
+        assert [*cfg.model.branches] == ['cnn', 'vit'], name
     for pair in entries.tables['pairs']:
         assert Case(entries.method('alone'), entries.pair(pair), 0).load({}).train_cfg, pair
 

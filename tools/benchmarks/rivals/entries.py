@@ -29,6 +29,14 @@ global_view = dict(
     color_jitter_prob=1.0,
 )  # fmt: skip
 two_views, four_views = ([dict(global_view, num=num)] for num in (2, 4))
+# The quick start's prototypes and width of search heads.
+small_heads = {
+    'fashion-mnist': {
+        'model.neck_defaults.out_channels': 256,
+        'model.neck_defaults.embed_dims': 64,
+        'model.neck_defaults.num_heads': 2,
+    },
+}
 groups = 'train_dataloader.dataset.pipeline.1.groups'
 
 methods = {
@@ -57,11 +65,11 @@ methods = {
         base='mokd', options={'default_hooks.ema_teacher.base_momentum': '<N>'}
     ),
     # MOKD in other frameworks.
-    'mokd-mocov3': dict(algorithm='mokd/variants/mokd-mocov3'),
-    'mokd-byol': dict(algorithm='mokd/variants/mokd-byol'),
-    'mokd-simsiam': dict(algorithm='mokd/variants/mokd-simsiam'),
-    'mokd-swav': dict(algorithm='mokd/variants/mokd-swav'),
-    'mokd-ibot': dict(algorithm='mokd/variants/mokd-ibot'),
+    'mokd-mocov3': dict(algorithm='mokd/variants/mokd-mocov3', pairs=small_heads),
+    'mokd-byol': dict(algorithm='mokd/variants/mokd-byol', pairs=small_heads),
+    'mokd-simsiam': dict(algorithm='mokd/variants/mokd-simsiam', pairs=small_heads),
+    'mokd-swav': dict(algorithm='mokd/variants/mokd-swav', pairs=small_heads),
+    'mokd-ibot': dict(algorithm='mokd/variants/mokd-ibot', pairs=small_heads),
     # Rivals.
     'dogo': dict(algorithm='dogo', pairs={'fashion-mnist': {groups: four_views}}),
     'dogo-simsiam': dict(base='dogo', algorithm='dogo-simsiam'),
@@ -146,4 +154,4 @@ pairs = {
         },
     ),
 }
-del off, global_view, two_views, four_views, groups, cifar10, quick_start
+del off, global_view, two_views, four_views, small_heads, groups, cifar10, quick_start

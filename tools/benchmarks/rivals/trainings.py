@@ -303,7 +303,8 @@ def drop_unvalidated(work_dir: Path) -> None:
         return
     cfg, epoch = read_config(config_file(work_dir)), int(newest.stem.rpartition('_')[2])
     due = epoch == cfg.train_cfg.max_epochs or epoch % cfg.train_cfg.get('val_interval', 1) == 0
-    done = {x for points in read_scalars(work_dir).val.values() for x, _ in points}
+    val = read_scalars(work_dir).val if [*work_dir.glob('*/vis_data/scalars.json')] else {}
+    done = {x for points in val.values() for x, _ in points}
     if due and epoch not in done and cfg.get('val_cfg'):
         newest.unlink()
         (work_dir / POINTER).unlink(missing_ok=True)
