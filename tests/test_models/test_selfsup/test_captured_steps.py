@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""What a CUDA graph of a step would compute, on the CPU: its operations alone, again and again."""
+"""Operations of one step that a CUDA graph would replay, on the CPU: they do for all steps."""
 
 import copy
 
