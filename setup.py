@@ -14,6 +14,8 @@ SOURCE_TOOLS = (
     'build_mmcv_ops.sh',
     'quickstart',
     'quickstart.sh',
+    'rivals',  # of benchmarks/
+    'rivals.py',
     'run_tests.sh',
     'setup_env.sh',
 )

@@ -49,6 +49,7 @@ SOURCE_TOOLS = {  # need what is beside tools/ in the sources
     'run_tests.sh',
     'setup_env.sh',
 }
+SOURCE_BENCHMARK = 'benchmarks/rivals'  # likewise
 BUILD_SDIST = "from setuptools.build_meta import build_sdist; print(build_sdist('dist'))"
 
 
@@ -139,7 +140,8 @@ def test_tools_of_the_wheel_need_nothing_that_it_lacks(wheel, tmp_path):
     for name in wheel.namelist():
         if name.startswith('mmmokd/.mim/tools/'):
             text = wheel.read(name).decode()
-            for absent in (*SOURCE_TOOLS, 'requirements/', 'resources'):
+            assert SOURCE_BENCHMARK not in name
+            for absent in (*SOURCE_TOOLS, SOURCE_BENCHMARK, 'requirements/', 'resources'):
                 assert absent not in text, f'{name} speaks of {absent}'
     wheel.extractall(tmp_path)
     train = tmp_path / 'mmmokd' / '.mim' / 'tools' / 'train.py'

@@ -63,6 +63,11 @@ ELSEWHERE = (
     'bash tools/dist_train.sh configs/dino/',  # test_dino_dogo_configs.py
     'python tools/train.py configs/dino/',  # likewise
     'python tools/train.py configs/dogo/',  # likewise
+    *(
+        f'{command} configs/{name}/'  # test_mcl_seed_configs.py
+        for command in ('python tools/train.py', 'bash tools/dist_train.sh')
+        for name in ('mcl', 'seed')
+    ),
     'python tools/train.py $CONFIG --cfg-options train_dataloader.batch_size=256',  # dist_train.sh
     *(
         f'{command} configs/{name}/'  # test_offline_configs.py

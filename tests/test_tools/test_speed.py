@@ -171,7 +171,12 @@ def test_sizes_that_grow():
 def test_variants_of_a_step():
     measured = step_variants(step_case(QUICK), QUICK)
     rows = [row[0] for row in measured.tables[0].rows]
-    assert rows == ['as configured', 'without channels_last', 'bare backbones, eager']
+    assert rows == [
+        'as configured',
+        'without channels_last',
+        'without cuda_graphs',
+        'bare backbones, eager',
+    ]
     assert [result.goal for result in measured.results] == [120, 14]
 
 

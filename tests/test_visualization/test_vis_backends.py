@@ -1,9 +1,11 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmmokd.registry import VISBACKENDS
 
@@ -56,6 +58,8 @@ def mlflow(tmp_path, monkeypatch):
     mlflow = pytest.importorskip('mlflow')
     monkeypatch.setenv('MLFLOW_TRACKING_URI', '')
     monkeypatch.chdir(tmp_path)
+    # mmengine's backend reopens closed streams, and fails for those of a console that a test captured.
+    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
     yield mlflow
     mlflow.set_tracking_uri(None)
 
