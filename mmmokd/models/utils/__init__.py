@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .batch_norm import BatchNormXd
 from .checks import check_counts, check_number
 from .init import trunc_normal_linears_
 from .onednn import OneDNNLinear
@@ -12,6 +13,7 @@ from .queue import EmbeddingQueue
 from .step_graph import StepGraph, capturable, when_computed
 
 __all__ = [
+    'BatchNormXd',
     'EmbeddingQueue',
     'OneDNNLinear',
     'StepGraph',
