@@ -5,7 +5,7 @@ _base_ = '../mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
 
 mlp = dict(
     type='NonLinearNeck', hid_channels=1024, out_channels=256, num_layers=2, with_avg_pool=False,
-    with_bias=True, with_last_bn=False,
+    with_bias=True, with_last_bn=False, norm_cfg=dict(type='SyncBN'),
 )  # fmt: skip
 byol = dict(
     _delete_=True,

@@ -6,6 +6,7 @@ _base_ = '../mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
 mlp = dict(
     type='NonLinearNeck', hid_channels=1024, out_channels=256, num_layers=2, with_avg_pool=False,
     with_bias=False, with_last_bn=True, with_last_bn_affine=False, with_last_bias=False,
+    norm_cfg=dict(type='SyncBN'),
 )  # fmt: skip
 cnn_head = dict(
     type='MoCoV3Head', predictor=dict(mlp, in_channels=256, with_last_bn=False), temperature=1.0,

@@ -3,7 +3,10 @@
 # projectors, L_st anchors L_ct. Neck, predictor and loss are mmpretrain's, as on CIFAR-10 in the paper.
 _base_ = '../mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
 
-mlp = dict(type='NonLinearNeck', out_channels=2048, num_layers=2, with_avg_pool=False)
+mlp = dict(
+    type='NonLinearNeck', out_channels=2048, num_layers=2, with_avg_pool=False,
+    norm_cfg=dict(type='SyncBN'),
+)  # fmt: skip
 neck = dict(mlp, hid_channels=2048, with_last_bn_affine=False)
 predictor = dict(mlp, in_channels=2048, hid_channels=512, with_last_bn=False, with_last_bias=True)
 simsiam = dict(

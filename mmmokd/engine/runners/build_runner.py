@@ -51,8 +51,8 @@ def prepare_cfg_for_device(cfg: Config, device: str | None = None) -> list[str]:
 
     Without a GPU: dataloaders do not pin memory, mixed precision is in bfloat16 or left out, as
     :func:`~mmmokd.engine.optimizers.choose_precision` says, and for several processes SyncBN becomes
-    BN (PyTorch's runs on GPUs only) and the model is wrapped for the CPU. The config is changed in
-    place.
+    a batch norm of each process (PyTorch's runs on GPUs only) and the model is wrapped for the CPU. The
+    config is changed in place.
 
     Args:
         cfg (Config): A full config, with ``launcher``.
@@ -116,9 +116,12 @@ def _fit_precision(cfg: Config, device: str) -> list[str]:
 
 
 def _drop_sync_bn(cfg: Config) -> list[str]:
-    layers = [node for _, node in iter_dicts(cfg.model) if type_name(node.get('type')) in SYNC_BN]
-    for layer in layers:
-        layer['type'] = 'BN'
+    layers = {
+        path: node for path, node in iter_dicts(cfg.model) if type_name(node.get('type')) in SYNC_BN
+    }
+    for path, layer in layers.items():
+        # Backbones normalize maps, and are exported by their config; necks and heads features as well.
+        layer['type'] = 'BN' if 'backbone' in path else 'mmmokd.BatchNormXd'
     asked = cfg.pop('sync_bn', None) is not None or bool(layers)
     return [
         'No GPU: SyncBN runs on GPUs only, so each process takes its own batch statistics.'

@@ -23,7 +23,9 @@ class SwAVHead(BranchHead):
     gives each prototype the same share of the images of all processes
     (:func:`~mmmokd.models.losses.sinkhorn_knopp`). Every other view, global or local, predicts it:
     CE(code, softmax(s / T_s)), averaged over these pairs. The code carries no gradient. Features and
-    prototypes are L2-normalized, so scores s are cosines, computed in at least float32.
+    prototypes are L2-normalized, so scores s are cosines, computed in at least float32. They exist as
+    a whole, (V, B, K): this head is for thousands of prototypes, as in the paper, not for MOKD's
+    65,536.
 
     It reads a projector whose prototypes have a gain of 1 (:class:`DINOProjector` with
     ``train_gain=False``), which may be the one that L_cm reads. mmpretrain's ``SwAVLoss`` computes

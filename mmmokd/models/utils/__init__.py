@@ -1,4 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from .batch_norm import BatchNormXd
 from .checks import check_counts, check_number
 from .gather import first_row, gather_with_grad
 from .init import trunc_normal_linears_
@@ -14,6 +15,7 @@ from .queue import EmbeddingQueue
 from .step_graph import StepGraph, capturable, when_computed
 
 __all__ = [
+    'BatchNormXd',
     'EmbeddingQueue',
     'OneDNNLinear',
     'StepGraph',

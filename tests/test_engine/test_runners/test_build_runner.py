@@ -104,7 +104,7 @@ def test_several_processes_without_gpu_drop_sync_bn_and_wrap_for_the_cpu(monkeyp
     assert any('SyncBN' in notice for notice in notices)
     assert 'sync_bn' not in cfg
     assert cfg.model.branches.cnn.backbone.norm_cfg == dict(type='BN', eps=1e-3)
-    assert cfg.model.necks[0].norm_cfg.type == 'BN'
+    assert cfg.model.necks[0].norm_cfg.type == 'mmmokd.BatchNormXd'
     assert cfg.model_wrapper_cfg == dict(
         type='MMDistributedDataParallel',
         device_ids=None,
