@@ -17,6 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from mmpretrain.visualization import UniversalVisualizer
 from mokd_testing import short_log
 from rivals import run_case, trainings
 from rivals.cases import Case, Entries, take_size
@@ -121,6 +122,8 @@ def rivals(monkeypatch, restored, fashion_mnist, table, tmp_path):
 
     def run_here(command, output, show):
         assert Path(command[0]) == Path(run_case.__file__)
+        # A process has none of another run, whose names are the same within a second.
+        UniversalVisualizer._instance_dict.clear()
         run_case.main(*map(str, command[1:]))
 
     def run_tool(name, *arguments, run=run_case.run_tool):
