@@ -16,6 +16,7 @@ from mmmokd.utils import get_ori_model
 from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.state_dict import name_some
 
+from ..optimizers import BranchOptimWrapperDict
 from ..optimizers.wrappers import accumulative_counts, iter_wrappers
 
 # Graphs of one function: each block of a CNN has shapes of its own, for views of two sizes, with
@@ -144,6 +145,10 @@ def _why_not_captured(model: nn.Module, optim_wrapper: OptimWrapper) -> str | No
         return f'the model is wrapped in {type(model).__name__}'
     if not isinstance(model, BaseMultiBranch) or not model.trains_by_branch(optim_wrapper):
         return f'{type(model).__name__} does not train one branch after the other'
+    if not isinstance(optim_wrapper, BranchOptimWrapperDict):
+        return (
+            f'the optimizers are in a {type(optim_wrapper).__name__}, not a BranchOptimWrapperDict'
+        )
     if accumulative_counts(optim_wrapper) > 1:
         return 'gradients are accumulated'
     heads = model.heads_by_name()

@@ -5,7 +5,7 @@ import shutil
 import mmcv.cnn
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from mokd_testing import AfterStep, branch_cfg, copy_of, train
 from torch import nn
@@ -136,5 +136,7 @@ def test_what_is_captured(runner_cfg, model, optim, reason):
     assert found is None if reason is None else re.fullmatch(reason, found)
     wrapped = nn.DataParallel(runner.model)
     assert _why_not_captured(wrapped, wrapper) == 'the model is wrapped in DataParallel'
+    plain = OptimWrapperDict(**dict(wrapper.items()))  # which cannot step after a replay
+    assert 'not a BranchOptimWrapperDict' in _why_not_captured(runner.model, plain)
     single = OptimWrapper(torch.optim.SGD(runner.model.parameters(), lr=0.1))
     assert 'one branch after the other' in _why_not_captured(runner.model, single)
