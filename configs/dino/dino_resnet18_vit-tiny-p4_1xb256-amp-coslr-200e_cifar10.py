@@ -5,7 +5,10 @@ _base_ = '../mokd/mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
 model = dict(
     type='mmmokd.DINO',
     neck_defaults=dict(_delete_=True, out_channels=_base_.model.neck_defaults.out_channels),
-    branches=dict(cnn=dict(heads=dict(_delete_=True, sm=_base_.model.branches.cnn.heads.sm))),
+    branches=dict(
+        cnn=dict(heads=dict(_delete_=True, sm=_base_.model.branches.cnn.heads.sm)),
+        vit=dict(heads=dict(_delete_=True, sm=_base_.model.branches.vit.heads.sm)),
+    ),
 )
 # There is no search head to have settings of its own.
 optim_wrapper = dict(branches=dict(cnn=dict(parts=None)))

@@ -67,6 +67,9 @@ class ImageFolder(CustomDataset):
         extensions (Sequence[str], optional): File name endings of images, in any case. Defaults
             to None: those of jpeg, png, webp, tiff, bmp, gif, netpbm and jpeg 2000; of avif, heic
             and jxl where Pillow can read them.
+        max_images (int, optional): At most so many are taken, spread evenly over all in their
+            order, so that each class folder keeps its share. (``indices=N`` takes the first N.)
+            Defaults to None, all.
         **kwargs: Further arguments of :class:`mmpretrain.datasets.CustomDataset`.
 
     Raises:
@@ -74,6 +77,7 @@ class ImageFolder(CustomDataset):
         NotADirectoryError: If ``data_root`` is a file.
         DataError: If there is no image, no folder is given or one twice, a remote one cannot be
             listed, or there are no class folders for ``with_label``.
+        ConfigError: If ``max_images`` is not a number of images.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class ImageFolder(CustomDataset):
         ann_file: str = '',
         with_label: bool = False,
         extensions: Sequence[str] | None = None,
+        max_images: int | None = None,
         metainfo: dict | None = None,
         lazy_init: bool = False,
         **kwargs,
@@ -93,6 +98,11 @@ class ImageFolder(CustomDataset):
             extensions = (*IMAGE_EXTENSIONS, *filter(has_plugin, MORE_EXTENSIONS))
         if isinstance(extensions, str) or not extensions:
             raise ConfigError(f"extensions must be a list such as ['.jpg'], got {extensions!r}.")
+        if max_images is not None and (not isinstance(max_images, int) or max_images < 1):
+            raise ConfigError(
+                f'max_images must be a number of images, at least 1, not {max_images!r}.'
+            )
+        self.max_images = max_images
         roots = split_roots(data_root)
         if len(roots) > 1 and ann_file:
             raise DataError(
@@ -154,7 +164,12 @@ class ImageFolder(CustomDataset):
                 path, *label = sample if self.with_label else (sample,)
                 info = dict(img_path=join_paths(folder, path))
                 infos.append(dict(info, gt_label=label[0]) if label else info)
-        return infos
+        if self.max_images is None or self.max_images >= len(infos):
+            return infos
+        MMLogger.get_current_instance().info(
+            f'{self.max_images} of {len(infos)} images are taken, spread evenly (max_images).'
+        )
+        return [infos[i * len(infos) // self.max_images] for i in range(self.max_images)]
 
     def _find_samples(self) -> dict[str, list]:
         """Images, with their labels if wanted, by the folder that they are relative to."""

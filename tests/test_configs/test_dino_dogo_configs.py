@@ -110,9 +110,8 @@ def test_config_builds_at_full_size(path, monkeypatch):
         model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).eval()
     groups = cfg.train_dataloader.dataset.pipeline[1].groups
     size = groups[0]['size']
-    assert model.num_global_views == sum(
-        each.get('num', 1) for each in groups if each['size'] == size
-    )
+    sizes = [each['size'] for each in groups for _ in range(each.get('num', 1))]
+    assert {*sizes[: model.num_global_views]} == {size} == {max(sizes)}
     images = [torch.empty(1, 3, size, size, device='meta')]
     widths = dict(dino=model.neck_defaults.get('out_channels'), dogo=128)
     for branch in model.branches.values():

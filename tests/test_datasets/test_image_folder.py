@@ -26,6 +26,7 @@ from mmmokd.datasets import BadImageError, ImageFolder, LoadImage
 from mmmokd.datasets.folders import EVALUATION_FILES, QUICKSTART_RECORD
 from mmmokd.evaluation.report import FILES
 from mmmokd.registry import DATASETS
+from mmmokd.utils.errors import ConfigError
 
 
 def put(root, *names):
@@ -374,6 +375,19 @@ def test_lazy_subset_and_copy(tmp_path):
     assert not dataset._fully_initialized
     dataset.full_init()
     assert paths_of(dataset.get_subset([0, 2]), tmp_path) == ['a.JPG', 'cats/1.webp']
+
+
+def test_some_images_of_all_folders(tmp_path, read_log):
+    put(tmp_path, *(f'{name}/{i}.png' for name in 'abc' for i in range(4)))
+    dataset = ImageFolder(str(tmp_path), max_images=6, with_label=True)
+    taken = ['a/0.png', 'a/2.png', 'b/0.png', 'b/2.png', 'c/0.png', 'c/2.png']
+    assert paths_of(dataset, tmp_path) == taken
+    assert dataset.get_gt_labels().tolist() == [0, 0, 1, 1, 2, 2]
+    assert '6 of 12 images are taken' in '\n'.join(read_log())
+    assert len(ImageFolder(str(tmp_path), max_images=13)) == 12
+    for wrong in (0, 0.5):
+        with pytest.raises(ConfigError, match=f'max_images must be .* not {wrong}'):
+            ImageFolder(str(tmp_path), max_images=wrong)
 
 
 # ----------------------------------------------------------------------------------- labels

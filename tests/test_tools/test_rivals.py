@@ -22,7 +22,7 @@ from mokd_testing import short_log
 from rivals import run_case, trainings
 from rivals.cases import Case, Entries, take_size
 from rivals.summary import differing_views, mean_and_error, write_differences, write_table
-from rivals.trainings import costs
+from rivals.trainings import Evaluation, costs, describe_command
 
 from mmmokd.cli.config import read_config
 from mmmokd.utils.errors import ConfigError, RunStoppedError
@@ -240,6 +240,55 @@ def test_every_shipped_entry_has_its_config():
         assert Case(entries.method('alone'), entries.pair(pair), 0).load({}).train_cfg, pair
 
 
+def test_branches_of_other_names():
+    entries = Entries()
+    pair = entries.pair('cifar10-resnets')
+    for name in ('mokd-w0.5', 'dogo', 'mcl', 'seed'):
+        cfg = Case(entries.method(name), pair, 0).load({})
+        branches = cfg.model.branches
+        assert {key: b.backbone.depth for key, b in branches.items()} == {
+            'resnet18': 18,
+            'resnet50': 50,
+        }, name
+        learning = ['resnet18'] if name == 'seed' else ['resnet18', 'resnet50']
+        assert [*cfg.optim_wrapper.branches] == [*cfg.param_scheduler] == learning, name
+    # The last one is SEED, whose teacher is the larger model.
+    assert branches.resnet50.backbone.init_cfg.prefix == 'branches.resnet50.teacher.backbone.'
+    assert cfg.model.neck_defaults.out_channels == 2048 and branches.resnet50.frozen
+    assert branches.resnet18.heads.seed.queue_length == 4096
+    only = Case(entries.method('alone@resnet50'), pair, 0).load({})
+    branches = only.model.branches
+    assert branches.resnet18 is None and [*branches.resnet50.heads] == ['sm']
+    mokd = Case(entries.method('mokd'), pair, 0).load({}).model.branches.resnet50
+    for key in ('backbone', 'projector'):
+        assert branches.resnet50[key] == mokd[key]
+    assert branches.resnet50.heads.sm.teacher_temp == mokd.heads.sm.teacher_temp
+
+
+def test_folders_in_place_of_the_images():
+    entries = Entries()
+    for method, pair in (('bingo', 'cifar10'), ('mcl', 'cifar10-small')):
+        case = Case(
+            entries.method(method), entries.pair(pair), 0, folders=('some/train', 'some/test')
+        )
+        cfg, own = case.load({}), Case(case.method, case.pair, 0).load({})
+        train = cfg.train_dataloader.dataset
+        if method == 'bingo':
+            assert train.type == own.train_dataloader.dataset.type  # bags of neighbors
+            train, own.train_dataloader.dataset = (
+                train.dataset,
+                own.train_dataloader.dataset.dataset,
+            )
+        assert train.pop('max_images', None) == own.train_dataloader.dataset.get('indices')
+        pipeline = own.train_dataloader.dataset.pipeline
+        assert train == dict(type='mmmokd.ImageFolder', data_root='some/train', pipeline=pipeline)
+        bank, test = cfg.test_cfg.bank_dataloader.dataset, cfg.test_dataloader.dataset
+        assert (bank.data_root, test.data_root) == ('some/train', 'some/test')
+        assert bank.with_label and test.with_label and bank.test_mode and test.test_mode
+        assert 'max_images' not in test
+    assert '--data some/train some/test' in describe_command(case, Evaluation())
+
+
 def test_size_of_another_config():
     algorithm = read_config(
         ROOT / 'configs/mokd/mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
@@ -251,7 +300,7 @@ def test_size_of_another_config():
         assert cfg[key] == size[key], key
     assert cfg.model.branches.cnn.backbone == size.model.branches.cnn.backbone
     assert cfg.model.global_size == 28 and cfg.model.neck_defaults == algorithm.model.neck_defaults
-    assert 'heads' in size.model.branches.vit and 'heads' not in cfg.model.branches.vit
+    assert cfg.model.branches.vit.heads == algorithm.model.branches.vit.heads
     hooks = cfg.default_hooks
     assert hooks.prototype_freeze is None and hooks.ema_teacher.base_momentum == 0.99
     assert hooks.initial_val == size.default_hooks.initial_val

@@ -42,6 +42,13 @@ def parse_args() -> argparse.Namespace:
         '--out', type=Path, default=Path('work_dirs/rivals'), help='default: work_dirs/rivals'
     )
     parser.add_argument(
+        '--data',
+        nargs=2,
+        metavar=('TRAIN', 'TEST'),
+        help="two folders of class folders, in place of the pairs' images: to train on without "
+        'labels and to vote with them, and to test on; images of the size that the pair takes',
+    )
+    parser.add_argument(
         '--table',
         nargs='+',
         default=[],
@@ -100,8 +107,9 @@ def list_cases(args: argparse.Namespace, entries: Entries) -> list[Case]:
         options['train_cfg.max_epochs'] = args.epochs
     pairs = [entries.pair(name) for name in dict.fromkeys(args.pairs)]
     methods = [entries.method(name) for name in dict.fromkeys(args.methods)]
+    folders = tuple(str(Path(each).expanduser().resolve()) for each in args.data or ()) or None
     return [
-        Case(method, pair, seed, options)
+        Case(method, pair, seed, options, folders)
         for seed in dict.fromkeys(args.seeds)
         for pair in pairs
         for method in methods
@@ -144,7 +152,8 @@ def main() -> None:
     check_folder(out)
     with lock_folder(out, '--out OTHER'):
         evaluation = Evaluation(tuple(args.networks), args.linear_epochs)
-        data = prepare_data([*{case.pair.name: case.pair for case in cases}.values()])
+        pairs = {case.pair.name: case.pair for case in cases if not case.folders}
+        data = prepare_data([*pairs.values()])
         benchmark = Benchmark(out, entries.method, data, evaluation, args.overwrite)
         for case in cases:
             benchmark.run(case)

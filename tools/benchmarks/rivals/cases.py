@@ -4,7 +4,6 @@
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ ENTRIES = Path(__file__).with_name('entries.py')
 NUMBER = '<N>'
 FIELDS = dict(
     methods=('algorithm', 'options', 'pairs', 'teacher', 'before', 'base'),
-    pairs=('pattern', 'configs', 'size', 'options', 'data', 'base'),
+    pairs=('pattern', 'configs', 'size', 'branches', 'options', 'data', 'base'),
 )
 # What an algorithm's config keeps where a pair's `size` gives the rest.
 OF_ALGORITHM = ('model', 'default_hooks', 'custom_hooks', 'custom_imports')
@@ -58,6 +57,8 @@ class Pair:
         pattern (str): Its configs.
         configs (dict[str, str]): The config of an algorithm for which the pattern does not hold.
         size (str, optional): The config that gives all but the algorithm.
+        branches (dict[str, str]): Names of the size's branches, by those of the algorithms' configs
+            and of methods' options. Without it they are the same.
         options (dict[str, Any]): Values that override the config's.
         data (str, optional): Which images are to be made ready.
         bases (tuple[str]): Pairs that it builds on, itself last.
@@ -67,6 +68,7 @@ class Pair:
     pattern: str
     configs: Mapping[str, str] = field(default_factory=dict)
     size: str | None = None
+    branches: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
     bases: tuple[str, ...] = ()
@@ -196,12 +198,15 @@ class Case:
         pair (Pair): The pair.
         seed (int): Of the run.
         options (dict[str, Any]): Values that override all others.
+        folders (tuple[str, str], optional): Folders of class folders that take the place of the
+            pair's images: to train and vote on, and to test on.
     """
 
     method: Method
     pair: Pair
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    folders: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -237,22 +242,23 @@ class Case:
         """
         from mmmokd.cli.config import load_config, read_config
 
-        with ExitStack() as stack:
+        with tempfile.TemporaryDirectory() as temporary:
             file = find_config(self.config)
-            of_size: dict[str, Any] = {}
-            if self.size is not None:
-                size = find_config(self.size)
-                branches = [*read_config(size).model.branches]
-                size_cfg = load_config(size, {**data, **self.pair_options(branches)})
-                cfg = take_size(read_config(file), size_cfg)
-                temporary = stack.enter_context(tempfile.TemporaryDirectory())
+            cfg = read_config(file)
+            if self.size is not None or self.folders:
+                cfg = rename_branches(cfg, self.pair.branches)
+                if self.size is not None:
+                    size = find_config(self.size)
+                    of_pair = self.pair_options([*read_config(size).model.branches])
+                    cfg = take_size(cfg, load_config(size, {**data, **of_pair}))
+                if self.folders:
+                    cfg = take_folders(cfg, *self.folders)
                 file = Path(temporary) / file.name
                 file.write_text(cfg.pretty_text, encoding='utf-8')
-            branches = [*read_config(file).model.branches]
-            if self.size is None:
-                of_size = {**data, **self.pair_options(branches)}
+            branches = [*cfg.model.branches]
+            of_pair = {} if self.size else {**data, **self.pair_options(branches)}
             others = _replace_folder(self.method_options(branches), folder)
-            return load_config(file, {**of_size, **others})
+            return load_config(file, {**of_pair, **others})
 
     def pair_options(self, branches: Sequence[str]) -> dict[str, Any]:
         """Collect the options of the pair.
@@ -284,7 +290,11 @@ class Case:
                 f'{", ".join(branches)}'
             )
         own = [self.method.pairs.get(name, {}) for name in self.pair.bases]
-        found = self._spread([self.method.options, *own, self.options], branches)
+        of_method = [
+            {_rename(key, self.pair.branches): value for key, value in options.items()}
+            for options in (self.method.options, *own)
+        ]
+        found = self._spread([*of_method, self.options], branches)
         left_out = [name for name in branches if only not in (None, name)]
         found.update((f'model.branches.{name}', None) for name in left_out)
         found['randomness.seed'] = self.seed
@@ -308,6 +318,42 @@ def _replace_folder(options: Mapping[str, Any], folder: Path | None) -> dict[str
         key: value.replace('{folder}', str(folder)) if isinstance(value, str) else value
         for key, value in options.items()
     }
+
+
+def _rename(key: str, names: Mapping[str, str]) -> str:
+    """A dotted key or the beginning of a weight's name, with a branch's other name."""
+    words = key.split('.')
+    for i, word in enumerate(words[:-1]):
+        if word == 'branches':
+            words[i + 1] = names.get(words[i + 1], words[i + 1])
+    return '.'.join(words)
+
+
+def rename_branches(cfg: 'Config', names: Mapping[str, str]) -> 'Config':
+    """Give the branches of a config other names.
+
+    Args:
+        cfg (Config): The config; stays as it is.
+        names (dict[str, str]): New names by the old ones.
+
+    Returns:
+        Config: With the new names of its models, of its optimizers' parts and of the branches in
+        checkpoints.
+    """
+    from mmengine.config import Config
+
+    from mmmokd.utils.config_tree import iter_dicts, type_name
+
+    cfg = cfg.to_dict()
+    for place in (cfg['model']['branches'], (cfg.get('optim_wrapper') or {}).get('branches')):
+        if place:
+            renamed = {names.get(name, name): value for name, value in place.items()}
+            place.clear()
+            place.update(renamed)
+    for _, node in iter_dicts(cfg['model']):
+        if type_name(node.get('type')) == 'Pretrained' and node.get('prefix'):
+            node['prefix'] = _rename(node['prefix'], names)
+    return Config(cfg)
 
 
 def find_config(name: str) -> Path:
@@ -366,9 +412,49 @@ def take_size(cfg: 'Config', size: 'Config') -> 'Config':
             wrapped = wrapped['dataset']
         wrapped['dataset'] = size['train_dataloader']['dataset']
         size['train_dataloader']['dataset'] = cfg['train_dataloader']['dataset']
-    learning = (cfg.get('optim_wrapper') or {}).get('branches') or sizes
-    for place in (size['optim_wrapper']['branches'], size['param_scheduler']):
-        for name in [name for name in place if name not in learning]:
-            del place[name]
+    _keep_learners(size, (cfg.get('optim_wrapper') or {}).get('branches') or {})
     kept = {key: cfg[key] for key in OF_ALGORITHM if key in cfg}
     return Config({**size, **kept})
+
+
+def _keep_learners(size: dict[str, Any], learning: Mapping[str, Any]) -> None:
+    """Leave to optimizers and schedules the branches that learn, and the parts that any of them has."""
+    parts = {part for branch in learning.values() for part in branch.get('parts') or ()} | {'main'}
+    optims, schedules = size['optim_wrapper']['branches'], size['param_scheduler']
+    for name in [name for name in optims if learning and name not in learning]:
+        del optims[name], schedules[name]
+    for name, optim in optims.items():
+        if 'parts' in optim:
+            optim['parts'] = {key: x for key, x in optim['parts'].items() if key in parts}
+        schedules[name] = [each for each in schedules[name] if each.get('part', 'main') in parts]
+
+
+def take_folders(cfg: 'Config', train: str, test: str) -> 'Config':
+    """Give a config the images of two folders.
+
+    Args:
+        cfg (Config): The config; stays as it is.
+        train (str): Folder of class folders: to train on, and the bank of the evaluation.
+        test (str): The same, to test on.
+
+    Returns:
+        Config: With as many images of them as it takes of its own, read by its own pipelines.
+    """
+    from mmengine.config import Config
+
+    cfg = cfg.to_dict()
+
+    def put(loader: dict, folder: str, **kwargs: Any) -> None:
+        place = loader
+        while 'dataset' in place['dataset']:  # within one that adds to it
+            place = place['dataset']
+        kept = {'pipeline': place['dataset']['pipeline'], 'data_root': folder, **kwargs}
+        if count := place['dataset'].get('indices'):
+            kept['max_images'] = count
+        place['dataset'] = dict(kept, type='mmmokd.ImageFolder')
+
+    put(cfg['train_dataloader'], train)
+    for mode in ('val', 'test'):
+        put(cfg[f'{mode}_dataloader'], test, with_label=True, test_mode=True)
+        put(cfg[f'{mode}_cfg']['bank_dataloader'], train, with_label=True, test_mode=True)
+    return Config(cfg)

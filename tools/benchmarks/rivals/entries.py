@@ -19,6 +19,7 @@
 #   configs    the config of an algorithm for which the pattern does not hold
 #   size       a config that, with one by `pattern`, gives the data, the backbones, the optimizers, the
 #              schedule and the evaluation; the rest of the model and its hooks are the algorithm's
+#   branches   names of the size's branches, by those of the algorithms' configs and of the options above
 #   options    as above
 #   data       'fashion-mnist': the images of the repository are unpacked first
 #   base       another pair that this one updates
@@ -29,14 +30,19 @@ global_view = dict(
     color_jitter_prob=1.0,
 )  # fmt: skip
 two_views, four_views = ([dict(global_view, num=num)] for num in (2, 4))
-# The quick start's prototypes and width of search heads.
-small_heads = {
-    'fashion-mnist': {
-        'model.neck_defaults.out_channels': 256,
-        'model.neck_defaults.embed_dims': 64,
-        'model.neck_defaults.num_heads': 2,
-    },
+# MOKD's model in the size's config, without cross terms.
+alone = {
+    'model.branches.{branch}.cross_weight': off,
+    'model.branches.{branch}.heads.st': None,
+    'model.branches.{branch}.search_head': None,
 }
+# The prototypes and the width of search heads of the small pairs.
+narrow = {
+    'model.neck_defaults.out_channels': 256,
+    'model.neck_defaults.embed_dims': 64,
+    'model.neck_defaults.num_heads': 2,
+}
+small_heads = {'fashion-mnist': narrow, 'cifar10-small': narrow}
 groups = 'train_dataloader.dataset.pipeline.1.groups'
 
 methods = {
@@ -44,10 +50,12 @@ methods = {
     'alone': dict(
         algorithm='dino',
         pairs={
-            'fashion-mnist': {
-                'model.branches.{branch}.cross_weight': off,
-                'model.branches.{branch}.heads.st': None,
-                'model.branches.{branch}.search_head': None,
+            'fashion-mnist': alone,
+            'cifar10-small': alone,
+            # As MOKD has it for this pair.
+            'cifar10-resnets': {
+                'model.branches.vit.projector.train_gain': False,
+                'model.branches.vit.heads.sm': dict(warmup_teacher_temp=0.01, teacher_temp=0.01),
             },
         },
     ),
@@ -73,7 +81,10 @@ methods = {
     # Rivals.
     'dogo': dict(algorithm='dogo', pairs={'fashion-mnist': {groups: four_views}}),
     'dogo-simsiam': dict(base='dogo', algorithm='dogo-simsiam'),
-    'mcl': dict(algorithm='mcl', pairs={'fashion-mnist': {'model.queue_length': 1024}}),
+    'mcl': dict(
+        algorithm='mcl',
+        pairs={key: {'model.queue_length': 1024} for key in ('fashion-mnist', 'cifar10-small')},
+    ),
     # Rivals that learn from a trained teacher.
     'seed': dict(
         algorithm='seed',
@@ -84,6 +95,11 @@ methods = {
                 'model.neck_defaults': dict(hid_channels=256, out_channels=64),
                 'model.branches.cnn.heads.seed.queue_length': 1024,
             },
+            'cifar10-small': {
+                'model.neck_defaults': dict(hid_channels=256, out_channels=64),
+                'model.branches.cnn.heads.seed.queue_length': 1024,
+            },
+            'cifar10-resnets': {'model.neck_defaults.out_channels': 2048},
         },
     ),
     'compress': dict(
@@ -122,6 +138,8 @@ methods = {
 
 cifar10 = '{folder}/{algorithm}_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
 quick_start = 'mokd/quickstart/mokd_cnn-vit_fashion-mnist.py'
+small = 'mokd/quickstart/mokd_cnn-vit_cifar10.py'
+resnets = 'mokd/mokd_resnet18_resnet50_1xb256-amp-coslr-200e_cifar10.py'
 pairs = {
     # The quick start: a narrow ResNet-18 and a small ViT, 10,000 images of Fashion-MNIST, 5 epochs.
     'fashion-mnist': dict(
@@ -143,9 +161,18 @@ pairs = {
             'default_hooks.collapse_monitor.interval': 8,
         },
     ),
+    # A narrow ResNet-18 and a small ViT, 25,000 images of CIFAR-10, 2 epochs: for CPUs.
+    'cifar10-small': dict(pattern=cifar10, configs=dict(mokd=small, dino=small), size=small),
     # ResNet-18 and ViT-Ti/4, 50,000 images.
     'cifar10': dict(pattern=cifar10),
-    # The same, with images and views on the GPU.
+    # ResNet-18 and ResNet-50.
+    'cifar10-resnets': dict(
+        pattern=cifar10,
+        configs=dict(mokd=resnets),
+        size=resnets,
+        branches=dict(cnn='resnet18', vit='resnet50'),
+    ),
+    # ResNet-18 and ViT-Ti/4, with images and views on the GPU.
     'cifar10-gpu': dict(
         base='cifar10',
         options={
@@ -154,4 +181,16 @@ pairs = {
         },
     ),
 }
-del off, global_view, two_views, four_views, small_heads, groups, cifar10, quick_start
+del (
+    off,
+    global_view,
+    two_views,
+    four_views,
+    alone,
+    narrow,
+    small_heads,
+    groups,
+    cifar10,
+    quick_start,
+)
+del small, resnets

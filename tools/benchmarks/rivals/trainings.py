@@ -198,6 +198,7 @@ class Benchmark:
             seed=case.seed,
             config=f'configs/{case.config}' if not Path(case.config).is_file() else case.config,
             size=case.size,
+            data=[*case.folders] if case.folders else None,
             options=options,
             command=describe_command(case, self.evaluation),
             evaluation=self.evaluation.as_json(),
@@ -401,6 +402,7 @@ def describe_command(case: Case, evaluation: Evaluation) -> str:
     """
     words = ['python', 'tools/benchmarks/rivals.py', '--methods', case.method.name]
     words += ['--pairs', case.pair.name, '--seeds', str(case.seed)]
+    words += ['--data', *case.folders] if case.folders else []
     if evaluation != Evaluation():
         words += ['--networks', *evaluation.networks]
         words += ['--linear-epochs', str(evaluation.linear_epochs)]
