@@ -53,7 +53,8 @@ class SameStartHook(Hook):
             if branch.frozen or branch.init_cfg or cfg.get('init_cfg') or cfg.get('pretrained'):
                 continue
             with torch.random.fork_rng():
-                torch.manual_seed((runner.seed << 32) + zlib.crc32(name.encode()))
+                # torch's generator reads 32 bits of a seed.
+                torch.manual_seed(zlib.crc32(f'{runner.seed} {name}'.encode()))
                 backbone = build_backbone(cfg)
                 if hasattr(backbone, 'init_weights'):
                     backbone.init_weights()
