@@ -188,7 +188,8 @@ def whole_trainings(logs: dict[str, dict], epochs: dict[str, int]) -> dict[str, 
     found: dict[str, list[dict]] = {}
     for log in logs.values():
         changed = [key for key in log['options'] if not HARMLESS.fullmatch(key)]
-        if log.get('size') is None and not changed and epochs.get(log['config']) == log['epochs']:
+        as_it_is = log.get('size') is None and log.get('data') is None and not changed
+        if as_it_is and epochs.get(log['config']) == log['epochs']:
             found.setdefault(log['config'], []).append(log)
     return found
 

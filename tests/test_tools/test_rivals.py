@@ -8,6 +8,7 @@ import runpy
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import cv2
@@ -16,15 +17,17 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmpretrain.visualization import UniversalVisualizer
 from mokd_testing import short_log
 from rivals import run_case, trainings
 from rivals.cases import Case, Entries, take_size
+from rivals.recording import SameStartHook
 from rivals.summary import differing_views, mean_and_error, write_differences, write_table
 from rivals.trainings import Evaluation, costs, describe_command
 
 from mmmokd.cli.config import read_config
+from mmmokd.registry import MODELS
 from mmmokd.utils.errors import ConfigError, RunStoppedError
 from mmmokd.weights import read_checkpoint
 
@@ -263,6 +266,26 @@ def test_branches_of_other_names():
     for key in ('backbone', 'projector'):
         assert branches.resnet50[key] == mokd[key]
     assert branches.resnet50.heads.sm.teacher_temp == mokd.heads.sm.teacher_temp
+
+
+def test_backbones_start_from_the_seed_and_their_name(table):
+    entries = Entries([table])
+
+    def start(method, seed):
+        cfg = Case(entries.method(method), entries.pair('tiny'), seed).load({})
+        init_default_scope('mmpretrain')
+        model = MODELS.build(cfg.model)
+        SameStartHook().before_train(SimpleNamespace(model=model, seed=seed, iter=0, cfg={}))
+        weights = {name: b.student.backbone.state_dict() for name, b in model.branches.items()}
+        teachers = {name: b.teacher.backbone.state_dict() for name, b in model.branches.items()}
+        torch.testing.assert_close(weights, teachers, rtol=0, atol=0)
+        return weights
+
+    first = start('alone', 0)
+    torch.testing.assert_close(first, start('mokd', 0), rtol=0, atol=0)
+    for name, weights in start('alone', 1).items():
+        kernel = next(key for key, value in weights.items() if value.dim() == 4)
+        assert not (weights[kernel] == first[name][kernel]).any()
 
 
 def test_folders_in_place_of_the_images():

@@ -107,7 +107,7 @@ def list_cases(args: argparse.Namespace, entries: Entries) -> list[Case]:
         options['train_cfg.max_epochs'] = args.epochs
     pairs = [entries.pair(name) for name in dict.fromkeys(args.pairs)]
     methods = [entries.method(name) for name in dict.fromkeys(args.methods)]
-    folders = tuple(str(Path(each).expanduser().resolve()) for each in args.data or ()) or None
+    folders = tuple(str(Path(each).expanduser()) for each in args.data or ()) or None
     return [
         Case(method, pair, seed, options, folders)
         for seed in dict.fromkeys(args.seeds)
