@@ -72,7 +72,7 @@ def first_reached(points: Points, value: float) -> float | None:
 
 
 def cost_by_curve(seconds: Mapping[str, float]) -> dict[str, float]:
-    """What an epoch costs whoever wants both models, by curve.
+    """Cost of an epoch for whoever wants both models, by curve.
 
     Args:
         seconds (dict[str, float]): Seconds of training an epoch, by run.
