@@ -9,6 +9,8 @@ import numpy as np
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.errors import MissingFileError
 
+LINE_STYLES = ('--', '-', '-.', ':')
+
 
 class RunScalars(NamedTuple):
     """Values that a run wrote to its log.
@@ -17,10 +19,14 @@ class RunScalars(NamedTuple):
         train (dict[str, list[tuple[float, float]]]): (epoch, value) pairs by name.
         val (dict[str, list[tuple[float, float]]]): (epoch, value) pairs by name; epoch 0 is
             before training.
+        epoch_seconds (float, optional): Seconds of training that an epoch takes at the fastest pace
+            that was logged, without validation. What else a machine does slows some iterations
+            down and speeds none up. None if no time was logged.
     """
 
     train: dict[str, list[tuple[float, float]]]
     val: dict[str, list[tuple[float, float]]]
+    epoch_seconds: float | None = None
 
 
 def read_scalars(work_dir: str | Path) -> RunScalars:
@@ -43,12 +49,14 @@ def read_scalars(work_dir: str | Path) -> RunScalars:
     train: dict[str, dict[float, float]] = {}
     val: dict[str, dict[float, float]] = {}
     last_of_epoch: dict[int, int] = {}
+    paces: list[float] = []
     for line in (line for file in files for line in file.read_text().splitlines() if line):
         entry = json.loads(line)
         is_train = 'epoch' in entry and 'iter' in entry
         position = entry['iter'] if is_train else entry['step']
         if is_train:
             last_of_epoch[entry['epoch']] = entry['iter']
+            paces += [entry['time']] if 'time' in entry else []
         for name, value in entry.items():
             if name not in ('epoch', 'iter', 'step', 'time', 'data_time', 'memory'):
                 # A resumed run writes some positions again; the last one counts.
@@ -60,6 +68,7 @@ def read_scalars(work_dir: str | Path) -> RunScalars:
             for name, v in train.items()
         },
         {name: sorted(v.items()) for name, v in val.items()},
+        min(paces) * iters_per_epoch if paces else None,
     )
 
 
@@ -79,51 +88,83 @@ def plot_training(
     path: str | Path,
     losses: dict[str, list[tuple[float, float]]],
     metrics: dict[str, dict[str, list[tuple[float, float]]]],
+    costs: dict[str, float],
+    cost_label: str,
     baselines: dict[str, float],
     views: Sequence[Sequence[np.ndarray]],
 ) -> None:
-    """Draw a run: its loss terms, metrics over time, and the views that it was shown.
+    """Draw a run: its loss terms, metrics over epochs and over their cost, and the views it saw.
+
+    Curves whose names differ in nothing but the last word have one color, and a line style by that
+    word: dashed the first that is met, solid the second.
 
     Args:
         path (str | Path): Image file to write.
         losses (dict[str, list[tuple[float, float]]]): (epoch, value) pairs by loss term.
         metrics (dict[str, dict[str, list[tuple[float, float]]]]): (epoch, value) pairs by curve,
-            by what is measured, with the unit.
+            by what is measured, with the unit; at least one.
+        costs (dict[str, float]): What an epoch costs, in seconds for instance, by curve.
+        cost_label (str): What the cost is, with the unit.
         baselines (dict[str, float]): Values to draw as horizontal lines beside every metric.
         views (Sequence[Sequence[np.ndarray]]): For each of some images its views, RGB, uint8.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 7.5), layout='constrained')
+    figure = Figure(figsize=(4.2 * (1 + len(metrics)), 8.4), layout='constrained')
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.25, 1))
-    axes = top.subplots(1, 1 + len(metrics))
-    left, rest = axes[0], axes[1:]
+    left, right = figure.subfigures(1, 2, width_ratios=(1, len(metrics)))
+    top, bottom = left.subfigures(2, 1)
+    axis = top.subplots()
     for name, points in losses.items():
-        left.plot(*zip(*points, strict=True), label=name)
-    left.set(xlabel='epoch', ylabel='loss term', title='Loss terms')
+        axis.plot(*zip(*points, strict=True), label=name)
+    axis.set(xlabel='epoch')
+    axis.set_title('Loss terms', fontsize=10)
+    axis.grid(alpha=0.3)
     if losses:
-        left.legend(fontsize=7)
-    for axis, (metric, curves) in zip(rest, metrics.items(), strict=True):
-        for name, points in curves.items():
-            axis.plot(*zip(*points, strict=True), marker='o', markersize=3, label=name)
-        for name, value in baselines.items():
-            axis.axhline(value, color='gray', linestyle=':', label=name)
-        axis.set(xlabel='epoch', title=metric)
-        if curves or baselines:
-            axis.legend(fontsize=7)
-    for axis in axes:
-        axis.title.set_fontsize(10)
-        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
     _draw_views(bottom, views)
+    columns = right.subplots(2, len(metrics), sharey='col', squeeze=False).T
+    for axes, (metric, curves) in zip(columns, metrics.items(), strict=True):
+        _draw_curves(axes[0], curves, dict.fromkeys(curves, 1), baselines)
+        _draw_curves(axes[1], curves, costs, baselines)
+        axes[0].set(xlabel='epoch')
+        axes[1].set(xlabel=cost_label)
+        axes[0].set_title(metric, fontsize=10)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
-        figure.savefig(part, dpi=110, format=Path(path).suffix[1:] or 'png')
+        figure.savefig(part, dpi=100, format=Path(path).suffix[1:] or 'png')
+
+
+def _draw_curves(
+    axis,
+    curves: dict[str, list[tuple[float, float]]],
+    costs: dict[str, float],
+    baselines: dict[str, float],
+) -> None:
+    """Draw the curves of one metric over the epochs, each times its cost."""
+    words = [name.rpartition(' ') for name in curves]
+    models = [*dict.fromkeys(model for model, _, _ in words)]
+    kinds = [*dict.fromkeys(kind for _, _, kind in words)]
+    for (name, points), (model, _, kind) in zip(curves.items(), words, strict=True):
+        axis.plot(
+            [epoch * costs[name] for epoch, _ in points],
+            [value for _, value in points],
+            color=f'C{models.index(model)}',
+            linestyle=LINE_STYLES[kinds.index(kind) % len(LINE_STYLES)],
+            marker='o',
+            markersize=4,
+            label=name,
+        )
+    for name, value in baselines.items():
+        axis.axhline(value, color='gray', linestyle=':', label=name)
+    axis.grid(alpha=0.3)
+    if curves or baselines:
+        axis.legend(fontsize=8)
 
 
 def _draw_views(figure, views: Sequence[Sequence[np.ndarray]]) -> None:
-    figure.suptitle('What the models saw: an image per row, a view per column', fontsize=10)
+    figure.suptitle('Views: an image in each row', fontsize=10)
     axes = figure.subplots(len(views), len(views[0]), squeeze=False)
     side = max(view.shape[0] for view in views[0])
     for row, row_views in zip(axes, views, strict=True):

@@ -48,6 +48,7 @@ DENSE = (
 # Commands that are run by other tests, that install, or that need lists which are not ours to ship.
 ELSEWHERE = (
     'bash tools/quickstart.sh',  # test_quickstart.py
+    'python tools/quickstart/summarize.py',  # test_quickstart_summarize.py
     'bash tools/run_tests.sh',  # what runs this test
     'bash tools/setup_env.sh',  # what made its environment
     'pip install',  # likewise

@@ -42,7 +42,8 @@ def test_unpacks_the_subset_as_mmpretrain_reads_it(tmp_path):
         trained = [name for name, branch in cfg.model.branches.items() if branch]
         assert trained == names.split('-')
         assert (cfg.randomness.seed, cfg.train_cfg.max_epochs) == (3, 2)
-        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.val_cfg.bank_dataloader):
+        loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+        for loader in (*loaders, cfg.val_cfg.bank_dataloader, cfg.test_cfg.bank_dataloader):
             assert loader.dataset.data_root == str(target)
 
 

@@ -1,11 +1,15 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import json
+
 import numpy as np
 import pytest
 import quickstart_report
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
-from quickstart_report import ACCURACIES, SIGNALS, collect, raw_pixel_knn, table
+from quickstart_report import collect, collect_probes, collect_seconds, raw_pixel_knn
+from quickstart_runs import PROBE, RUNS
+from quickstart_tables import ACCURACIES, SIGNALS, metric_table
 
 from mmmokd.utils.errors import RunStoppedError
 from mmmokd.visualization import RunScalars
@@ -20,12 +24,26 @@ def test_metrics_of_all_branches_in_all_runs(metric):
     curves = collect(dict.fromkeys(('CNN alone', 'ViT alone', 'together'), logged), metric)
     assert list(curves) == ['CNN alone', 'ViT alone', 'CNN together', 'ViT together']
     assert curves['ViT together'] == points['vit'] and curves['CNN alone'] == points['cnn']
-    lines = table(metric, curves, raw=None).splitlines()
+    lines = metric_table(metric, curves, raw=None).splitlines()
     assert (
         lines[0].count('|') == 5 and lines[-1].split() == '| ViT | 40.00 | 42.50 | 42.50 |'.split()
     )
     with pytest.raises(RunStoppedError, match=f'the run "CNN alone" logged no {metric} of CNN'):
         collect({'CNN alone': RunScalars({}, {})}, metric)
+
+
+def test_probes_and_seconds_of_all_runs(tmp_path):
+    for i, folder in enumerate(RUNS.values()):
+        found = {f'{b}.teacher': dict(linear_top1=10.0 * i + len(b)) for b in folder.split('-')}
+        (tmp_path / folder / PROBE).parent.mkdir(parents=True)
+        (tmp_path / folder / PROBE).write_text(json.dumps(dict(results=found)))
+    assert collect_probes(tmp_path) == {
+        'CNN alone': 3.0, 'ViT alone': 13.0, 'CNN together': 23.0, 'ViT together': 23.0
+    }  # fmt: skip
+    scalars = {run: RunScalars({}, {}, 1.0004 * len(run)) for run in RUNS}
+    assert collect_seconds(scalars) == {'CNN alone': 9.004, 'ViT alone': 9.004, 'together': 8.003}
+    with pytest.raises(RunStoppedError, match='the run "together" logged no time'):
+        collect_seconds({'CNN alone': RunScalars({}, {}, 1.0), 'together': RunScalars({}, {})})
 
 
 @DATASETS.register_module()

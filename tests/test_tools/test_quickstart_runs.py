@@ -3,9 +3,22 @@ import argparse
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from quickstart_runs import RECORD, REPORT, default_out, is_validated, open_record
+import quickstart_runs
+from mmengine.config import Config
+from quickstart_runs import (
+    PROBE,
+    RECORD,
+    REPORT,
+    TRAIN_AND_EVALUATE,
+    default_out,
+    is_reported,
+    is_validated,
+    open_record,
+    train,
+)
 
 
 def arguments(images=None, seed=None, epochs=None, resume=False, overwrite=False):
@@ -79,10 +92,70 @@ def test_default_folders_need_no_quotes():
     assert all(re.fullmatch(r'[\w.-]+', name) for name in names)
 
 
+# ------------------------------------------------------------------------------ the report
+def test_a_report_of_an_earlier_version_is_not_complete(tmp_path):
+    for name in REPORT:
+        assert not is_reported(tmp_path)
+        (tmp_path / name).write_text('{"raw_pixels": 81.25}')
+    assert not is_reported(tmp_path)
+    (tmp_path / REPORT[1]).write_text('{"raw_pixels": 81.25, "epoch_seconds": {}}')
+    assert is_reported(tmp_path)
+
+
 # ------------------------------------------------------------------------------ a training
-def test_a_run_cut_off_before_its_last_validation(tmp_path):
-    scalars = tmp_path / '20260101_000000' / 'vis_data' / 'scalars.json'
+def write_log(work_dir, epochs):
+    scalars = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
     scalars.parent.mkdir(parents=True)
-    lines = [dict(step=epoch, **{'cnn.teacher/knn_top1': 50.0}) for epoch in range(4)]
+    lines = [dict(step=epoch, **{'cnn.teacher/knn_top1': 50.0}) for epoch in range(epochs + 1)]
     scalars.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+
+def test_a_run_cut_off_before_its_last_validation(tmp_path):
+    write_log(tmp_path, 3)
     assert is_validated(tmp_path, 3) and not is_validated(tmp_path, 4)
+
+
+class OneBranch(NamedTuple):
+    labeled: bool
+
+    def load(self, names):
+        assert names == 'cnn'
+        text = 'train_cfg = dict(max_epochs=2)'
+        return Config.fromstring(text, '.py')
+
+
+@pytest.mark.parametrize(
+    ('labeled', 'trained', 'validated', 'probed', 'output'),
+    [
+        (True, False, False, False, 'output.txt'),
+        (True, False, True, True, 'output.txt'),  # its last checkpoint was lost
+        (True, True, False, True, 'output.txt'),
+        (True, True, True, False, 'evaluation.txt'),
+        (True, True, True, True, None),
+        (False, False, False, False, 'output.txt'),
+        (False, True, False, False, None),
+    ],
+)
+def test_only_what_is_left_is_run(
+    tmp_path, monkeypatch, capsys, labeled, trained, validated, probed, output
+):
+    work_dir, calls = tmp_path / 'cnn', []
+    last = work_dir / 'epoch_2.pth'
+    (work_dir / PROBE).parent.mkdir(parents=True)
+    write_log(work_dir, 2 if validated else 1)
+    for file in [last] * trained + [work_dir / PROBE] * probed:
+        file.touch()
+    monkeypatch.setattr(quickstart_runs, 'run_script', lambda *args, show: calls.append(args))
+    train(work_dir, OneBranch(labeled))
+    assert [file.name for _, file in calls] == ([output] if output else [])
+    assert ('finished by an earlier call' in capsys.readouterr().out) == (output is None)
+    if output is None:
+        return
+    command = calls[0][0]
+    assert Config.fromfile(command[1]).train_cfg.max_epochs == 2
+    assert last.exists() == (output == 'evaluation.txt')
+    assert not (work_dir / PROBE).exists(), 'of another checkpoint'
+    if labeled:
+        assert [command[0], command[2]] == [TRAIN_AND_EVALUATE, last]
+    else:
+        assert command[0].name == 'train.py' and '--no-validate' in command

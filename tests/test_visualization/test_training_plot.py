@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 
 import mmmokd.engine  # noqa: F401
 from mmmokd.visualization import plot_training, read_scalars
+from mmmokd.visualization.training_plot import _draw_curves
 
 ITERS = 7  # an epoch's; of them the third and the sixth are logged
 LR = 0.01
@@ -112,6 +114,9 @@ def test_two_starts_make_one_curve(interrupted_run):
     assert values == pytest.approx([1 - LR * ITERS * epoch for epoch in epochs], abs=1e-5)
     assert not {'epoch', 'iter', 'step', 'time', 'data_time'} & {*scalars.train, *scalars.val}
     assert 'lr' in scalars.train and 'lr' not in scalars.val
+    lines = [json.loads(x) for f in interrupted_run.glob('*/*/scalars.json') for x in f.open()]
+    times = [line['time'] for line in lines if 'iter' in line]
+    assert len(times) > 8 and scalars.epoch_seconds == pytest.approx(ITERS * min(times))
 
 
 def write(folder, *entries):
@@ -125,7 +130,7 @@ def test_run_of_one_epoch_and_run_without_training(tmp_path):
     one = write(tmp_path / 'one', dict(epoch=1, iter=10, step=10, loss=2.0))
     assert read_scalars(one).train == {'loss': [(1.0, 2.0)]}
     none = write(tmp_path / 'none', {'a/knn': 5.0, 'step': 0})
-    assert read_scalars(none) == ({}, {'a/knn': [(0, 5.0)]})
+    assert read_scalars(none) == ({}, {'a/knn': [(0, 5.0)]}, None)
 
 
 def test_no_log_is_named(tmp_path):
@@ -145,6 +150,8 @@ def test_plot_shows_the_views_in_their_colors_and_sizes(tmp_path, interrupted_ru
         path,
         losses=scalars.train,
         metrics={'k-NN top-1, %': scalars.val, 'k-NN top-1 of the map, %': scalars.val},
+        costs=dict.fromkeys(scalars.val, 3.0),
+        cost_label='seconds',
         baselines={'raw pixels': 0.9},
         views=views,
     )
@@ -158,5 +165,19 @@ def test_plot_shows_the_views_in_their_colors_and_sizes(tmp_path, interrupted_ru
 
 def test_plot_without_curves(tmp_path):
     views = [[np.zeros((8, 8, 3), np.uint8)]]
-    plot_training(tmp_path / 'a.png', {}, {'metric': {}}, {}, views)
+    plot_training(tmp_path / 'a.png', {}, {'metric': {}}, {}, 'seconds', {}, views)
     assert (tmp_path / 'a.png').stat().st_size > 1000
+
+
+def test_curves_of_a_model_have_its_color_and_are_stretched_by_their_costs():
+    axis = Figure().subplots()
+    points = [(0, 50.0), (2, 60.0)]
+    names = ('a b alone', 'c alone', 'a b together', 'c together')
+    costs = dict(zip(names, (1, 2, 3, 4), strict=True))
+    _draw_curves(axis, dict.fromkeys(names, points), costs, {})
+    lines = {line.get_label(): line for line in axis.get_lines()}
+    assert {name: [*line.get_xdata()] for name, line in lines.items()} == {
+        name: [0, 2 * cost] for name, cost in costs.items()
+    }
+    styles = [(line.get_color(), line.get_linestyle()) for line in lines.values()]
+    assert styles == [('C0', '--'), ('C1', '--'), ('C0', '-'), ('C1', '-')]

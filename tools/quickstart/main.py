@@ -14,7 +14,16 @@ import time
 from pathlib import Path
 
 from mmengine.logging import MMLogger
-from quickstart_runs import OUT, PAIR, REPORT, RUNS, default_out, open_record, show_report, train
+from quickstart_runs import (
+    OUT,
+    PAIR,
+    RUNS,
+    default_out,
+    is_reported,
+    open_record,
+    show_report,
+    train,
+)
 
 from mmmokd.cli.run_tool import run_tool
 from mmmokd.cli.stop_signals import this_command, where
@@ -79,7 +88,7 @@ def main() -> None:
     check_folder(out)
     with lock_folder(out, '--out OTHER'):
         asked = open_record(out, args, len(paths) if paths else None)
-        if all((out / name).is_file() for name in REPORT):
+        if is_reported(out):
             print(show_report(out))
             return
         if asked['images'] is None:

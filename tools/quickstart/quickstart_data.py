@@ -29,6 +29,9 @@ SIDE = 72  # pixels of the shorter side; the views are cut at 64
 TEST_EVERY = 5  # one image of so many of a class is for testing
 MIN_PER_CLASS = 5
 MIN_TRAIN = 20  # labeled images for training: the neighbors that k-NN asks for
+# Dataloaders of the labeled images, for training's validation and for an evaluation.
+BANKS = ('val_cfg.bank_dataloader', 'test_cfg.bank_dataloader')
+QUERIES = ('val_dataloader', 'test_dataloader')
 LOAD = LoadImage(skip_bad=False)  # one for all threads: what it warns of, it says once
 
 
@@ -53,7 +56,7 @@ def fashion_mnist(data: Path, asked: dict[str, Any]) -> Task:
         with atomic_write(data / file.stem) as part:  # two calls may do this at once
             with gzip.open(file) as packed, part.open('wb') as out:
                 shutil.copyfileobj(packed, out)
-    loaders = ('train_dataloader', 'val_dataloader', 'val_cfg.bank_dataloader')
+    loaders = ('train_dataloader', *BANKS, *QUERIES)
     options = {f'{loader}.dataset.data_root': str(data) for loader in loaders}
     options['randomness.seed'] = asked['seed']
     if asked['epochs']:
@@ -99,8 +102,9 @@ def own_images(copies: Path, paths: list[Path] | None, asked: dict[str, Any]) ->
         'train_dataloader.dataset.data_root': str(copies / 'train'),
     }
     if held_out:
-        options['val_dataloader.dataset.data_root'] = str(copies / 'test')
-        options['val_cfg.bank_dataloader.dataset.data_root'] = str(copies / 'train')
+        for loaders, part in ((BANKS, 'train'), (QUERIES, 'test')):
+            for loader in loaders:
+                options[f'{loader}.dataset.data_root'] = str(copies / part)
     return Task('folder', bool(held_out), options)
 
 

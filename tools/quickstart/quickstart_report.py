@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-"""The results of the quick start's three runs: a table and an image."""
+"""The results of the quick start's three runs: tables and an image."""
 
 import json
 from pathlib import Path
@@ -8,29 +8,27 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
-from quickstart_runs import REPORT, RUNS
+from quickstart_runs import PROBE, REPORT, RUNS
+from quickstart_tables import (
+    ACCURACIES,
+    BRANCHES,
+    PROBE_METRIC,
+    SIGNALS,
+    Points,
+    cost_by_curve,
+    describe_costs,
+    metric_table,
+    probe_table,
+    speed_table,
+)
 
 from mmmokd.evaluation import weighted_knn
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.errors import RunStoppedError
-from mmmokd.utils.table import markdown_table
 from mmmokd.visualization import RunScalars, plot_training, read_scalars
 
-BRANCHES = {'cnn': 'CNN', 'vit': 'ViT'}
-# Metrics by their names in the log: k-NN of the teachers' features where there are labels ...
-ACCURACIES = {
-    'k-NN top-1, %': 'teacher/knn_top1',
-    'k-NN top-1 of the feature map, %': 'teacher.map/knn_top1',
-}
-# ... and statistics of these features where there are none.
-SIGNALS = {
-    'effective rank of the features': 'effective_rank',
-    'standard deviation of the features': 'feature_std',
-}
 NUM_IMAGES = 4
 RAW_SIZE = 28  # pixels
-
-Points = list[tuple[float, float]]
 
 
 def write_report(out: Path, cfg: Config, raw: float | None) -> None:
@@ -48,16 +46,24 @@ def write_report(out: Path, cfg: Config, raw: float | None) -> None:
     scalars = {run: read_scalars(out / folder) for run, folder in RUNS.items()}
     metrics = SIGNALS if raw is None else ACCURACIES
     curves = {name: collect(scalars, name) for name in metrics}
-    text = '\n\n'.join(table(metric, found, raw) for metric, found in curves.items())
+    seconds = collect_seconds(scalars)
+    probes = {} if raw is None else {PROBE_METRIC: collect_probes(out)}
+    tables = [metric_table(metric, found, raw) for metric, found in curves.items()]
+    if raw is not None:
+        tables[1:1] = [probe_table(*probes.values())]
+        tables += [speed_table(curves, seconds)]
+    text = '\n\n'.join([*tables, describe_costs(seconds)])
     plot_training(
         out / REPORT[2],
         losses={key: v for key, v in scalars['together'].train.items() if '.loss_' in key},
         metrics=curves,
+        costs=cost_by_curve(seconds),
+        cost_label='seconds of training (alone: of both runs)',
         baselines={} if raw is None else {'raw pixels': raw},
         views=sample_views(cfg),
     )
-    results = json.dumps(dict(raw_pixels=raw, **curves), indent=2)
-    for name, content in zip(REPORT, (text, results), strict=False):
+    results = dict(raw_pixels=raw, **curves, **probes, epoch_seconds=seconds)
+    for name, content in zip(REPORT, (text, json.dumps(results, indent=2)), strict=False):
         with atomic_write(out / name) as part:
             part.write_text(f'{content}\n', encoding='utf-8')
 
@@ -89,25 +95,40 @@ def collect(scalars: dict[str, RunScalars], metric: str) -> dict[str, Points]:
     return curves
 
 
-def table(metric: str, curves: dict[str, Points], raw: float | None) -> str:
-    """A row for each branch in Markdown: untrained, alone, together.
+def collect_probes(out: Path) -> dict[str, float]:
+    """Top-1 of the linear probe of every branch in every run, as tools/evaluate.py measured it.
 
     Args:
-        metric (str): What is compared.
-        curves (dict[str, list[tuple[float, float]]]): From :func:`collect`.
-        raw (float, optional): The same of raw pixels.
+        out (Path): Folder with one folder a run.
 
     Returns:
-        str: The table.
+        dict[str, float]: In percent, of pooled features of the teachers, by 'CNN alone' and so on.
     """
-    baseline = {} if raw is None else {'raw pixels': raw}
-    first = 'untrained' if metric in ACCURACIES else 'first logged'
-    rows = []
-    for name in BRANCHES.values():
-        alone, together = curves[f'{name} alone'], curves[f'{name} together']
-        values = [*baseline.values(), alone[0][1], alone[-1][1], together[-1][1]]
-        rows.append([name, *(f'{value:.2f}' for value in values)])
-    return markdown_table([metric, *baseline, first, 'alone', 'together'], rows)
+    probes = {}
+    for run, folder in RUNS.items():
+        evaluated = json.loads((out / folder / PROBE).read_text(encoding='utf-8'))['results']
+        for branch in folder.split('-'):
+            name = f'{BRANCHES[branch]} {run.split()[-1]}'
+            probes[name] = evaluated[f'{branch}.teacher']['linear_top1']
+    return probes
+
+
+def collect_seconds(scalars: dict[str, RunScalars]) -> dict[str, float]:
+    """Seconds of training that an epoch of each run takes.
+
+    Args:
+        scalars (dict[str, RunScalars]): What each run logged.
+
+    Returns:
+        dict[str, float]: By run, rounded.
+
+    Raises:
+        RunStoppedError: If a run did not log it.
+    """
+    for run, logged in scalars.items():
+        if logged.epoch_seconds is None:
+            raise RunStoppedError(f'the run "{run}" logged no time of its iterations')
+    return {run: round(logged.epoch_seconds, 3) for run, logged in scalars.items()}
 
 
 def raw_pixel_knn(cfg: Config, k: int = 20) -> float:

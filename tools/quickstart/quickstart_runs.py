@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
+# Evaluates what it has trained in the process that trained it: one start fewer.
+TRAIN_AND_EVALUATE = ROOT / 'tools' / 'benchmarks' / 'rivals' / 'run_case.py'
 CONFIGS = ROOT / 'configs' / 'mokd' / 'quickstart'
 OUT = ROOT / 'work_dirs' / 'quickstart'
 RECORD = 'quickstart.json'  # what was asked for
 REPORT = ('results.md', 'results.json', 'quickstart.png')
 PAIR = 'cnn-vit'
+PROBE = Path('evaluation', 'results.json')  # of tools/evaluate.py, in the folder of a run
+# For tools/evaluate.py. A probe of feature maps takes longer than that of pooled features, three
+# times as long in all.
+EVALUATION = ('--knn', 20, '--cfg-options', 'val_cfg.maps=False', 'test_cfg.maps=False')
 RUNS = {'CNN alone': 'cnn', 'ViT alone': 'vit', 'together': PAIR}
 # Of mmengine's log: how far it is, and warnings of images and of collapsed branches.
-PROGRESS = re.compile(r'- (INFO - (?:Epoch|resum).*|WARNING - (?:Branch|.*image).*)')
+PROGRESS = re.compile(r'- (INFO - (?:Epoch\((?:train|val)|resum).*|WARNING - (?:Branch|.*image).*)')
 
 
 class Task(NamedTuple):
@@ -105,30 +111,40 @@ def open_record(out: Path, args: argparse.Namespace, count: int | None) -> dict[
 
 
 def train(work_dir: Path, task: Task) -> None:
-    """Run tools/train.py as a user would, from its newest checkpoint, unless that is its last.
+    """Train from the newest checkpoint and evaluate the last one, as far as that is not done.
+
+    It runs tools/train.py and, where there are labels, tools/evaluate.py, as a user would.
 
     Args:
         work_dir (Path): Folder to write to, named as in ``RUNS``.
         task (Task): What to train on.
 
     Raises:
-        RunStoppedError: If the training fails.
+        RunStoppedError: If it fails.
     """
     cfg = task.load(work_dir.name)
     last = work_dir / f'epoch_{cfg.train_cfg.max_epochs}.pth'
-    if last.is_file():
-        if not task.labeled or is_validated(work_dir, cfg.train_cfg.max_epochs):
-            print('finished by an earlier call')
-            return
+    if last.is_file() and task.labeled and not is_validated(work_dir, cfg.train_cfg.max_epochs):
         last.unlink()  # a run resumed from it would have nothing left to do
+    if not last.is_file():
+        shutil.rmtree((work_dir / PROBE).parent, ignore_errors=True)  # of another checkpoint
+    elif not task.labeled or (work_dir / PROBE).is_file():
+        print('finished by an earlier call')
+        return
+    else:
+        print('trained by an earlier call: the linear probe is left')
     work_dir.mkdir(exist_ok=True)
     # The whole config, not --cfg-options, which would split a folder's name at its commas.
     config = work_dir / Path(cfg.filename).name
     with atomic_write(config) as part:
         part.write_text(cfg.pretty_text, encoding='utf-8')
-    command = [ROOT / 'tools' / 'train.py', config, '--work-dir', work_dir, '--resume', 'auto']
-    command += [] if task.labeled else ['--no-validate']
-    run_script(command, work_dir / 'output.txt', show=PROGRESS)
+    if task.labeled:
+        command = [TRAIN_AND_EVALUATE, config, last, *EVALUATION]
+    else:
+        train_py = ROOT / 'tools' / 'train.py'
+        command = [train_py, config, '--work-dir', work_dir, '--resume', 'auto', '--no-validate']
+    output = 'evaluation.txt' if last.is_file() else 'output.txt'
+    run_script(command, work_dir / output, show=PROGRESS)
 
 
 def is_validated(work_dir: Path, epoch: int) -> bool:
@@ -146,8 +162,22 @@ def is_validated(work_dir: Path, epoch: int) -> bool:
     return any(points[-1][0] == epoch for points in read_scalars(work_dir).val.values())
 
 
+def is_reported(out: Path) -> bool:
+    """Check whether a folder has a report, and all that is in it today.
+
+    Args:
+        out (Path): The folder.
+
+    Returns:
+        bool: False as well for a report of an earlier version, without costs and linear probes.
+    """
+    if not all((out / name).is_file() for name in REPORT):
+        return False
+    return 'epoch_seconds' in json.loads((out / REPORT[1]).read_text(encoding='utf-8'))
+
+
 def show_report(out: Path) -> str:
-    """The table of a finished quick start, and where its files are.
+    """The tables of a finished quick start, and where its files are.
 
     Args:
         out (Path): The folder.
