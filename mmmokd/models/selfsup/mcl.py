@@ -209,4 +209,4 @@ class MCL(BaseMultiBranch):
             pooled=join([each.pooled for each in passes]),
             tokens=join([each.tokens for each in passes]),
         )
-        return NetworkOutput(teacher, [features], batch)
+        return teacher([views], batch, [features])  # by its call, which hooks see
