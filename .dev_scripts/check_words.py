@@ -94,6 +94,8 @@ def check_spelling(paths: list[Path]) -> int:
         str(LISTS / 'words.txt'),
         '--ignore-words',
         str(LISTS / 'ignore.txt'),
+        '--ignore-regex',
+        f'.*{OFF}$',
         *map(str, paths),
     )
 

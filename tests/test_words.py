@@ -20,7 +20,7 @@ def test_findings(tmp_path):
     page.write_text(
         'A picture of a grey cat.\nIt is no file, and is not there.\nIt goes on, too.\n'
         'The colours are too many, there is no limit, and it reads, too few times.\n'
-        'What goes on is quoted  <!-- check-words: off\n'
+        'What goes on in a colour is quoted  <!-- check-words: off\n'
     )
     done = check(page)
     assert done.returncode == 1, done.stderr

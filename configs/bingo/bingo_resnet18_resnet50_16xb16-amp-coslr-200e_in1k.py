@@ -47,4 +47,4 @@ cosine = dict(
     by_epoch=True, convert_to_iter_based=True,
 )  # fmt: skip
 param_scheduler = dict(_delete_=True, resnet18=[cosine])
-default_hooks = dict(ema_teacher=None, prototype_freeze=None, collapse_monitor=None)
+default_hooks = dict(ema_teacher=None, prototype_freeze=None)

@@ -37,4 +37,4 @@ train_dataloader = dict(
 optimizer = _base_.optim_wrapper.branches.cnn.optimizer
 optim_wrapper = dict(branches=dict(_delete_=True, cnn=dict(optimizer=optimizer)))
 param_scheduler = dict(_delete_=True, cnn=_base_.param_scheduler.cnn[:1])  # no search head
-default_hooks = dict(ema_teacher=None, prototype_freeze=None, collapse_monitor=None)
+default_hooks = dict(ema_teacher=None, prototype_freeze=None)

@@ -43,5 +43,4 @@ param_scheduler = dict(_delete_=True, resnet18=[cosine])
 default_hooks = dict(
     ema_teacher=dict(base_momentum=0.999, end_momentum=0.999),
     prototype_freeze=None,
-    collapse_monitor=None,
 )

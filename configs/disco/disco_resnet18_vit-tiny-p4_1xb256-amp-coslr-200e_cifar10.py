@@ -28,4 +28,4 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optimizer = _base_.optim_wrapper.branches.cnn.optimizer
 optim_wrapper = dict(branches=dict(_delete_=True, cnn=dict(optimizer=optimizer)))
 param_scheduler = dict(_delete_=True, cnn=_base_.param_scheduler.cnn[:1])  # no search head
-default_hooks = dict(prototype_freeze=None, collapse_monitor=None)  # they are for prototypes
+default_hooks = dict(prototype_freeze=None)  # it is for prototypes

@@ -16,4 +16,4 @@ model = dict(
 )
 optim_wrapper = dict(branches=dict(cnn=dict(parts=dict(_delete_=True))))
 param_scheduler = dict(cnn=_base_.param_scheduler.cnn[:1])  # no search head
-default_hooks = dict(prototype_freeze=None, collapse_monitor=None)  # they are for prototypes
+default_hooks = dict(prototype_freeze=None)  # it is for prototypes

@@ -41,5 +41,4 @@ param_scheduler = dict(
 default_hooks = dict(
     ema_teacher=dict(base_momentum=0.999, end_momentum=0.999),
     prototype_freeze=None,
-    collapse_monitor=None,
 )

@@ -48,4 +48,4 @@ param_scheduler = dict(
         )
     ],
 )  # fmt: skip
-default_hooks = dict(ema_teacher=None, prototype_freeze=None, collapse_monitor=None)
+default_hooks = dict(ema_teacher=None, prototype_freeze=None)

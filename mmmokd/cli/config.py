@@ -199,10 +199,24 @@ def _put(cfg: Config, key: str, value: Any) -> None:
                 f'--cfg-options {key}: {cfg.filename} has no list {place}: give all of it'
             )
         if depth == len(parents):
+            _check_empty(cfg, key, value, node.get(name) if isinstance(node, dict) else node[index])
             node[index] = value
         elif isinstance(node, dict) and node.get(name) is None:
             node[name] = ConfigDict()
         node = node[index]
+
+
+def _check_empty(cfg: Config, key: str, value: Any, previous: Any) -> None:
+    """Refuse an empty text where the config has none: a value that was forgotten."""
+    if value != '' or (isinstance(previous, str | None) and not key.endswith('type')):
+        return
+    kinds = {dict: 'a dict', list: 'a list', tuple: 'a list'}
+    found = next((text for kind, text in kinds.items() if isinstance(previous, kind)), previous)
+    where = '' if found is None else f', where {cfg.filename} has {found}'
+    raise ConfigError(
+        f'--cfg-options {key}= has no value after the equals sign{where}: give one, or leave the option '
+        'out'
+    )
 
 
 def _check_left_out(cfg: Config, key: str, place: str, name: str) -> None:
@@ -271,7 +285,12 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
     Args:
         cfg (Config): The config; changed in place.
         work_dir (str, optional): The folder given.
+
+    Raises:
+        ConfigError: If it is an empty text, which would be the current folder.
     """
+    if work_dir == '':
+        raise ConfigError("--work-dir has no value: name a folder ('.' is the current one)")
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:

@@ -38,6 +38,10 @@ CLOSED = (CheckpointHook.__init__,)
 LIBRARY = '.mim'  # the folder of a library's configs
 BASE_VARIABLE = re.compile(r'\{\{\s*([\w.:]+)\s*\}\}')
 KINDS = {bool: 'True or False', int: 'an integer', float: 'a number', type(None): 'None'}
+CONTAINERS = {
+    **dict.fromkeys((dict, Mapping), 'a dict'),
+    **dict.fromkeys((list, tuple, Sequence), 'a list'),
+}
 
 Place = tuple[str, ...]
 # Its place in the config, what stands there, and what is wrong with it.
@@ -479,9 +483,11 @@ def _by_annotation(path: Place, annotation: Any, value: Any) -> str | None:
     kinds = typing.get_args(annotation) if union else (annotation,)
     if isinstance(value, list) and {*kinds} <= {str, Path, type(None)} and str in kinds:
         return 'a text'
-    if not isinstance(value, str) or any(kind not in KINDS for kind in kinds):
+    if not isinstance(value, str):
         return None
-    return ' or '.join(KINDS[kind] for kind in kinds)
+    known = KINDS if value else {**KINDS, **CONTAINERS}  # some of which take a text as well
+    names = [known.get(kind, known.get(typing.get_origin(kind))) for kind in kinds]
+    return None if None in names else ' or '.join(names)
 
 
 def _by_table(key: str, value: Any, targets: Sequence[Callable]) -> str | None:

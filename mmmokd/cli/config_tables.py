@@ -167,14 +167,17 @@ class Rule(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A condition on a value: its type, or a list of values."""
+    """A condition on a value: its type, or a list of values; ``filled``: and not an empty one."""
 
     text: str
     types: tuple[type, ...] = ()
     values: tuple = ()
+    filled: bool = False
 
     def fits(self, value: Any) -> bool:
         """Check a value."""
+        if self.filled and isinstance(value, str | list | tuple) and not value:
+            return False
         return isinstance(value, self.types) or any(value == each for each in self.values)
 
     def __str__(self) -> str:
@@ -191,7 +194,8 @@ NEVER_OR_ONE = Rule(1, whole=True, also=(-1, None))
 SWITCH = Kind('True or False', (bool, int, type(None)))
 DICT = Kind('a dict', (dict, type(None)))
 DICT_OR_LIST = Kind('a dict or a list', (dict, list, tuple, type(None)))
-TEXT = Kind('a text', (str, type(None)))
+TEXT = Kind('a text', (str, type(None)), filled=True)
+TRANSFORMS = Kind('a list of at least one transform', (list, tuple), filled=True)
 HOOK = dict(
     interval=NEVER_OR_ONE,
     max_keep_ckpts=NEVER_OR_ONE,
@@ -243,6 +247,7 @@ RULES: dict[str, dict[str, Rule | Kind]] = {
         warmup_teacher_temp_epochs=NOT_NEGATIVE,
         warmup_weight_epochs=NOT_NEGATIVE,
     ),
+    'dataset': dict(pipeline=TRANSFORMS),
     'pipeline': dict(crop_size=SIZE, size=SIZE, scale=POSITIVE),
     '*': {
         **dict.fromkeys(('img_size', 'patch_size', 'in_channels'), SIZE),

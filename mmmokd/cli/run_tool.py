@@ -37,7 +37,7 @@ class CfgOptions(DictAction):
         options = dict(getattr(namespace, self.dest, None) or {})
         for item in values:
             key, equals, text = item.partition('=')
-            if not equals:
+            if not equals or not all(part.strip() for part in key.split('.')):
                 raise argparse.ArgumentError(self, f'{item!r} is not of the form KEY=VALUE')
             options[key] = self._read(item, text.strip())
         setattr(namespace, self.dest, options)

@@ -34,7 +34,7 @@ MORE_EXTENSIONS = ('.avif', '.heic', '.heif', '.hif', '.jxl')
 # Names of the parts of a dataset, which make poor classes.
 SPLITS = {
     *('train', 'training', 'val', 'valid', 'validation', 'test', 'testing', 'dev', 'eval'),
-    *('trainval', 'unlabeled', 'unlabeled'),
+    *('trainval', 'unlabeled', 'unlabelled'),  # check-words: off
 }
 # So many listed paths, spread evenly, are looked up before training; all would take minutes.
 NUM_PROBED = 100

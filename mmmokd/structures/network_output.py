@@ -54,6 +54,7 @@ class NetworkOutput:
         self.batch = batch
         self._grad = torch.is_grad_enabled()
         self._kept: dict[str, object] = {}
+        self._watchers: list[tuple[str, Callable[[Tensor], object]]] = []
 
     def __getitem__(self, name: str) -> Tensor:
         """The output of a neck, or a feature of the backbone.
@@ -163,6 +164,18 @@ class NetworkOutput:
             self._kept[key] = compute()
         return self._kept[key]
 
+    def watch(self, name: str, function: Callable[[Tensor], object]) -> None:
+        """Call a function with the output of a neck, if and when it is computed.
+
+        Nothing is computed for it: where heads use the layers of a neck without its output
+        (:meth:`prototype_input`), or the output of the first views alone, it gets no more.
+
+        Args:
+            name (str): Name of the neck.
+            function (Callable[[Tensor], object]): Takes the output, shape (V * B, ...).
+        """
+        self._watchers.append((name, function))
+
     def first(self, num_views: int) -> NetworkOutput:
         """The output of the first views alone, as if the network had seen no others.
 
@@ -182,9 +195,7 @@ class NetworkOutput:
         passes = _first_passes(self, num_views)
         if len(passes) == len(self.passes):
             return self
-        return self._keep(
-            f'first.{num_views}', lambda: NetworkOutput(self.network, passes, self.batch)
-        )
+        return self._keep(f'first.{num_views}', lambda: self._of(passes))
 
     def detach(self, num_views: int) -> NetworkOutput:
         """The same output as a target: of the first views alone, without gradients.
@@ -198,6 +209,11 @@ class NetworkOutput:
             NetworkOutput: Shares the network and the results.
         """
         return _DetachedOutput(self, num_views)
+
+    def _of(self, passes: list[BackboneFeatures]) -> NetworkOutput:
+        output = NetworkOutput(self.network, passes, self.batch)
+        output._watchers = self._watchers
+        return output
 
     def _keep(self, key: str, compute: Callable[[], T]) -> T:
         # Not as at the call: a head may read a student's output where it needs no gradient, and
@@ -216,10 +232,15 @@ class NetworkOutput:
                     "reads 'tokens' of such views takes them from `passes`"
                 )
             return torch.cat([features.tokens for features in self.passes])
-        found = self.prototype_input(name)
-        if found is not None:
-            return self.neck(name)(found.features.flatten(0, 1), mode='prototypes')
-        return self._run(name)
+        hidden = self.prototype_input(name)
+        if hidden is not None:
+            found = self.neck(name)(hidden.features.flatten(0, 1), mode='prototypes')
+        else:
+            found = self._run(name)
+        for watched, function in self._watchers:
+            if watched == name:
+                function(found)
+        return found
 
     def _run(self, name: str, **mode: str) -> Tensor:
         neck = self.neck(name)

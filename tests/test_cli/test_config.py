@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transfer_testing import need
 
-from mmmokd.cli.config import load_config
+from mmmokd.cli.config import load_config, set_work_dir
 from mmmokd.cli.run_tool import tool_parser
 from mmmokd.utils.config_tree import get_node
 
@@ -207,6 +207,35 @@ def test_text_or_list_is_not_guessed(value, capsys):
         load(FOLDER, f'train_dataloader.dataset.data_root={value}')
     said = capsys.readouterr().err
     assert f"{value}' may be a text or a list: quote the text, as in KEY='\"a, b\"'" in said
+
+
+@pytest.mark.parametrize(
+    ('key', 'found'),
+    [
+        ('train_dataloader.dataset.pipeline', 'a list'),
+        ('model.branches.cnn', 'a dict'),
+        ('optim_wrapper.optimizer.lr', '0.1'),
+        ('optim_wrapper.type', 'OptimWrapper'),
+    ],
+)
+def test_value_that_was_forgotten(key, found):
+    with pytest.raises(ValueError) as error_info:
+        load(FOLDER, f'{key}=')
+    place = key.replace('wrapper.optimizer', 'wrapper.branches.cnn.optimizer')
+    message = (
+        f'--cfg-options {place}= has no value after the equals sign, where {FOLDER} has {found}'
+    )
+    assert str(error_info.value).startswith(message)
+    assert load(FOLDER, 'train_dataloader.dataset.data_prefix=')  # an empty text is one
+    with pytest.raises(ValueError, match='--work-dir has no value: name a folder'):
+        set_work_dir(load_config(FOLDER), '')
+
+
+@pytest.mark.parametrize('option', ['=3', '=', 'model..type=x'])
+def test_option_without_a_key(option, capsys):
+    with pytest.raises(SystemExit):
+        load(FOLDER, option)
+    assert f'{option!r} is not of the form KEY=VALUE' in capsys.readouterr().err
 
 
 def test_list_in_place_of_a_text():

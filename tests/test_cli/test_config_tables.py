@@ -70,6 +70,12 @@ SWITCH = 'True or False'
         ('model=ResNet', 'a dict'),
         ('custom_hooks=EMAHook', 'a list'),
         ('param_scheduler=cosine', 'a dict or a list'),
+        ('train_dataloader.dataset.pipeline=[]', 'a list of at least one transform'),
+        ('train_dataloader.dataset.pipeline=crop', 'a list of at least one transform'),
+        ('train_dataloader.dataset.indices=', 'an integer or a list or None'),
+        ('model.branches.cnn.views=', 'a list or None'),
+        ('work_dir=', 'a text'),
+        ('load_from=', 'a text'),
     ],
 )
 def test_wrong_value_is_refused(option, allowed):

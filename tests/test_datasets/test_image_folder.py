@@ -210,7 +210,15 @@ def test_classes_are_named(tmp_path, read_log):
     assert read_log()[-1].endswith(f'7 classes in {tmp_path}: a, b, c, d, e and 2 more')
 
 
-@pytest.mark.parametrize('names', [('train', 'val'), ('Training', 'TEST', 'extra'), ('val',)])
+@pytest.mark.parametrize(
+    'names',
+    [
+        ('train', 'val'),
+        ('Training', 'TEST', 'extra'),
+        ('val',),
+        ('test', 'unlabelled'),  # check-words: off
+    ],
+)
 def test_classes_that_are_parts_of_a_dataset(tmp_path, read_log, names):
     put(tmp_path, *(f'{name}/cats/1.png' for name in names))
     ImageFolder(str(tmp_path), with_label=True)

@@ -124,3 +124,18 @@ def test_once():
         'value', 'value'
     ]  # fmt: skip
     assert len(calls) == 1
+
+
+def test_watched_neck():
+    """Told once, when a head reads the neck; of the first views, where these alone are read."""
+    net, groups = network(), passes((2, 4), (1, 2))
+    whole, first = NetworkOutput(net, groups, B), NetworkOutput(net, groups, B)
+    seen = []
+    for output in (whole, first):
+        output.watch('neck', seen.append)
+    assert not net.neck.seen
+    assert whole['plain'] is not None and not seen
+    for _ in range(2):
+        found = whole.detach(2)['neck'], whole['neck']
+    assert len(seen) == 1 and torch.equal(seen[0].unflatten(0, (3, B)), found[1])
+    assert torch.equal(first.first(2)['neck'], seen[1].unflatten(0, (2, B))) and len(seen) == 2

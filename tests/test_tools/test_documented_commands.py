@@ -109,7 +109,9 @@ REPLACED = (
     (r'(transfer\.sh .*(?:\\\n)?.*\.py) 8\b', r'\1 1'),
     (  # both machines, a process on each
         r'NNODES=2 NODE_RANK=0 MASTER_ADDR=[\d.]+ (.*) [28]\b',
-        r'for rank in 0 1; do PORT=FREE NNODES=2 NODE_RANK=$rank \1 1 & done; wait -n; wait -n',
+        # Each by its number: `wait -n` finds none if both have ended.
+        r'ids=; for rank in 0 1; do PORT=FREE NNODES=2 NODE_RANK=$rank \1 1 & ids="$ids $!"; done; '
+        r'for id in $ids; do wait $id; done',
     ),
 )
 PYTHON_REPLACED = (

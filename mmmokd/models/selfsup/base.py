@@ -38,6 +38,7 @@ from .checks import (
     check_branch,
     check_global_size,
     check_names,
+    check_refused,
     check_seen_views,
     check_statistics,
     describe_branch,
@@ -86,6 +87,8 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         neck_defaults (dict): See above.
         left_out (tuple[str]): Names of the branches that are None.
         branch_type (str): ``type`` of a branch whose config has none.
+        refused (dict[str, str]): Arguments of a branch that would have no effect here, or break what
+            the algorithm compares, each with the reason.
         step_graph (StepGraph, optional): Runs training steps as CUDA graphs; set by
             :class:`AccelerationHook`.
 
@@ -98,6 +101,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
     necks: Mapping[str, dict] = {}
     neck_defaults: Mapping[str, Any] = {}
     branch_type = 'mmmokd.Branch'
+    refused: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -141,6 +145,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
                     check_branch(
                         cfg, self._arguments(cfg) if isinstance(cfg, dict) else [], self.necks
                     )
+                    check_refused(cfg, type(self).__name__, self.refused)
                     peers[name], heads[name] = self._resolve_edges(name, cfg, cfgs)
         read = outputs_read(peers, heads)
         built = {}

@@ -50,6 +50,10 @@ class BINGO(BaseOffline):
     necks = dict(projector=dict(type='mmpretrain.MoCoV2Neck', with_avg_pool=False))
     neck_defaults = dict(hid_channels=2048)
     needs_bags = True  # read by InputCheckHook
+    refused = dict(
+        views='students see the first view, teachers the second, of images and members of their bags',
+        cache='a teacher sees other members of the bags in each epoch',
+    )
 
     def __init__(
         self,

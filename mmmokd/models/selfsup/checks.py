@@ -52,6 +52,13 @@ def check_branch(cfg: Any, arguments: Sequence[str], necks: Mapping[str, dict]) 
             raise ConfigError(f'{key} must be {allowed}, but got {cfg[key]!r}')
 
 
+def check_refused(cfg: Mapping[str, Any], owner: str, refused: Mapping[str, str]) -> None:
+    """Refuse arguments of a branch that an algorithm has no use for."""
+    for key, reason in refused.items():
+        if cfg.get(key) is not None:
+            raise ConfigError(f'{owner} takes no {key}={cfg[key]!r} of a branch: {reason}')
+
+
 def check_seen_views(
     branches: Mapping[str, Branch],
     num_global_views: int,

@@ -46,6 +46,7 @@ class DisCo(BaseOffline):
     necks = dict(projector=dict(type='mmpretrain.MoCoV2Neck', with_avg_pool=False))
     neck_defaults = dict(hid_channels=2048)
     student_ema = True
+    refused = dict(views='students and frozen teachers see both views, EMA teachers the second')
 
     def __init__(
         self, branches: dict[str, dict | None], num_global_views: int = 2, **kwargs

@@ -75,6 +75,10 @@ class MCL(BaseMultiBranch):
     )
     necks = dict(projector=dict(type='mmpretrain.LinearNeck', norm_cfg=None))
     neck_defaults = dict(out_channels=128)
+    refused = dict(
+        views='all branches see the views that student_views and num_global_views of the model name',
+        cache='queries and keys are different views, whose features are computed in each step',
+    )
 
     def __init__(
         self,
@@ -209,4 +213,4 @@ class MCL(BaseMultiBranch):
             pooled=join([each.pooled for each in passes]),
             tokens=join([each.tokens for each in passes]),
         )
-        return NetworkOutput(teacher, [features], batch)
+        return teacher([views], batch, [features])  # by its call, which hooks see

@@ -191,4 +191,5 @@ class BaseOffline(BaseMultiBranch):
 
 
 def _is_frozen(cfg: dict | None) -> bool:
-    return bool(isinstance(cfg, dict) and cfg.get('frozen'))
+    # With frozen='backbone' a branch learns necks, as a student.
+    return isinstance(cfg, dict) and cfg.get('frozen') is True

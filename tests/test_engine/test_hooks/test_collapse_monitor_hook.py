@@ -2,13 +2,14 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from mokd_testing import short_log, train
+from mokd_testing import BACKBONES, build_mokd, random_views, short_log, train
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from mmmokd.analysis import effective_rank, feature_std, mutual_information, pro
 from mmmokd.engine.hooks.collapse_monitor_hook import CollapseMonitorHook
 from mmmokd.models.heads import DistillationHead
 from mmmokd.models.necks import DINOProjector
+from mmmokd.models.utils import step_graph
 from mmmokd.structures import BackboneFeatures, NetworkOutput
 
 PROTOTYPES, CHANNELS = 32, 16
@@ -142,14 +144,14 @@ def test_listens_only_in_its_turn():
 
 def test_no_alarm_on_healthy_branches():
     torch.manual_seed(0)
-    assert Drive(dict(cnn=Branch(0.04), vit=Branch(0.07))).run(healthy(), 300) == []
-    assert Drive(dict(cnn=Branch()), warmup_iters=0).run(healthy(4), 300) == []
+    assert Drive(dict(cnn=Branch(0.04), vit=Branch(0.07))).run(healthy(), 100) == []
+    assert Drive(dict(cnn=Branch()), warmup_iters=0).run(healthy(4), 100) == []
 
 
 def test_uniform_targets_are_reported_once_with_what_to_change():
     torch.manual_seed(0)
     drive = Drive(dict(cnn=Branch(temperature=20.0), vit=Branch()))
-    warnings = drive.run(healthy(), 300)
+    warnings = drive.run(healthy(), 100)
     assert len(warnings) == 1
     text = warnings[0]
     assert text.startswith("Branch 'cnn' has collapsed: in 3 checks in a row (iterations 60 to 80)")
@@ -165,7 +167,7 @@ def test_constant_targets():
     branch.teacher.projector.mlp[-1].weight.data.zero_()
     branch.teacher.projector.mlp[-1].bias.data.normal_()
     branch.heads['self'].center_momentum = 1.0
-    (text,) = Drive(dict(cnn=branch)).run(healthy(), 300)
+    (text,) = Drive(dict(cnn=branch)).run(healthy(), 100)
     assert 'gave all 32 views of the batch the same target, and not a uniform one' in text
     assert 'let the center follow faster' in text and 'at most 3.47' in text
 
@@ -174,7 +176,7 @@ def test_constant_features():
     torch.manual_seed(0)
     branch = Branch()
     branch.heads['self'].center_momentum = 1.0
-    (text,) = Drive(dict(cnn=branch)).run(constant(), 300)
+    (text,) = Drive(dict(cnn=branch)).run(constant(), 100)
     assert 'the same feature: feature std 0.00000, expected above 0.01' in text
     assert 'normalization' in text
 
@@ -204,7 +206,7 @@ def test_patience_counts_checks_in_a_row():
 def test_stop_ends_the_run():
     torch.manual_seed(0)
     with pytest.raises(RuntimeError, match="Branch 'cnn' has collapsed"):
-        Drive(dict(cnn=Branch()), stop=True).run(constant(), 300)
+        Drive(dict(cnn=Branch()), stop=True).run(constant(), 100)
 
 
 def test_nothing_is_said_in_warm_up():
@@ -221,7 +223,7 @@ def test_nothing_is_said_in_warm_up():
 
 def test_one_image_says_nothing():
     torch.manual_seed(0)
-    assert Drive(dict(cnn=Branch())).run(constant(2), 300) == []
+    assert Drive(dict(cnn=Branch())).run(constant(2), 100) == []
     drive = Drive(dict(cnn=Branch()), interval=1)
     drive.step(torch.randn(1, CHANNELS))
     assert math.isnan(drive.scalar('cnn.entropy'))
@@ -237,7 +239,7 @@ def test_no_more_than_max_samples_are_looked_at():
 
 def test_broken_numbers_are_left_to_the_loss_hook():
     drive = Drive(dict(cnn=Branch()))
-    assert drive.run(lambda: torch.full((8, CHANNELS), torch.nan), 300) == []
+    assert drive.run(lambda: torch.full((8, CHANNELS), torch.nan), 100) == []
     assert math.isnan(drive.scalar('cnn.feature_std'))
 
 
@@ -256,21 +258,28 @@ def test_errors():
 class Uncentered(nn.Module):
     """A head without targets, as those that compare pairs of views."""
 
-    reads, teacher = 'pooled', 'own'
+    reads = target_reads = 'pooled'
+    teacher = 'own'
 
 
 def test_watches_the_heads_that_can_be_asked():
     """The first of a branch with targets of its own teacher; another one by its name."""
-    plain, frozen, alone = Branch(), Branch(), Branch()
-    del plain.heads['self']
-    plain.heads['koleo'] = Uncentered()
-    frozen.student, alone.teacher = None, None
-    drive = Drive(dict(cnn=Branch(koleo=Uncentered()), plain=plain, frozen=frozen, alone=alone))
+    plain, frozen, alone, fixed = Branch(), Branch(), Branch(), Branch()
+    for branch in (plain, fixed):
+        del branch.heads['self']
+        branch.heads['koleo'] = Uncentered()
+    frozen.student, alone.teacher, fixed.student.frozen_backbone = None, None, True
+    branches = dict(plain=plain, frozen=frozen, alone=alone, fixed=fixed)
+    drive = Drive(dict(branches, cnn=Branch(koleo=Uncentered())))
     assert {name: head for name, (_, head) in drive.hook._watched.items()} == {
-        'cnn': drive.model.branches['cnn'].heads['self']
+        'plain': None,
+        'alone': None,
+        'cnn': drive.model.branches['cnn'].heads['self'],
     }
     (text,) = drive.runner.logger.infos
-    assert text.startswith('CollapseMonitorHook does not watch') and 'plain, frozen, alone' in text
+    assert (
+        text.startswith('CollapseMonitorHook does not watch') and 'teacher: frozen, fixed' in text
+    )
 
     other = DistillationHead(PROTOTYPES, student_temp=0.2)
     peers = DistillationHead(PROTOTYPES, teacher='peers')
@@ -282,6 +291,111 @@ def test_watches_the_heads_that_can_be_asked():
         ValueError, match="'cross' of branch cnn gives no targets of the branch's own"
     ):
         Drive(branches, head='cross')
+
+
+SMALL = dict(backbone=BACKBONES['cnn'])
+LINEAR = dict(hid_channels=20, out_channels=20)
+SIMSIAM = dict(SMALL, projector=LINEAR, predictor=LINEAR)
+TEACHER = dict(backbone=BACKBONES['vit'], frozen=True)
+POOLED = dict(seed=dict(target_reads='pooled', queue_length=32))
+# The model, and of its watched branches: the network, the neck and the numbers of its views.
+WITHOUT_TARGETS = {
+    'DoGoSimSiam': (
+        dict(branches=dict(one=SIMSIAM, two=SIMSIAM)),
+        dict(one=('student', 'projector', (0, 1)), two=('student', 'projector', (2, 3))),
+    ),
+    'MCL': (
+        dict(branches=dict(one=SMALL), queue_length=32, neck_defaults=dict(out_channels=20)),
+        dict(one=('teacher', 'projector', (1,))),
+    ),
+    # Its EMA teacher has no batch norm and does not run: nobody learns from it.
+    'SEED': (
+        dict(
+            branches=dict(one=dict(SMALL, heads=POOLED), big=TEACHER),
+            neck_defaults=dict(hid_channels=20, out_channels=24),
+        ),
+        dict(one=('student', 'projector', (0,))),
+    ),
+}
+
+
+def watch(kind, views, iters=1, change=lambda model: None, **kwargs):
+    """Watches an algorithm's losses; gives the model, and the drive with what was logged."""
+    cfg, watched = WITHOUT_TARGETS[kind]
+    model = build_mokd(**cfg, type=f'mmmokd.{kind}', global_size=32, **kwargs)
+    for branch in model.branches.values():
+        branch.load_state_dict(branch.state_dict())  # frozen ones have to be loaded
+    change(model)
+    drive = Drive(model.branches, interval=1, warmup_iters=0)
+    used = [number for *_, numbers in watched.values() for number in numbers]
+    for _ in range(iters):
+        drive.hook.before_train_iter(drive.runner, 0)
+        model(views[: max(used) + 1], mode='loss')
+        drive.hook.after_train_iter(drive.runner, 0)
+        drive.runner.iter += 1
+    return model, drive
+
+
+def plain_signals(rows):
+    """Spread of the directions of rows, and number of directions that they fill."""
+    rows = rows.detach().double().numpy()
+    directions = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    shares = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
+    shares = shares[shares > 1e-9 * shares.max()] / shares.sum()
+    std = np.mean(directions.std(axis=0)) * np.sqrt(rows.shape[1])
+    return std, np.exp(-(shares * np.log(shares)).sum())
+
+
+@pytest.mark.parametrize('kind', WITHOUT_TARGETS)
+def test_branch_without_targets(kind):
+    """Its numbers are those of a plain formula; healthy, constant, on a line."""
+    views = random_views(20, (32, 32, 32, 32))
+    model, drive = watch(kind, views, iters=3)
+    assert drive.runner.logger.warnings == []
+    watched = WITHOUT_TARGETS[kind][1]
+    for name, (network, neck, numbers) in watched.items():
+        network = getattr(model.branches[name], network)
+        pooled = network.extract(torch.cat([views[i] for i in numbers])).pooled
+        embedded = getattr(network, neck)((pooled,))
+        embedded = embedded[-1] if isinstance(embedded, tuple) else embedded
+        for what, rows in (('feature_std effective_rank', pooled), ('embedding_', embedded)):
+            keys = what.split() if ' ' in what else [f'{what}std', f'{what}rank']
+            for key, value in zip(keys, plain_signals(rows), strict=True):
+                assert drive.scalar(f'{name}.{key}') == pytest.approx(value, rel=1e-4), (name, key)
+    assert not any('entropy' in key for key in drive.runner.message_hub.log_scalars)
+
+    _, drive = watch(kind, [torch.ones_like(view) for view in views], iters=4)
+    assert len(drive.runner.logger.warnings) == len(watched)
+    for text, (name, (network, *_)) in zip(
+        drive.runner.logger.warnings, watched.items(), strict=True
+    ):
+        assert text.startswith(f"Branch '{name}' has collapsed: in 3 checks in a row (iterations")
+        assert (
+            f"its {network}'s backbone gave all" in text and 'views of the batch the same' in text
+        )
+
+    def flatten(model):  # a projector that keeps one direction of the features
+        for name, (network, neck, _) in watched.items():
+            layers = getattr(getattr(model.branches[name], network), neck).modules()
+            *_, last = (each for each in layers if isinstance(each, nn.Linear))
+            last.weight.data = torch.ones_like(last.weight) * last.weight[:1]
+
+    _, drive = watch(kind, views, iters=4, change=flatten)
+    assert len(drive.runner.logger.warnings) == len(watched)
+    for text in drive.runner.logger.warnings:
+        assert 'embeddings that differ in little more than one direction: effective rank' in text
+        assert 'expected above 2.0 (at most' in text
+
+
+def test_keys_of_several_groups_are_watched(monkeypatch):
+    later = []  # as in a captured step, after each of whose replays these are called
+    monkeypatch.setattr(step_graph, '_after_replay', later)
+    with pytest.raises(RuntimeError, match="no network of branch 'one' ran"):
+        watch('MCL', random_views(20, (32, 32)))
+    assert len(later) == 4  # features and embeddings of both networks
+    monkeypatch.undo()
+    _, drive = watch('MCL', random_views(20, (32, 32)), key_groups=2)
+    assert drive.scalar('one.effective_rank') > 2 and drive.scalar('one.embedding_rank') > 2
 
 
 class Noise(Dataset):

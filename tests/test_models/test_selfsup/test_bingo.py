@@ -50,5 +50,10 @@ def test_cutmix():
 def test_refuses(tmp_path):
     with pytest.raises(ConfigError, match='cutmix_alpha of BINGO must be a positive number'):
         build(offline_cfg('BINGO', tmp_path, cutmix_alpha=0))
+    for argument in (dict(views=[0, 1]), dict(cache='x', frozen='backbone')):
+        with pytest.raises(
+            ConfigError, match=f'branch cnn: BINGO takes no {next(iter(argument))}='
+        ):
+            build(offline_cfg('BINGO', tmp_path, student=argument))
     with pytest.raises(ConfigError, match='as mmmokd.NeighborBags makes it, but got 3 images'):
         build(offline_cfg('BINGO', tmp_path))(two_views(3), mode='loss')

@@ -266,6 +266,11 @@ def vit(**kwargs):
             vit(heads=dict(vcl=dict(reads='pooled'))),
             'must read one neck, of which a branch has one queue, but got pooled, projector',
         ),
+        (
+            vit(views=[1, 0]),
+            r'branch vit: MCL takes no views=\[1, 0\] of a branch: all branches see the views that',
+        ),
+        (vit(cache='x', frozen=True), "branch vit: MCL takes no cache='x' of a branch: queries"),
     ],
 )
 def test_what_cannot_be(settings, message):

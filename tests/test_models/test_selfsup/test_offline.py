@@ -61,6 +61,18 @@ def test_several_students_and_none_of_each_other(tmp_path):
     assert model.branches['next'].heads['dis']['vit'].loss_weight == 0.5
 
 
+def test_student_of_a_frozen_backbone(tmp_path):
+    """It teaches nobody: it learns its neck from the frozen branch alone."""
+    cfg = offline_cfg('DisCo', tmp_path)
+    cfg['branches']['head'] = dict(backbone=cfg['branches']['vit']['backbone'], frozen='backbone')
+    model = build(cfg)
+    assert losses_of(model) == [
+        f'{name}.loss_{term}' for name in ('cnn', 'head') for term in ('co', 'dis.vit')
+    ]
+    learning = [name for name, p in model.branches['head'].named_parameters() if p.requires_grad]
+    assert learning and all(name.startswith('student.projector.') for name in learning)
+
+
 def test_views_that_nothing_reads_are_refused(tmp_path):
     model = build(offline_cfg('CompRess', tmp_path))
     with pytest.raises(
@@ -96,6 +108,10 @@ def test_missing_checkpoint_is_named(tmp_path):
         (
             lambda b: b.update(big=dict(copy.deepcopy(b['vit']), projector=MOCO)),
             'heads.dis reads projector of teachers of which some have none',
+        ),
+        (
+            lambda b: b['cnn'].update(views=[0, 1]),
+            r'branch cnn: DisCo takes no views=\[0, 1\] of a branch: students and frozen teachers see',
         ),
         (
             lambda b: b['cnn'].update(cross_weight={}),
