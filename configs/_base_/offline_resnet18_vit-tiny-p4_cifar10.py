@@ -18,7 +18,8 @@ model = dict(
     ),
 )
 
-load, crop, pack = _base_.train_pipeline
+all_views = _base_.train_pipeline
+load, crop, pack = all_views
 train_pipeline = [load, dict(crop, groups=crop.groups[:2]), pack]  # the global views
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
