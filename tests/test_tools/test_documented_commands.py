@@ -60,20 +60,12 @@ ELSEWHERE = (
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
     'python tools/benchmarks/rivals.py',  # test_rivals.py
     'python tools/benchmarks/imagenet.py',  # test_imagenet.py
-    'bash tools/dist_train.sh configs/dino/',  # test_dino_dogo_configs.py
-    'python tools/train.py configs/dino/',  # likewise
-    'python tools/train.py configs/dogo/',  # likewise
     *(
-        f'{command} configs/{name}/'  # test_mcl_seed_configs.py
+        f'{command} configs/{name}/'  # test_configs_rivals.py
         for command in ('python tools/train.py', 'bash tools/dist_train.sh')
-        for name in ('mcl', 'seed')
+        for name in ('dino', 'dogo', 'mcl', 'seed', 'bingo', 'compress', 'disco')
     ),
     'python tools/train.py $CONFIG --cfg-options train_dataloader.batch_size=256',  # dist_train.sh
-    *(
-        f'{command} configs/{name}/'  # test_offline_configs.py
-        for command in ('python tools/train.py', 'bash tools/dist_train.sh')
-        for name in ('bingo', 'compress', 'disco')
-    ),
     'python tools/dataset_converters/find_neighbors.py',  # test_find_neighbors.py
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
     'python tools/cache_features.py CONFIG',  # test_cache_features.py
