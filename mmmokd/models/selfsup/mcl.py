@@ -10,7 +10,7 @@ from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import BranchNetwork
-from ..branches.branch import group_by_size
+from ..branches.seen_views import group_by_size
 from ..heads.contrastive_head import BaseContrastiveHead, Similarities
 from ..utils import EmbeddingQueue, check_counts
 from .by_branch import BaseByBranch
