@@ -40,6 +40,7 @@ class BaseDistillationHead(BranchHead):
         ConfigError: If a temperature is not positive or a count or weight is negative.
     """
 
+    needs_teacher = True
     capturable = True
 
     def __init__(
@@ -56,10 +57,6 @@ class BaseDistillationHead(BranchHead):
     ) -> None:
         check_number('a distillation head', 'loss_weight', loss_weight, zero=True)
         super().__init__(reads, teacher, loss_weight, init_cfg)
-        if teacher == 'none':
-            raise ConfigError(
-                f"{type(self).__name__} learns from a teacher: set teacher to 'own' or 'peers'"
-            )
         for name, value in dict(
             student_temp=student_temp,
             teacher_temp=teacher_temp,
