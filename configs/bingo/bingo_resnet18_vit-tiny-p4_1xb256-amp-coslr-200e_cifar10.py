@@ -2,39 +2,20 @@
 # BINGO with the branches, global views, optimizer and evaluation of MOKD's config: a ViT that an earlier
 # run trained is frozen; the CNN learns from it by bags of images that are alike for it. Before the
 # first run: python tools/dataset_converters/find_neighbors.py CONFIG
-_base_ = '../mokd/mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
+_base_ = '../_base_/offline_resnet18_vit-tiny-p4_cifar10.py'
 
-# Any weights of the backbone, in its place: model.branches.vit.backbone.init_cfg.checkpoint=FILE.
-teacher = dict(
-    type='Pretrained',
-    checkpoint='work_dirs/dino_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10/epoch_200.pth',
-    prefix='branches.vit.teacher.backbone.',
-)
-cnn, vit = _base_.model.branches.cnn.backbone, _base_.model.branches.vit.backbone
 model = dict(
-    _delete_=True,
     type='mmmokd.BINGO',
-    global_size=32,
-    branches=dict(
-        # 65536 would hold each of the 50,000 images more than once.
-        cnn=dict(backbone=cnn, heads=dict(bag=dict(queue_length=4096))),
-        vit=dict(frozen=True, backbone=dict(vit, init_cfg=teacher)),
-    ),
+    # 65536 would hold each of the 50,000 images more than once.
+    branches=dict(cnn=dict(heads=dict(bag=dict(queue_length=4096)))),
 )
-
-load, crop, pack = _base_.train_pipeline
-train_pipeline = [load, dict(crop, groups=crop.groups[:2]), pack]  # the global views
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='mmmokd.NeighborBags',
         neighbors='work_dirs/bingo_resnet18_vit-tiny-p4_cifar10_neighbors.npz',
         num_neighbors=5,
-        dataset=dict(_base_.train_dataloader.dataset, pipeline=train_pipeline),
+        dataset=_base_.train_dataloader.dataset,
     )
 )
-
-optimizer = _base_.optim_wrapper.branches.cnn.optimizer
-optim_wrapper = dict(branches=dict(_delete_=True, cnn=dict(optimizer=optimizer)))
-param_scheduler = dict(_delete_=True, cnn=_base_.param_scheduler.cnn[:1])  # no search head
-default_hooks = dict(ema_teacher=None, prototype_freeze=None)
+default_hooks = dict(ema_teacher=None)

@@ -22,7 +22,6 @@ from torch.utils.data import Subset
 
 from mmmokd.datasets import MultiCrop, iter_transforms
 from mmmokd.models.branches import Branch
-from mmmokd.models.branches.branch import group_by_size
 from mmmokd.models.branches.feature_cache import (
     FORMAT,
     META,
@@ -36,6 +35,8 @@ from mmmokd.models.branches.feature_cache import (
     shard_path,
     write_shard,
 )
+from mmmokd.models.branches.loading import check_loaded
+from mmmokd.models.branches.seen_views import group_by_size
 from mmmokd.structures import BackboneFeatures
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.errors import CannotWriteError, ConfigError
@@ -138,7 +139,7 @@ class FeatureWriter:
         self.runner = runner
         self.folder = Path(folder).expanduser()
         self.branch = find_frozen(runner.model, branch)
-        self.branch._check_loaded()
+        check_loaded(self.branch.network(), self.branch.frozen)
         self.network = self.branch.network('teacher').eval()
         self.with_tokens = reads_tokens(self.network)
         self.dataset = runner.train_dataloader.dataset

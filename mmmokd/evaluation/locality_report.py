@@ -21,7 +21,6 @@ from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.table import markdown_table
 from mmmokd.visualization import plot_locality
-from mmmokd.weights import check_target
 
 from .locality import Locality
 
@@ -90,25 +89,6 @@ def single_runs(results: Results) -> dict[str, dict[str, Locality]]:
                 network: found[number] for network, found in networks.items() if number < len(found)
             }
     return runs
-
-
-def check_out(out: str | Path) -> Path:
-    """Make sure that results can be written, before anything is measured.
-
-    Args:
-        out (str | Path): Folder for ``locality.md``, ``locality.json`` and ``locality.png``; made if
-            it does not exist. Earlier results in it are replaced.
-
-    Returns:
-        Path: The folder.
-
-    Raises:
-        ConfigError: If one of the files is a folder.
-        CannotWriteError: If the folder cannot be written to.
-    """
-    for name in FILES:
-        check_target(Path(out) / name, overwrite=True)
-    return Path(out)
 
 
 def summarize(found: Locality) -> dict[str, Any]:
@@ -299,7 +279,7 @@ def write_locality(out: Path, results: Results, facts: dict[str, Any]) -> str:
     """Write ``locality.md``, ``locality.json`` and ``locality.png``, all or none.
 
     Args:
-        out (Path): Folder that :func:`check_out` has checked.
+        out (Path): Folder that :func:`~mmmokd.evaluation.report.check_out` has checked.
         results (dict[str, dict[str, list[Locality]]]): By name of checkpoints and network.
         facts (dict): For the files: ``'config'``, ``'checkpoints'``, ``'images'``,
             ``'num_images'``.

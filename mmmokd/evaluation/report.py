@@ -124,20 +124,23 @@ def _folders(cfg: Config, train: str, test: str) -> tuple[dict, dict]:
     return loader(train), loader(test)
 
 
-def check_out(out: str | Path) -> Path:
-    """Make sure that results can be written, before an evaluation is run.
+def check_out(out: str | Path, files: Sequence[str] = FILES) -> Path:
+    """Make sure that results can be written, before anything is measured.
 
     Args:
-        out (str | Path): Folder for ``results.md``, ``results.json`` and ``results.png``; made if
-            it does not exist. Earlier results in it are replaced.
+        out (str | Path): Folder for the files; made if it does not exist. Earlier results in it are
+            replaced.
+        files (Sequence[str]): Their names. Defaults to ``results.md``, ``results.json`` and
+            ``results.png``.
 
     Returns:
         Path: The folder.
 
     Raises:
-        ValueError: If it cannot be written to.
+        ConfigError: If one of the files is a folder.
+        CannotWriteError: If the folder cannot be written to.
     """
-    for name in FILES:
+    for name in files:
         check_target(Path(out) / name, overwrite=True)
     return Path(out)
 

@@ -1,12 +1,18 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Configs made small, and random images in the form of each data set that they name."""
 
+import functools
 import pickle
 import struct
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
+import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmpretrain.models import VisionTransformer as ViT
 from PIL import Image
 
@@ -24,6 +30,57 @@ def dicts(node) -> Iterator[dict]:
     if isinstance(node, dict | list | tuple):
         for child in node.values() if isinstance(node, dict) else node:
             yield from dicts(child)
+
+
+@contextmanager
+def no_memory():
+    """Build models without memory for their weights.
+
+    Backbones read the numbers of their linspace, queues draw their rows by a generator of their own.
+    """
+    with (
+        patch('torch.linspace', functools.partial(torch.linspace, device='cpu')),
+        patch('torch.Generator', functools.partial(torch.Generator, 'cpu')),
+        torch.device('meta'),
+    ):
+        yield
+
+
+class WatchGradients(Hook):
+    """Keeps the names of the parameters that have had a gradient."""
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.trained = set()
+        for name, param in runner.model.named_parameters():
+            if param.requires_grad:
+                param.register_post_accumulate_grad_hook(lambda _, n=name: self.trained.add(n))
+
+
+class OneStep(WatchGradients):
+    """Ends the run after a step; keeps its losses and settings, and which parameters it moved."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.groups = {
+            name: [dict(group, params=len(group['params'])) for group in wrapper.param_groups]
+            for name, wrapper in runner.optim_wrapper.items()
+        }
+        self.before = checksums(runner.model)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses = {key: float(x.detach()) for key, x in outputs.items() if '.loss_' in key}
+        self.total = float(outputs['loss'].detach())
+        after = checksums(runner.model)
+        self.moved = {name for name in after if after[name] != self.before[name]}
+        runner.train_loop.stop_training = True
+
+
+def checksums(model):
+    """Of every parameter; copies would double the memory."""
+    return {
+        name: zlib.crc32(p.detach().contiguous().numpy()) for name, p in model.named_parameters()
+    }
 
 
 def draw_image(path, rng, size=80):

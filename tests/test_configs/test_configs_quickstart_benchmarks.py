@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from config_testing import make_data_roots
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mokd_testing import train
@@ -41,11 +40,11 @@ def save_pair(path, data):
 
 
 @pytest.mark.parametrize('path', CLASSIFIERS, ids=[path.stem for path in CLASSIFIERS])
-def test_takes_its_branch_and_trains(path, pair, tmp_path, tmp_path_factory):
+def test_takes_its_branch_and_trains(path, pair, tmp_path, data_roots):
     cfg = Config.fromfile(path)
     cfg.work_dir, cfg.experiment_name = str(tmp_path), tmp_path.name
     cfg.model.backbone.init_cfg.checkpoint = str(pair[0])
-    root = str(make_data_roots(tmp_path_factory)['FashionMNIST'])
+    root = str(data_roots['FashionMNIST'])
     cfg.train_dataloader.dataset.dataset.data_root = cfg.val_dataloader.dataset.data_root = root
     cfg.train_dataloader.dataset.share = 0.5
     cfg.train_cfg.max_epochs = cfg.train_cfg.val_interval = 1

@@ -1,15 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """Every config for mmdet and mmseg: it builds at full size, and it trains, made small, one step."""
 
-import functools
 import gc
 import math
 import re
 
 import pytest
 import torch
+from config_testing import WatchGradients, no_memory
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mokd_testing import short_log
 from transfer_testing import BENCHMARKS, make_checkpoint, make_data, need, small_config
@@ -51,9 +50,7 @@ def data(tmp_path_factory):
 
 
 @each_config
-def test_config_builds_at_full_size(path, monkeypatch):
-    # Without memory for the weights. Backbones read the numbers of their linspace.
-    monkeypatch.setattr(torch, 'linspace', functools.partial(torch.linspace, device='cpu'))
+def test_config_builds_at_full_size(path):
     cfg = Config.fromfile(path)
     assert len(path.read_text().splitlines()) <= 60
     scope = 'mmdet' if path in DETECTION else 'mmseg'
@@ -64,7 +61,7 @@ def test_config_builds_at_full_size(path, monkeypatch):
     assert cfg.train_dataloader.batch_size == int(batch_size)
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=int(gpus) * int(batch_size))
     init_default_scope(scope)
-    with torch.device('meta'):
+    with no_memory():
         model = MODELS.build(cfg.model)
     maps = model.extract_feat(torch.empty(2, 3, 224, 256, device='meta'))
     if path in SEGMENTATION:
@@ -81,17 +78,12 @@ def test_config_builds_at_full_size(path, monkeypatch):
         assert level.shape[-2:] == (math.ceil(224 / stride), math.ceil(256 / stride))
 
 
-class OneStep(Hook):
+class OneStep(WatchGradients):
     """Keeps what a run began with, and what its step found and did."""
 
-    priority = 'VERY_LOW'
-
     def before_train(self, runner):
+        super().before_train(runner)
         self.start = {key: value.clone() for key, value in runner.model.state_dict().items()}
-        self.trained = set()
-        for name, param in runner.model.named_parameters():
-            if param.requires_grad:
-                param.register_post_accumulate_grad_hook(lambda _, n=name: self.trained.add(n))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses = {key: float(value.detach()) for key, value in outputs.items()}

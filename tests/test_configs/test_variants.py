@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from config_testing import dicts, draw_image, make_data_roots
+from config_testing import dicts, draw_image
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hooks import Hook
@@ -25,15 +25,9 @@ BATCH, STEPS = 4, 2
 CROP = dict(type='mmmokd.MultiCrop', groups=[dict(num=2, size=16, scale=(0.5, 1.0))])
 
 
-@pytest.fixture(scope='module')
-def cifar(tmp_path_factory):
-    """A few random images in the form of CIFAR-10."""
-    return make_data_roots(tmp_path_factory)['CIFAR10']
-
-
-@pytest.fixture(autouse=True)
-def _random_images_are_cifar(monkeypatch):
-    monkeypatch.setattr('mmpretrain.datasets.cifar.check_md5', lambda path, md5: True)
+@pytest.fixture
+def cifar(data_roots):
+    return data_roots['CIFAR10']
 
 
 class Steps(Hook):

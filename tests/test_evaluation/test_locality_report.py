@@ -8,11 +8,12 @@ import torch
 from mmmokd.analysis import linear_cka
 from mmmokd.evaluation.locality import Locality
 from mmmokd.evaluation.locality_report import (
+    FILES,
     add_network,
-    check_out,
     name_checkpoints,
     write_locality,
 )
+from mmmokd.evaluation.report import check_out
 from mmmokd.utils.errors import ConfigError
 
 FACTS = dict(config='c.py', checkpoints=[], images='some', num_images=10, seed=0)
@@ -67,7 +68,7 @@ def results():
 
 
 def test_tables_figures_and_plot(results, tmp_path):
-    out = check_out(tmp_path / 'new' / 'folder')
+    out = check_out(tmp_path / 'new' / 'folder', FILES)
     text = write_locality(out, results, FACTS)
     assert text == (out / 'locality.md').read_text()
     assert text.startswith(TEXT) and LAYERS in text
@@ -98,7 +99,7 @@ def test_tables_figures_and_plot(results, tmp_path):
 def test_of_one_network_there_is_nothing_to_be_similar_to(results, tmp_path):
     results.pop('alone')
     results['together'].pop('vit.teacher')
-    text = write_locality(check_out(tmp_path), results, FACTS)
+    text = write_locality(check_out(tmp_path, FILES), results, FACTS)
     assert 'CKA' not in text and 'by layer' not in text
 
 
@@ -126,7 +127,7 @@ def test_runs_of_several_seeds(results, tmp_path):
     (first,) = results['alone']['vit.teacher']
     shorter = [torch.full((2,), 1.0)] * 2
     add_network(results, 'alone', 'vit.teacher', first._replace(distances=shorter))
-    text = write_locality(check_out(tmp_path), results, FACTS)
+    text = write_locality(check_out(tmp_path, FILES), results, FACTS)
     # (1.5 + 1.0) / 2, and their deviation, 0.354, over sqrt(2)
     assert (
         '| vit.teacher | alone      | 1.25 ± 0.25            | 22.1 ± 4.4    | 100.0 ± 0.0' in text

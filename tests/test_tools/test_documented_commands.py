@@ -61,20 +61,12 @@ ELSEWHERE = (
     'python tools/train.py configs/mokd/variants/',  # test_variants.py
     'python tools/benchmarks/rivals.py',  # test_rivals.py
     'python tools/benchmarks/imagenet.py',  # test_imagenet.py
-    'bash tools/dist_train.sh configs/dino/',  # test_dino_dogo_configs.py
-    'python tools/train.py configs/dino/',  # likewise
-    'python tools/train.py configs/dogo/',  # likewise
     *(
-        f'{command} configs/{name}/'  # test_mcl_seed_configs.py
+        f'{command} configs/{name}/'  # test_configs_rivals.py
         for command in ('python tools/train.py', 'bash tools/dist_train.sh')
-        for name in ('mcl', 'seed')
+        for name in ('dino', 'dogo', 'mcl', 'seed', 'bingo', 'compress', 'disco')
     ),
     'python tools/train.py $CONFIG --cfg-options train_dataloader.batch_size=256',  # dist_train.sh
-    *(
-        f'{command} configs/{name}/'  # test_offline_configs.py
-        for command in ('python tools/train.py', 'bash tools/dist_train.sh')
-        for name in ('bingo', 'compress', 'disco')
-    ),
     'python tools/dataset_converters/find_neighbors.py',  # test_find_neighbors.py
     'python tools/train.py $CIFAR',  # test_configs.py, test_device_views_hook.py
     'python tools/cache_features.py CONFIG',  # test_cache_features.py
@@ -154,22 +146,33 @@ def read_blocks() -> list:
     """Of every block of the pages: variables set so far, and the commands that are new."""
     seen, blocks = set(), []
     for page in PAGES:
-        variables = []
+        variables = {}
         for block in re.findall(
             r'```(?:shell|bash|console)\n(.*?)```', page.read_text(), re.DOTALL
         ):
-            new = []
+            new = {}
             for command in read_commands(block):
                 if ASSIGNMENT.fullmatch(command):
-                    variables.append(fill_in(command))
+                    name, value = fill_in(command).split('=', 1)
+                    variables[name] = value
                 elif not command.startswith(ELSEWHERE):
-                    new.append('\n'.join([*variables * ('$' in command), fill_in(command)]))
-            scripts = [script for script in new if script not in seen]
+                    command = fill_in(command)
+                    lines = [f'{k}={v}' for k, v in variables.items()] * ('$' in command)
+                    new[spell_out(command, variables)] = '\n'.join([*lines, command])
+            scripts = [script for command, script in new.items() if command not in seen]
             if scripts:
                 tool = re.search(r'tools/(?:\w+/)*(\w+)\.', scripts[0])[1]
                 blocks.append(pytest.param(scripts, id=f'{page.relative_to(ROOT)}:{tool}'))
             seen.update(new)
     return blocks
+
+
+def spell_out(command: str, variables: dict[str, str]) -> str:
+    """A command in one line, without variables: pages may write the same one in several ways."""
+    for name, value in reversed(variables.items()):
+        value = value.strip('"').replace('\\', r'\\')
+        command = re.sub(rf'"?\${name}\b"?', value, command)
+    return ' '.join(command.replace('\\\n', ' ').split())
 
 
 def read_scripts() -> list:

@@ -91,17 +91,18 @@ def main() -> None:
         read_images,
     )
     from mmmokd.evaluation.locality_report import (
+        FILES,
         add_network,
-        check_out,
         name_checkpoints,
         write_locality,
     )
+    from mmmokd.evaluation.report import check_out
 
     cfg = load_config(args.config, args.cfg_options)
     require_keys(cfg, ('model',), 'measuring locality')
     named = name_checkpoints(args.checkpoints)
     files = [read_backbones(path) for _, path in named]
-    out = check_out(args.out or Path('work_dirs') / 'locality' / Path(cfg.filename).stem)
+    out = check_out(args.out or Path('work_dirs') / 'locality' / Path(cfg.filename).stem, FILES)
     dataset = build_images(cfg, args.data)
     model = build_model(cfg).to(get_device())
     batches = read_images(model, dataset, args.num_images, args.batch_size)

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from mmmokd.models.selfsup import BaseMultiBranch
+from mmmokd.models.selfsup import BaseByBranch
 from mmmokd.models.utils import OneDNNLinear, StepGraph, onednn
 from mmmokd.registry import HOOKS
 from mmmokd.utils import get_ori_model
@@ -143,7 +143,7 @@ def _why_not_captured(model: nn.Module, optim_wrapper: OptimWrapper) -> str | No
     """Say why the steps of a run cannot be CUDA graphs; None if they can."""
     if model is not get_ori_model(model):
         return f'the model is wrapped in {type(model).__name__}'
-    if not isinstance(model, BaseMultiBranch) or not model.trains_by_branch(optim_wrapper):
+    if not isinstance(model, BaseByBranch) or not model.trains_by_branch(optim_wrapper):
         return f'{type(model).__name__} does not train one branch after the other'
     if not isinstance(optim_wrapper, BranchOptimWrapperDict):
         return (

@@ -37,16 +37,13 @@ def weighted_knn(
         bank (Tensor): Labeled features, shape (N, C), of any norm.
         bank_labels (Tensor): Class ids of the bank, shape (N, ), integer.
         queries (Tensor): Features to classify, shape (Q, C); Q may be 0.
-        num_classes (int, optional): Number of classes. Defaults to None: the bank's largest label
-            plus one.
+        num_classes (int, optional): Defaults to None: the bank's largest label plus one.
         k (int | Sequence[int]): Numbers of neighbors; the neighbors of the largest serve all.
             Defaults to (10, 20).
         temperature (float): Temperature T of the votes. Defaults to 0.07.
         topk (int): Classes to return for each query. Defaults to 5.
-        chunk_size (int): Rows of the bank, and of the queries, compared at a time. Defaults
-            to 4096.
-        device (torch.device | str, optional): Where to compute. Defaults to None: where the
-            queries are.
+        chunk_size (int): Rows of bank and queries that are compared at a time. Defaults to 4096.
+        device (torch.device | str, optional): Where to compute. Defaults to None: as the queries.
         identities (tuple[Tensor, Tensor], optional): Numbers of the images of the bank, (N, ), and
             of the queries, (Q, ), int64. What has a query's own number is not its neighbor; -1 is
             no number. Defaults to None: all are different images.
@@ -65,21 +62,14 @@ def weighted_knn(
         torch.Size([7, 5])
     """
     ks = (k,) if isinstance(k, int) else tuple(k)
-    own = _count_own(*identities) if identities is not None else 0
+    own = _count_own(identities)
     check_num_neighbors(ks, len(bank), own)
-    if not temperature > 0:
-        raise ConfigError(f'the temperature of k-NN must be positive, but got {temperature}')
+    _check_temperature(temperature)
     num_classes = check_features(bank, bank_labels, queries, num_classes)
-    device = torch.device(device) if device is not None else queries.device
-    with torch.autocast(device.type, enabled=False):
-        similarity, labels = _nearest(
-            bank, bank_labels, queries, max(ks), chunk_size, device, identities if own else None
-        )
-        return {
-            each: _vote(similarity[:, :each], labels[:, :each], num_classes, temperature, topk,
-                        chunk_size).to(queries.device)
-            for each in ks
-        }  # fmt: skip
+    identities = identities if own else None
+    near = _nearest(bank, bank_labels, queries, max(ks), chunk_size, device, identities)
+    votes = {n: _vote(*near, n, num_classes, temperature, topk, chunk_size) for n in ks}
+    return {n: classes.to(queries.device) for n, classes in votes.items()}
 
 
 @torch.no_grad()
@@ -110,15 +100,16 @@ def nearest_neighbors(
         tensor([3, 2, 3, 2])
     """
     check_num_neighbors((k,), len(features), num_own=1)
-    device = torch.device(device) if device is not None else features.device
     numbers = torch.arange(len(features))
-    with torch.autocast(device.type, enabled=False):
-        _, found = _nearest(features, numbers, features, k, chunk_size, device, (numbers, numbers))
+    _, found = _nearest(features, numbers, features, k, chunk_size, device, (numbers, numbers))
     return found.cpu()
 
 
-def _count_own(bank: Tensor, queries: Tensor) -> int:
+def _count_own(identities: tuple[Tensor, Tensor] | None) -> int:
     """Count the images of the bank that are the same query, at most."""
+    if identities is None:
+        return 0
+    bank, queries = identities
     both = bank[(bank >= 0) & torch.isin(bank, queries)]
     return int(both.unique(return_counts=True)[1].max()) if len(both) else 0
 
@@ -149,6 +140,11 @@ def check_num_neighbors(ks: Sequence[int], num_bank: int, num_own: int = 0) -> N
         )
 
 
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ConfigError(f'the temperature of k-NN must be positive, but got {temperature}')
+
+
 def _normalize(features: Tensor, device: torch.device, name: str) -> Tensor:
     """Features of unit length on a device, in float32 or, where they are, float64."""
     features = features.to(device)
@@ -163,10 +159,11 @@ def _nearest(
     queries: Tensor,
     k: int,
     chunk_size: int,
-    device: torch.device,
+    device: torch.device | str | None,
     identities: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """Similarities and labels of every query's k nearest neighbors, nearest first: (Q, k) each."""
+    device = torch.device(device) if device is not None else queries.device
     queries = _normalize(queries, device, 'query')
     best = queries.new_full((len(queries), k), -torch.inf)
     best_labels = torch.full((len(queries), k), -1, dtype=torch.long, device=device)
@@ -177,7 +174,8 @@ def _nearest(
         key_labels = bank_labels[part].to(device, torch.long)
         for start in range(0, len(queries), chunk_size):
             rows = slice(start, start + chunk_size)
-            scores = queries[rows] @ keys.T
+            with torch.autocast(device.type, enabled=False):
+                scores = queries[rows] @ keys.T
             if identities:
                 own = query_ids[rows, None] == key_ids[part]
                 # The lowest of all: there are k others, and so none of these is left in the end.
@@ -193,12 +191,14 @@ def _nearest(
 def _vote(
     similarity: Tensor,
     labels: Tensor,
+    k: int,
     num_classes: int,
     temperature: float,
     topk: int,
     chunk_size: int,
 ) -> Tensor:
-    """Classes by falling sum of weights, (Q, topk)."""
+    """Classes by falling sum of the weights of the first k neighbors, (Q, topk)."""
+    similarity, labels = similarity[:, :k], labels[:, :k]
     predictions = labels.new_full((len(labels), topk), -1)
     for start in range(0, len(labels), chunk_size):
         rows = slice(start, start + chunk_size)

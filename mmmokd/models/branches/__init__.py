@@ -10,7 +10,7 @@ from .adapters import (
     adapt_features,
 )
 from .backbone import build_backbone, complete_backbone, describe_backbone
-from .branch import Branch, make_teacher
+from .branch import Branch
 from .feature_cache import FeatureCache
 from .inference import BackboneSpec, infer_features
 from .input_check import (
@@ -21,6 +21,7 @@ from .input_check import (
     find_unread_parameters,
 )
 from .network import BranchNetwork
+from .teacher import make_teacher
 
 __all__ = [
     'AutoAdapter',

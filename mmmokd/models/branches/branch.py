@@ -1,5 +1,4 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-import copy
 import functools
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,19 +12,17 @@ from mmmokd.registry import MODELS
 from mmmokd.structures import BackboneFeatures, NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 from mmmokd.utils.state_dict import name_some
-from mmmokd.weights.loaded import loaded_names, pretrained_entries
-from mmmokd.weights.lora import is_lora
+from mmmokd.weights.loaded import loaded_names
 
 from ..heads import BranchHead
-from .backbone import class_of, has_argument
+from .build_heads import build_heads
 from .feature_cache import FeatureCache, describe_network, reads_tokens
+from .loading import NETWORKS, check_loaded, names_network
 from .network import BranchNetwork
-from .terms import head_argument
+from .seen_views import check_views_seen, group_by_size
+from .teacher import make_teacher
 
-NETWORKS = ('student', 'teacher')
 FROZEN_BACKBONE = 'backbone'  # value of `frozen`
-# Arguments with which backbones of timm, torchvision and Hugging Face load weights by themselves.
-OWN_WEIGHTS = ('pretrained', 'checkpoint_path', 'weights', 'name_or_path')
 
 
 @MODELS.register_module()
@@ -98,7 +95,7 @@ class Branch(BaseModule):
         init_cfg: dict | list[dict] | None = None,
         **necks: dict,
     ) -> None:
-        of_network = _names_network(init_cfg)
+        of_network = names_network(init_cfg)
         super().__init__(None if of_network else init_cfg)
         if frozen and lora:
             raise ConfigError(f'lora adapts a backbone that learns, but frozen is {frozen!r}')
@@ -133,37 +130,12 @@ class Branch(BaseModule):
                 'a frozen branch learns from nothing, but got '
                 f'{", ".join((*(heads or ()), *self.peers))}'
             )
-        self.heads = ModuleDict(
-            {term: self._build_head(term, cfg, peers or {}) for term, cfg in (heads or {}).items()}
-        )
+        self.heads = build_heads(heads or {}, network, peers or {})
         if frozen == FROZEN_BACKBONE and not any(p.requires_grad for p in self.parameters()):
             raise ConfigError(
                 "frozen='backbone' trains necks, but no head reads one: give the branch a head that "
                 'does, or set frozen=True'
             )
-
-    def _build_head(
-        self, term: str, cfg: dict, peers: Mapping[str, float]
-    ) -> BranchHead | ModuleDict:
-        """A head, or one for each peer."""
-        cls = class_of(cfg)
-        if isinstance(cls, type) and not issubclass(cls, BranchHead):
-            raise ConfigError(
-                f'heads.{term}: {cls.__name__} is not a loss head of a branch (BranchHead)'
-            )
-        reads = head_argument(cfg, 'reads')
-        widths = dict(in_channels=reads, out_channels=reads, token_channels='tokens')
-        for key, of in widths.items():
-            if key not in cfg and has_argument(cls, key):
-                cfg = dict(cfg, **{key: self.network().width(of)})
-        if getattr(cls, 'masks_patches', False):
-            self.network().check_masks_patches()
-        if head_argument(cfg, 'teacher') != 'peers':
-            return MODELS.build(cfg)
-        # Every head has a state of its own, such as a center.
-        return ModuleDict(
-            {peer: MODELS.build({'loss_weight': w, **cfg}) for peer, w in peers.items()}
-        )
 
     @property
     def student_first(self) -> bool:
@@ -252,7 +224,7 @@ class Branch(BaseModule):
                 updates, were neither loaded by an ``init_cfg`` nor from a checkpoint; names them. If
                 the features of the cache are of other weights.
         """
-        self._check_loaded()
+        check_loaded(self.network(), self.frozen)
         if self.features is not None:
             network = self.network()
             self.features.check(describe_network(network))
@@ -261,34 +233,6 @@ class Branch(BaseModule):
                     f'the features in {self.cache} are pooled ones alone, but necks read maps '
                     f'({", ".join(network.neck_names)}): write them again for this branch'
                 )
-
-    def _check_loaded(self) -> None:
-        network = self.network()
-        if self.frozen:
-            what, fixed = 'the frozen branch would teach noise', ''
-        elif network.frozen_backbone:
-            what, fixed = (
-                'the necks would learn from noise, for their backbone is frozen',
-                'backbone.',
-            )
-        elif network.has_lora:
-            what, fixed = 'lora would adapt noise', 'backbone.'
-        else:
-            return
-        loaded = loaded_names(network)
-        if any(network.backbone_cfg.get(key) for key in OWN_WEIGHTS):
-            loaded |= {f'backbone.{name}' for name in network.backbone.state_dict()}
-        # Other buffers are constants, such as the indices of windows.
-        names = [name for name, _ in network.named_parameters() if not is_lora(name)]
-        names += [n for n in network.state_dict() if n.endswith(('running_mean', 'running_var'))]
-        random = [n for n in names if n.startswith(fixed) and n not in loaded]
-        if random:
-            raise ConfigError(
-                f'{what}: {len(random)} of its weights are random '
-                f'({name_some(random)}). Load them: init_cfg of the branch (Pretrained, with a prefix '
-                "such as 'branches.NAME.teacher.') loads backbone and necks, init_cfg of its "
-                'backbone the backbone alone, load_from or resume the whole model'
-            )
 
     @torch.no_grad()
     def reset_teacher(self, but: Collection[str] = ()) -> None:
@@ -379,79 +323,3 @@ class Branch(BaseModule):
                 f'{[each.views for each in self.features.passes]} views, but the model has {sizes}'
             )
         return found
-
-
-def check_views_seen(views: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Refuse what are not numbers of different views.
-
-    Args:
-        views (Sequence[int], optional): See :class:`Branch`.
-
-    Returns:
-        tuple[int, ...], optional: The same.
-
-    Raises:
-        ConfigError: If there is none, one twice, or one is not a whole number >= 0.
-    """
-    if views is None:
-        return None
-    is_list = isinstance(views, list | tuple) and len(views) > 0
-    if (
-        not is_list
-        or not all(type(i) is int and i >= 0 for i in views)
-        or len({*views}) < len(views)
-    ):
-        raise ConfigError(
-            'views of a branch must be a list of the numbers of different views, counted from 0, '
-            f'but got {views!r}'
-        )
-    return tuple(views)
-
-
-def _names_network(init_cfg: dict | list[dict] | None) -> bool:
-    """Check whether an ``init_cfg`` loads a student or teacher of a checkpoint."""
-    prefixes = [entry.get('prefix') or '' for entry in pretrained_entries(init_cfg)]
-    return any(prefix.rstrip('.').endswith(NETWORKS) for prefix in prefixes)
-
-
-def make_teacher(student: BranchNetwork) -> BranchNetwork:
-    """Copy a student, without drop path and without gradients.
-
-    A frozen backbone is not copied, nor are the weights below low-rank updates: both have them.
-
-    Args:
-        student (BranchNetwork): Any module.
-
-    Returns:
-        BranchNetwork: The copy.
-    """
-    shared = [student.backbone] if getattr(student, 'frozen_backbone', False) else []
-    if getattr(student, 'has_lora', False):
-        shared = [param for param in student.backbone.parameters() if not param.requires_grad]
-    teacher = copy.deepcopy(student, {id(each): each for each in shared})
-    for module in teacher.modules():
-        # mmcv, timm and torchvision each have a class of their own for it.
-        if type(module).__name__ == 'DropPath':
-            module.drop_prob = 0.0
-        elif type(module).__name__ == 'StochasticDepth':
-            module.p = 0.0
-    return teacher.requires_grad_(False)
-
-
-def group_by_size(global_views: list[Tensor], local_views: list[Tensor]) -> list[list[Tensor]]:
-    """Views that go through a model in one pass: the global ones, then neighbors of one size.
-
-    Args:
-        global_views (list[Tensor]): Views of one size, each (B, 3, H, W).
-        local_views (list[Tensor]): Further views.
-
-    Returns:
-        list[list[Tensor]]: The views in their order, grouped.
-    """
-    groups = [list(global_views)]
-    for i, view in enumerate(local_views):
-        if i and view.shape == groups[-1][-1].shape:
-            groups[-1].append(view)
-        else:
-            groups.append([view])
-    return groups

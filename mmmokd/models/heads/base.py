@@ -33,6 +33,7 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
     Attributes:
         must_agree (tuple[str]): Attributes of the neck that must be equal in the student and a
             peer's teacher.
+        needs_teacher (bool): Whether ``teacher`` must not be ``'none'``.
         needs_local_views (bool): Whether there must be a local view.
         needs_own_teacher (bool): Whether :meth:`loss` also takes the output of the branch's own
             teacher, as ``own_teacher``, beside that of a peer's.
@@ -42,10 +43,12 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
             ``'{branch}.{term}.{name}'`` in the step.
 
     Raises:
-        ConfigError: If ``teacher`` is something else, or the weight is negative.
+        ConfigError: If ``teacher`` is something else, or ``'none'`` for a head that needs one, or the
+            weight is negative.
     """
 
     must_agree: tuple[str, ...] = ()
+    needs_teacher = False
     needs_local_views = False
     needs_own_teacher = False
     capturable = False
@@ -63,6 +66,10 @@ class BranchHead(BaseModule, metaclass=ABCMeta):
             raise ConfigError(
                 f'teacher of {type(self).__name__} must be one of {", ".join(map(repr, TEACHERS))}, '
                 f'but got {teacher!r}'
+            )
+        if teacher == 'none' and self.needs_teacher:
+            raise ConfigError(
+                f"{type(self).__name__} learns from a teacher: set teacher to 'own' or 'peers'"
             )
         check_number(type(self).__name__, 'loss_weight', loss_weight, zero=True)
         self.reads = reads

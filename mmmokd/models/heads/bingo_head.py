@@ -1,19 +1,19 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 
 from ..losses import contrastive_cosines, info_nce
-from ..utils import EmbeddingQueue, check_counts, check_number
-from .offline_head import OfflineHead
+from ..utils import check_number
+from .info_nce_head import QueueInfoNCEHead
 
 NUM_QUERIES = 3  # the image, a member of its bag, and both mixed
 
 
 @MODELS.register_module()
-class BINGOHead(OfflineHead):
+class BINGOHead(QueueInfoNCEHead):
     """BINGO: the images of a bag are close to each other in the teacher's space.
 
     The losses of `BINGO <https://arxiv.org/abs/2107.01691>`_ (section 3.3), as the authors' code
@@ -45,6 +45,9 @@ class BINGOHead(OfflineHead):
         ConfigError: If a value is out of range.
     """
 
+    teacher = 'peers'  # in the place of the default of the class below
+    capturable = False
+
     def __init__(
         self,
         queue_length: int = 65536,
@@ -56,15 +59,13 @@ class BINGOHead(OfflineHead):
         loss_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(reads, 'peers', target_reads, loss_weight, init_cfg)
-        check_counts('BINGOHead', queue_length=queue_length)
-        check_number('BINGOHead', 'temperature', temperature)
+        super().__init__(
+            queue_length, temperature, reads, 'peers', target_reads, loss_weight, init_cfg
+        )
         check_number('BINGOHead', 'own_share', own_share, zero=True)
         check_number('BINGOHead', 'warmup_epochs', warmup_epochs, zero=True)
         if own_share > 1:
             raise ConfigError(f'own_share of BINGOHead must be in [0, 1], but got {own_share}')
-        self.queue_length = queue_length
-        self.temperature = temperature
         self.final_own_share = own_share
         self.warmup_epochs = warmup_epochs
         self.set_epoch(0)
@@ -80,19 +81,6 @@ class BINGOHead(OfflineHead):
         """
         self.own_share = 1.0 if epoch < self.warmup_epochs else self.final_own_share
         return dict(own_share=self.own_share)
-
-    def connect(self, student: nn.Module, teacher: nn.Module) -> None:
-        """Make the queue.
-
-        Args:
-            student (BranchNetwork): Of the branch.
-            teacher (BranchNetwork): Of the branch that it learns from.
-
-        Raises:
-            ConfigError: If the widths of their embeddings differ.
-        """
-        width = self.same_width(student, teacher)
-        self.queue = EmbeddingQueue(self.queue_length, dict(teacher=width))
 
     def loss(self, student: NetworkOutput, teacher: NetworkOutput, views: Views) -> Tensor:
         """The weighted loss.

@@ -96,6 +96,7 @@ class BaseContrastiveHead(BranchHead):
         ConfigError: If the temperature is not positive, or ``teacher`` is ``'none'``.
     """
 
+    needs_teacher = True
     capturable = True
 
     def __init__(
@@ -108,11 +109,6 @@ class BaseContrastiveHead(BranchHead):
     ) -> None:
         super().__init__(reads, teacher, loss_weight, init_cfg)
         check_number(type(self).__name__, 'temperature', temperature)
-        if teacher == 'none':
-            raise ConfigError(
-                f"{type(self).__name__} compares with a teacher's keys: set teacher to 'own' or "
-                "'peers'"
-            )
         self.temperature = temperature
 
     def connect(self, student: nn.Module, teacher: nn.Module) -> None:

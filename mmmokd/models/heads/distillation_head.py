@@ -40,6 +40,7 @@ class BaseDistillationHead(BranchHead):
         ConfigError: If a temperature is not positive or a count or weight is negative.
     """
 
+    needs_teacher = True
     capturable = True
 
     def __init__(
@@ -56,10 +57,6 @@ class BaseDistillationHead(BranchHead):
     ) -> None:
         check_number('a distillation head', 'loss_weight', loss_weight, zero=True)
         super().__init__(reads, teacher, loss_weight, init_cfg)
-        if teacher == 'none':
-            raise ConfigError(
-                f"{type(self).__name__} learns from a teacher: set teacher to 'own' or 'peers'"
-            )
         for name, value in dict(
             student_temp=student_temp,
             teacher_temp=teacher_temp,
@@ -315,14 +312,7 @@ class SearchDistillationHead(BaseDistillationHead):
         reads (str): Name of the search head, see :class:`BranchHead`. Defaults to
             ``'search_head'``.
         teacher (str): See :class:`BranchHead`. Defaults to ``'peers'``.
-        student_temp (float): Temperature T_s of the student. Defaults to 0.1.
-        teacher_temp (float): Temperature T_t of the teacher after its warm-up. Defaults to 0.07.
-        warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
-        warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
-        loss_weight (float): Weight of the term. Defaults to 1.0.
-        warmup_weight_epochs (int): Epochs over which the weight rises linearly from 0: a term that
-            learns from a peer may wait until the peer has learned something. Defaults to 0.
-        init_cfg (dict, optional): Initialization config. Defaults to None.
+        **kwargs: Temperatures and weight: see :class:`BaseDistillationHead`.
 
     Raises:
         ConfigError: If a temperature is not positive or a count or weight is negative.
@@ -331,29 +321,8 @@ class SearchDistillationHead(BaseDistillationHead):
     must_agree = ('out_channels', 'embed_dims')
     needs_local_views = True
 
-    def __init__(
-        self,
-        reads: str = 'search_head',
-        teacher: str = 'peers',
-        student_temp: float = 0.1,
-        teacher_temp: float = 0.07,
-        warmup_teacher_temp: float = 0.04,
-        warmup_teacher_temp_epochs: int = 30,
-        loss_weight: float = 1.0,
-        warmup_weight_epochs: int = 0,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(
-            reads,
-            teacher,
-            student_temp,
-            teacher_temp,
-            warmup_teacher_temp,
-            warmup_teacher_temp_epochs,
-            loss_weight,
-            warmup_weight_epochs,
-            init_cfg,
-        )
+    def __init__(self, reads: str = 'search_head', teacher: str = 'peers', **kwargs) -> None:
+        super().__init__(reads, teacher, **kwargs)
 
     def _loss_of_logits(
         self, student: NetworkOutput, teacher: NetworkOutput, views: Views

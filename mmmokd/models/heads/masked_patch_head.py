@@ -42,17 +42,12 @@ class MaskedPatchHead(DistillationHead):
         mask_prob (float): Probability that a view is masked, in (0, 1]. Defaults to 0.5.
         mask_blocks (bool): Whether blocks are masked, instead of single patches; see
             :func:`~mmmokd.models.utils.draw_patch_masks`. Defaults to True.
-        center_momentum (float): Momentum of the center, in [0, 1]. Defaults to 0.9.
-        student_temp (float): Temperature T_s of the student. Defaults to 0.1.
-        teacher_temp (float): Temperature T_t of the teacher after its warm-up. Defaults to 0.07.
-        warmup_teacher_temp (float): T_t in epoch 0. Defaults to 0.04.
-        warmup_teacher_temp_epochs (int): Epochs of the linear warm-up of T_t. Defaults to 30.
-        loss_weight (float): Weight of the term. Defaults to 1.0.
-        warmup_weight_epochs (int): Epochs over which the weight rises linearly from 0. Defaults to 0.
-        init_cfg (dict, optional): Initialization config. Defaults to None.
+        **kwargs: Center, temperatures and weight: see :class:`DistillationHead`. The teacher is the
+            branch's own.
 
     Raises:
-        ConfigError: If a value is out of range, or the branch's backbone is not a ViT.
+        ConfigError: If a value is out of range, ``teacher`` is not ``'own'``, or the branch's backbone
+            is not a ViT.
 
     Example:
         >>> branch = dict(
@@ -72,28 +67,13 @@ class MaskedPatchHead(DistillationHead):
         mask_ratio: tuple[float, float] = (0.1, 0.5),
         mask_prob: float = 0.5,
         mask_blocks: bool = True,
-        center_momentum: float = 0.9,
-        student_temp: float = 0.1,
-        teacher_temp: float = 0.07,
-        warmup_teacher_temp: float = 0.04,
-        warmup_teacher_temp_epochs: int = 30,
-        loss_weight: float = 1.0,
-        warmup_weight_epochs: int = 0,
-        init_cfg: dict | None = None,
+        **kwargs,
     ) -> None:
-        super().__init__(
-            out_channels,
-            reads,
-            'own',
-            center_momentum,
-            student_temp,
-            teacher_temp,
-            warmup_teacher_temp,
-            warmup_teacher_temp_epochs,
-            loss_weight,
-            warmup_weight_epochs,
-            init_cfg,
-        )
+        super().__init__(out_channels, reads, **kwargs)
+        if self.teacher != 'own':
+            raise ConfigError(
+                f"MaskedPatchHead learns from the branch's own teacher, but teacher is {self.teacher!r}"
+            )
         check_counts('MaskedPatchHead', token_channels=token_channels)
         _check_mask(mask_ratio, mask_prob)
         self.mask_ratio = tuple(mask_ratio)

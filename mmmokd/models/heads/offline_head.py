@@ -18,7 +18,12 @@ class OfflineHead(BranchHead):
         target_reads (str, optional): Embedding of the teacher. Defaults to None, as ``reads``.
         loss_weight (float): Weight of the term. Defaults to 1.0.
         init_cfg (dict, optional): Initialization config. Defaults to None.
+
+    Raises:
+        ConfigError: See :class:`BranchHead`.
     """
+
+    needs_teacher = True
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class SEEDHead(BranchHead):
             teacher differ in width.
     """
 
+    needs_teacher = True
     capturable = True
 
     def __init__(
@@ -57,8 +58,6 @@ class SEEDHead(BranchHead):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(reads, teacher, loss_weight, init_cfg, target_reads)
-        if teacher == 'none':
-            raise ConfigError("SEEDHead learns from a teacher: set teacher to 'peers' or 'own'")
         check_number('SEEDHead', 'student_temp', student_temp)
         check_number('SEEDHead', 'teacher_temp', teacher_temp)
         self.queue_length = queue_length

@@ -41,6 +41,7 @@ class SimilarityDistillationHead(BranchHead):
         >>> heads = dict(kl=dict(type='mmmokd.SimilarityDistillationHead', reads='pooled'))
     """
 
+    needs_teacher = True
     capturable = True
 
     def __init__(
@@ -53,10 +54,6 @@ class SimilarityDistillationHead(BranchHead):
         target_reads: str | None = None,
     ) -> None:
         super().__init__(reads, teacher, loss_weight, init_cfg, target_reads)
-        if teacher == 'none':
-            raise ConfigError(
-                "SimilarityDistillationHead learns from a teacher: set teacher to 'own' or 'peers'"
-            )
         check_number('SimilarityDistillationHead', 'temperature', temperature)
         self.temperature = temperature
 

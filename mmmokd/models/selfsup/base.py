@@ -1,55 +1,19 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-import inspect
-from abc import ABCMeta, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from mmengine.logging import print_log
-from mmengine.model import BaseModel, ModuleDict
-from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmokd.registry import MODELS
 from mmmokd.structures import BranchLosses, NetworkOutput, Views
-from mmmokd.structures.network_output import FEATURES
 from mmmokd.utils.errors import ConfigError
-from mmmokd.weights.loaded import watch_plain_modules
 
-from ..branches import Branch
-from ..branches.backbone import class_of, has_argument
-from ..branches.terms import (
-    check_trained,
-    outputs_read,
-    reads_trained,
-    resolve_heads,
-    resolve_necks,
-    resolve_peers,
-    with_sources,
-)
-from ..heads import BranchHead
 from ..losses import prototype_cross_entropies
-from ..utils import StepGraph, check_counts
-from .checks import (
-    check_branch,
-    check_global_size,
-    check_names,
-    check_refused,
-    check_seen_views,
-    check_statistics,
-    describe_branch,
-)
-
-# Arguments of a branch that its config does not have: `cross_weight` is resolved to `peers`.
-RESOLVED = ('self', 'peers', 'global_size')
-LABELS = dict(out_channels='prototypes (out_channels)')
+from .graph import BranchGraph, named
 
 
-class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
+class BaseMultiBranch(BranchGraph):
     """Base class of algorithms that train several branches together.
 
     Branches are the nodes of a graph. An edge i <- j says that branch i learns from j's teacher, an
@@ -89,163 +53,13 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         branch_type (str): ``type`` of a branch whose config has none.
         refused (dict[str, str]): Arguments of a branch that would have no effect here, or break what
             the algorithm compares, each with the reason.
-        step_graph (StepGraph, optional): Runs training steps as CUDA graphs; set by
-            :class:`AccelerationHook`.
 
     Raises:
         ConfigError: If there is no branch, a name contains a dot, fewer than one global view is asked
             for, or the branches do not fit each other along an edge.
     """
 
-    terms: Mapping[str, dict] = {}
-    necks: Mapping[str, dict] = {}
-    neck_defaults: Mapping[str, Any] = {}
-    branch_type = 'mmmokd.Branch'
-    refused: Mapping[str, str] = {}
-
-    def __init__(
-        self,
-        branches: dict[str, dict | None],
-        num_global_views: int = 2,
-        global_size: int | tuple[int, int] | None = 224,
-        neck_defaults: dict | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
-    ) -> None:
-        preprocessor = dict(data_preprocessor or {})
-        preprocessor.setdefault('type', 'mmpretrain.SelfSupDataPreprocessor')
-        if has_argument(class_of(preprocessor), 'non_blocking'):
-            preprocessor.setdefault('non_blocking', True)  # the step does not wait for its images
-        check_statistics(preprocessor)
-        with _scope():
-            super().__init__(data_preprocessor=MODELS.build(preprocessor), init_cfg=init_cfg)
-        check_counts(type(self).__name__, num_global_views=num_global_views)
-        check_names(branches)
-        self.left_out = tuple(name for name, cfg in branches.items() if cfg is None)
-        self.num_global_views = num_global_views
-        self.global_size = global_size
-        self.neck_defaults = {**self.neck_defaults, **(neck_defaults or {})}
-        check_global_size(global_size)
-        with _scope():
-            self._check_neck_defaults(branches)
-            self.branches = self._build_branches(branches)
-        self._check_edges()
-        check_seen_views(self.branches, num_global_views, self.heads_by_name())
-        self._connect_heads()
-        self._initialized = False
-        self.step_graph: StepGraph | None = None
-        watch_plain_modules(self)
-
-    def _build_branches(self, cfgs: dict[str, dict | None]) -> ModuleDict:
-        """Resolve the graph, then build its nodes."""
-        peers, heads = {}, {}
-        for name, cfg in cfgs.items():
-            if cfg is not None:
-                with _named(name):
-                    check_branch(
-                        cfg, self._arguments(cfg) if isinstance(cfg, dict) else [], self.necks
-                    )
-                    check_refused(cfg, type(self).__name__, self.refused)
-                    peers[name], heads[name] = self._resolve_edges(name, cfg, cfgs)
-        read = outputs_read(peers, heads)
-        built = {}
-        for name in peers:
-            own = reads_trained(heads[name], peers[name])
-            trained, needed = (
-                with_sources(self.necks, cfgs[name], names) for names in (own, read[name])
-            )
-            with _named(name):
-                check_trained(trained, needed, cfgs[name].get('frozen') is True)
-                built[name] = self._build_branch(name, cfgs[name], peers[name], heads[name], needed)
-        for name, branch in built.items():
-            print_log(f'Branch {name}: {describe_branch(branch)}.', logger='current')
-        return ModuleDict(built)
-
-    def _resolve_edges(
-        self, name: str, cfg: dict, cfgs: Mapping[str, dict | None]
-    ) -> tuple[dict[str, float], dict[str, dict]]:
-        """Whom a branch learns from, and by which heads."""
-        weight = cfg.get('cross_weight')
-        if cfg.get('frozen') is not True:
-            peers = resolve_peers(name, 1.0 if weight is None else weight, cfgs)
-            return peers, resolve_heads(self.terms, cfg.get('heads'), bool(peers))
-        given = [key for key in ('heads', 'cross_weight', 'ema') if cfg.get(key)]
-        if given:
-            raise ConfigError(
-                f'it is frozen and does not learn, so {" and ".join(given)} would have no effect: '
-                f'leave that out ({", ".join(f"{key}=None" for key in given)})'
-            )
-        return {}, {}
-
-    def _build_branch(
-        self, name: str, cfg: dict, peers: dict, heads: dict, read: set[str]
-    ) -> Branch:
-        arguments = self._arguments(cfg)
-        own = {key: value for key, value in cfg.items() if key in arguments}
-        own.pop('cross_weight', None)
-        own = {key: value for key, value in own.items() if value is not None}
-        given = {key: value for key, value in cfg.items() if key not in arguments}
-        necks = resolve_necks(self.necks, self.neck_defaults, given, read)
-        resolved = dict(own, heads=heads, peers=peers, global_size=self.global_size, **necks)
-        return MODELS.build({'type': self.branch_type, **resolved})
-
-    def _arguments(self, cfg: dict) -> list[str]:
-        """List what a branch's config may have besides necks: its class's arguments."""
-        cls = class_of({'type': cfg.get('type') or self.branch_type}) or Branch
-        names = ['type', 'cross_weight']
-        for base in (base for base in inspect.getmro(cls) if issubclass(base, Branch)):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            names += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-        return [name for name in dict.fromkeys(names) if name not in RESOLVED]
-
-    def _check_neck_defaults(self, cfgs: Mapping[str, dict | None]) -> None:
-        """Refuse defaults that no neck of the table takes."""
-        branches = [cfg for cfg in cfgs.values() if isinstance(cfg, dict)]
-        given = [cfg.get(name) for cfg in branches for name in self.necks]
-        necks = [cfg for cfg in given if isinstance(cfg, dict) and 'type' in cfg]
-        necks += self.necks.values()
-        for key in self.neck_defaults:
-            if not any(has_argument(class_of(cfg), key) for cfg in necks):
-                raise ConfigError(
-                    f'neck_defaults: none of {", ".join(self.necks) or "no necks"} takes {key}'
-                )
-
-    def _check_edges(self) -> None:
-        """Refuse branches that differ, along an edge, in what a head compares."""
-        for name, term, peer, head in self.heads_by_name():
-            read = ((name, 'student', head.reads), (peer, 'teacher', head.target_reads))
-            if peer is None or any(reads in FEATURES for _, _, reads in read):
-                continue
-            ends = {
-                end: getattr(self.branches[end].network(network), reads)
-                for end, network, reads in read
-            }
-            for key in head.must_agree:
-                values = {end: getattr(neck, key, None) for end, neck in ends.items()}
-                if len(set(values.values())) > 1:
-                    label = LABELS.get(key, f'search width ({head.reads}.{key})')
-                    raise ConfigError(
-                        f'branch {name} learns from {peer} (heads.{term}), so both need the same '
-                        f'{label}, but got {values}'
-                    )
-
-    def _connect_heads(self) -> None:
-        for name, term, peer, head in self.heads_by_name():
-            student, teacher = self.branches[name].network(), None
-            if head.teacher != 'none':
-                teacher = self.branches[peer or name].network('teacher')
-            with _named(f'{name}, heads.{term}'):
-                head.connect(student, teacher)
-
-    def heads_by_name(self) -> Iterator[tuple[str, str, str | None, BranchHead]]:
-        """All loss heads, in the order of the losses.
-
-        Yields:
-            tuple[str, str, str | None, BranchHead]: Branch, term, peer or None, and head.
-        """
-        for name, branch in self.branches.items():
-            for term, peer, head in branch.terms():
-                yield name, term, peer, head
+    _initialized = False
 
     def forward(self, inputs, data_samples=None, mode: str = 'tensor'):
         """Dispatch as mmengine's models do.
@@ -274,7 +88,7 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         if self._initialized:
             return
         for name, branch in self.branches.items():
-            with _named(name):
+            with named(name):
                 branch.check_initialized()
         self._initialized = True
 
@@ -301,101 +115,6 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
             for name, branch in self.branches.items()
             if name in read or (branch.ema and _has_batch_norm(branch.teacher))
         }
-
-    def train_step(
-        self, data: dict | tuple | list, optim_wrapper: OptimWrapper | OptimWrapperDict
-    ) -> dict[str, Tensor]:
-        """Train on a batch, one branch after the other where that is possible.
-
-        A branch's feature maps are then freed before the next branch's are made. It is possible if
-        the algorithm has :meth:`losses_by_branch` and each branch an optimizer of its own. A model
-        that is wrapped, as for several processes, trains all branches at once.
-
-        Args:
-            data (dict | tuple | list): A batch of the data loader.
-            optim_wrapper (OptimWrapper | OptimWrapperDict): Of the model, or of each branch.
-
-        Returns:
-            dict[str, Tensor]: What is logged.
-        """
-        if not self.trains_by_branch(optim_wrapper):
-            return super().train_step(data, optim_wrapper)
-        self._check_initialized()
-        with optim_wrapper.optim_context(self):
-            data = self.data_preprocessor(data, True)
-        inputs, data_samples = data['inputs'], data.get('data_samples')
-        if self.step_graph is not None:
-            graph = partial(self._run_branches, optim_wrapper, learn=_backward)
-            log_vars = self.step_graph(graph, inputs)
-            if log_vars is not None:
-                optim_wrapper.step_after_backward()  # with gradients of all branches
-                return log_vars
-        return self._run_branches(optim_wrapper, inputs, data_samples, learn=_update)
-
-    def _run_branches(
-        self,
-        optim_wrapper: OptimWrapperDict,
-        inputs: list[Tensor],
-        data_samples: list | None = None,
-        *,
-        learn: Callable[[OptimWrapper, Tensor], None],
-    ) -> dict[str, Tensor]:
-        """Compute the losses of one branch after the other, and let it learn."""
-        with optim_wrapper.optim_context(self):
-            steps = self.losses_by_branch(inputs, data_samples)
-        found: dict[str, Tensor] = {}
-        while True:
-            with optim_wrapper.optim_context(self):
-                name, losses = next(steps, (None, None))
-            if name is None:
-                break
-            total, _ = self.parse_losses(losses)
-            found.update((key, loss.detach()) for key, loss in losses.items())
-            del losses
-            learn(optim_wrapper[name], total)
-            del total
-        return self.parse_losses(found)[1]
-
-    def trains_by_branch(self, optim_wrapper: OptimWrapper | OptimWrapperDict) -> bool:
-        """Check whether :meth:`train_step` trains one branch after the other.
-
-        Args:
-            optim_wrapper (OptimWrapper | OptimWrapperDict): See :meth:`train_step`.
-
-        Returns:
-            bool: If each branch has an optimizer of its own and :meth:`losses_by_branch` gives the
-            losses of :meth:`loss`.
-        """
-        learning = {name for name, branch in self.branches.items() if not branch.frozen}
-        if not isinstance(optim_wrapper, OptimWrapperDict) or {*optim_wrapper.keys()} != learning:
-            return False
-
-        def depth(name: str) -> int:
-            return next(i for i, cls in enumerate(type(self).__mro__) if name in vars(cls))
-
-        own = depth('losses_by_branch')
-        return own < type(self).__mro__.index(BaseMultiBranch) and all(
-            own <= depth(name) for name in ('loss', 'forward')
-        )
-
-    def losses_by_branch(
-        self, inputs: list[Tensor], data_samples: list | None = None
-    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Compute the losses of one branch after the other, for :meth:`train_step`.
-
-        A branch may be trained before the next one's are computed, so they must not depend on its
-        student. To be implemented by algorithms that can; :meth:`loss` then adds them up.
-
-        Args:
-            inputs (list[Tensor]): See :meth:`loss`.
-            data_samples (list, optional): See :meth:`loss`. Defaults to None.
-
-        Yields:
-            tuple[str, dict[str, Tensor]]: Name of a branch, and its losses as in :meth:`loss`.
-        """
-        raise NotImplementedError(
-            f'{type(self).__name__} computes the losses of all branches at once'
-        )
 
     def head_losses(
         self,
@@ -536,35 +255,5 @@ class BaseMultiBranch(BaseModel, metaclass=ABCMeta):
         return BranchLosses(sums).attach_to(total), log_vars
 
 
-def _update(wrapper: OptimWrapper, loss: Tensor) -> None:
-    wrapper.update_params(loss)
-
-
-def _backward(wrapper: OptimWrapper, loss: Tensor) -> None:
-    """Compute gradients alone, to be captured: a replay calls nothing that counts."""
-    count = wrapper._inner_count
-    wrapper.backward(wrapper.scale_loss(loss))
-    wrapper._inner_count = count
-
-
 def _has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in network.modules())
-
-
-@contextmanager
-def _scope() -> Iterator[None]:
-    """mmpretrain's names without a prefix, as in configs, also where no Runner has set a scope."""
-    if DefaultScope.get_current_instance() is not None:
-        yield
-        return
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        yield
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Whatever is wrong with a branch's values is reported with its name."""
-    try:
-        yield
-    except (ValueError, AssertionError) as error:  # the latter of mmpretrain's and timm's backbones
-        raise ConfigError(f'branch {name}: {str(error) or repr(error)}') from error

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -8,13 +8,13 @@ from mmmokd.structures import Views
 from mmmokd.utils.errors import ConfigError
 
 from ..utils import check_counts
-from .base import BaseMultiBranch
+from .by_branch import BaseByBranch
 
 MLP = dict(type='mmpretrain.NonLinearNeck', with_avg_pool=False, norm_cfg=dict(type='BN1d'))
 
 
 @MODELS.register_module()
-class DoGo(BaseMultiBranch):
+class DoGo(BaseByBranch):
     """Distill on the Go, with SimCLR.
 
     Implements `DoGo <https://arxiv.org/abs/2104.09866>`_ (CVPR workshops 2021) for any number of models.
@@ -124,41 +124,6 @@ class DoGo(BaseMultiBranch):
                 f'{error} (each branch has global views of its own; with own_views=False all see the '
                 'first ones)'
             ) from error
-
-    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
-        """Compute the losses of all branches.
-
-        Args:
-            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
-            data_samples (list, optional): One data sample per image. Defaults to None.
-
-        Returns:
-            dict[str, Tensor]: For every branch its own loss and, for each of its peers, the divergence
-            with its weight applied; further terms likewise.
-        """
-        found = self.losses_by_branch(inputs, data_samples)
-        return {key: loss for _, losses in found for key, loss in losses.items()}
-
-    def losses_by_branch(
-        self, inputs: list[Tensor], data_samples: list | None = None
-    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Compute the losses of one branch after the other; see :meth:`loss`.
-
-        All models run first: each is also the others' teacher.
-
-        Args:
-            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
-            data_samples (list, optional): One data sample per image. Defaults to None.
-
-        Yields:
-            tuple[str, dict[str, Tensor]]: Name of a branch that learns, and its losses.
-        """
-        views = self.split_views(inputs, data_samples)
-        students = {name: branch.forward_student(views) for name, branch in self.branches.items()}
-        teachers = self.forward_teachers(views, students)
-        for name, student in students.items():
-            if student is not None:
-                yield name, self.head_losses({name: student}, teachers, views)
 
 
 @MODELS.register_module()

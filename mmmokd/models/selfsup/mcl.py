@@ -10,15 +10,15 @@ from mmmokd.structures import NetworkOutput, Views
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import BranchNetwork
-from ..branches.branch import group_by_size
+from ..branches.seen_views import group_by_size
 from ..heads.contrastive_head import BaseContrastiveHead, Similarities
 from ..utils import EmbeddingQueue, check_counts
-from .base import BaseMultiBranch
+from .by_branch import BaseByBranch
 from .student_views import check_student_views, select_views
 
 
 @MODELS.register_module()
-class MCL(BaseMultiBranch):
+class MCL(BaseByBranch):
     """Mutual Contrastive Learning.
 
     Implements `MCL <https://arxiv.org/abs/2104.12565>`_ (AAAI 2022) for two or more models of any
@@ -131,20 +131,6 @@ class MCL(BaseMultiBranch):
             )
         return EmbeddingQueue(length, dict(keys=width))
 
-    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
-        """Compute the losses of all branches.
-
-        Args:
-            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
-            data_samples (list, optional): One data sample per image. Defaults to None.
-
-        Returns:
-            dict[str, Tensor]: For every branch VCL and, for each of its peers, soft-VCL, ICL and
-            soft-ICL with their weight applied; further terms likewise.
-        """
-        found = self.losses_by_branch(inputs, data_samples)
-        return {key: loss for _, losses in found for key, loss in losses.items()}
-
     def losses_by_branch(
         self, inputs: list[Tensor], data_samples: list | None = None
     ) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -155,7 +141,9 @@ class MCL(BaseMultiBranch):
             data_samples (list, optional): One data sample per image. Defaults to None.
 
         Yields:
-            tuple[str, dict[str, Tensor]]: Name of a branch that learns, and its losses.
+            tuple[str, dict[str, Tensor]]: Name of a branch that learns, and its losses: VCL and, for
+            each of its peers, soft-VCL, ICL and soft-ICL with their weight applied; further terms
+            likewise.
         """
         views = self.split_views(inputs, data_samples)
         queries, keys, pairs = self._choose(views)

@@ -1,17 +1,13 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator
-
-from torch import Tensor
-
 from mmmokd.registry import MODELS
 from mmmokd.utils.errors import ConfigError
 
 from ..branches import Branch
-from .base import BaseMultiBranch
+from .by_branch import BaseByBranch
 
 
 @MODELS.register_module()
-class MOKD(BaseMultiBranch):
+class MOKD(BaseByBranch):
     """Multi-Mode Online Knowledge Distillation.
 
     Implements `MOKD <https://arxiv.org/abs/2304.06461>`_ (CVPR 2023) for any number of models of
@@ -61,50 +57,6 @@ class MOKD(BaseMultiBranch):
         search_head=dict(type='mmmokd.TransformerSearchHead'),
     )
     neck_defaults = dict(out_channels=65536, embed_dims=384)
-
-    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
-        """Compute the losses of all branches.
-
-        Args:
-            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
-            data_samples (list, optional): One data sample per image. Defaults to None.
-
-        Returns:
-            dict[str, Tensor]: For every branch L_sm and L_st and, for each of its peers, L_cm and
-            L_ct, the cross terms with their weight applied; further terms likewise.
-        """
-        found = self.losses_by_branch(inputs, data_samples)
-        return {key: loss for _, losses in found for key, loss in losses.items()}
-
-    def losses_by_branch(
-        self, inputs: list[Tensor], data_samples: list | None = None
-    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Compute the losses of one branch after the other; see :meth:`loss`.
-
-        All teachers come first: a student depends on them, and on no other student.
-
-        Args:
-            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
-            data_samples (list, optional): One data sample per image. Defaults to None.
-
-        Yields:
-            tuple[str, dict[str, Tensor]]: Name of a branch that learns, and its losses.
-        """
-        views = self.split_views(inputs, data_samples)
-        students = {
-            name: branch.forward_student(views)
-            for name, branch in self.branches.items()
-            if branch.student_first
-        }
-        teachers = self.forward_teachers(views, students)
-        for name, branch in self.branches.items():
-            if branch.student is not None:
-                # Nothing here keeps a student's output longer than its losses do.
-                one = {name: students.pop(name, None) or branch.forward_student(views)}
-                losses = self.head_losses(one, teachers, views)
-                del one
-                yield name, losses
-                del losses
 
     def _build_branch(self, *args) -> Branch:
         branch = super()._build_branch(*args)

@@ -1,5 +1,5 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 from mmengine.model import ModuleDict
@@ -12,10 +12,10 @@ from mmmokd.utils.errors import ConfigError
 from ..branches import Branch
 from ..branches.backbone import class_of, has_argument
 from ..branches.terms import head_argument
-from .base import BaseMultiBranch
+from .by_branch import BaseByBranch
 
 
-class BaseOffline(BaseMultiBranch):
+class BaseOffline(BaseByBranch):
     """Base class of algorithms that train students from a teacher that is trained already.
 
     The teacher is a branch with ``frozen=True``: any backbone with pretrained weights. Of a teacher
@@ -47,43 +47,6 @@ class BaseOffline(BaseMultiBranch):
     """
 
     student_ema = False
-
-    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
-        """Compute the losses of all students.
-
-        Args:
-            inputs (list[Tensor]): Global views, each (B, 3, H, W).
-            data_samples (list, optional): One data sample per image. Defaults to None.
-
-        Returns:
-            dict[str, Tensor]: By ``'{branch}.loss_{term}'`` or ``'{branch}.loss_{term}.{peer}'``.
-        """
-        found = self.losses_by_branch(inputs, data_samples)
-        return {key: loss for _, losses in found for key, loss in losses.items()}
-
-    def losses_by_branch(
-        self, inputs: list[Tensor], data_samples: list | None = None
-    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Compute the losses of one student after the other; see :meth:`loss`.
-
-        Args:
-            inputs (list[Tensor]): Global views, each (B, 3, H, W).
-            data_samples (list, optional): One data sample per image. Defaults to None.
-
-        Yields:
-            tuple[str, dict[str, Tensor]]: Name of a branch that learns, and its losses.
-        """
-        views = self.split_views(inputs, data_samples)
-        students = {
-            name: branch.forward_student(views)
-            for name, branch in self.branches.items()
-            if branch.teacher is None
-        }
-        teachers = self.forward_teachers(views, students)
-        for name, branch in self.branches.items():
-            if branch.student is not None:
-                one = {name: students.pop(name, None) or branch.forward_student(views)}
-                yield name, self.head_losses(one, teachers, views)
 
     def split_views(self, inputs: Sequence[Tensor], data_samples: list | None = None) -> Views:
         """Check the views; see :class:`BaseMultiBranch`.

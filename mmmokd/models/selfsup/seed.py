@@ -5,12 +5,12 @@ from torch import Tensor
 
 from mmmokd.registry import MODELS
 
-from .base import BaseMultiBranch
+from .by_branch import BaseByBranch
 from .student_views import check_student_views, select_views
 
 
 @MODELS.register_module()
-class SEED(BaseMultiBranch):
+class SEED(BaseByBranch):
     """Self-supervised distillation from a frozen teacher.
 
     Implements `SEED <https://arxiv.org/abs/2101.04731>`_ (ICLR 2021): a branch with ``frozen=True``,
@@ -67,19 +67,6 @@ class SEED(BaseMultiBranch):
         check_student_views('SEED', student_views)
         self.student_views = student_views
 
-    def loss(self, inputs: list[Tensor], data_samples: list | None = None) -> dict[str, Tensor]:
-        """Compute the losses of all students.
-
-        Args:
-            inputs (list[Tensor]): V views, each (B, 3, H, W), the global ones first.
-            data_samples (list, optional): One data sample per image. Defaults to None.
-
-        Returns:
-            dict[str, Tensor]: For every student, its loss for each teacher; further terms likewise.
-        """
-        found = self.losses_by_branch(inputs, data_samples)
-        return {key: loss for _, losses in found for key, loss in losses.items()}
-
     def losses_by_branch(
         self, inputs: list[Tensor], data_samples: list | None = None
     ) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -92,17 +79,5 @@ class SEED(BaseMultiBranch):
         Yields:
             tuple[str, dict[str, Tensor]]: Name of a student, and its losses.
         """
-        views = select_views(self.split_views(inputs, data_samples), self.student_views)
-        students = {
-            name: branch.forward_student(views)
-            for name, branch in self.branches.items()
-            if branch.teacher is None
-        }
-        teachers = self.forward_teachers(views, students)
-        for name, branch in self.branches.items():
-            if branch.student is not None:
-                one = {name: students.pop(name, None) or branch.forward_student(views)}
-                losses = self.head_losses(one, teachers, views)
-                del one
-                yield name, losses
-                del losses
+        views = self.split_views(inputs, data_samples)
+        return self.losses_of_views(select_views(views, self.student_views))

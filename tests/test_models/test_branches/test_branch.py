@@ -3,16 +3,12 @@ import copy
 
 import pytest
 import torch
-from mmcv.cnn.bricks import DropPath as MMCVDropPath
 from mmengine.registry import DefaultScope
 from mokd_testing import branch_cfg, copy_of, random_views, with_batch_norm
-from timm.layers import DropPath as TimmDropPath
 from torch import nn
-from torchvision.ops import StochasticDepth
 
 from mmmokd.models import MOKD
 from mmmokd.models.branches import Branch
-from mmmokd.models.branches.branch import group_by_size, make_teacher
 from mmmokd.models.branches.terms import resolve_heads
 from mmmokd.structures import Views
 
@@ -47,14 +43,6 @@ def test_teacher_is_a_copy(kind):
     if kind != 'cnn':
         assert max(drops) == pytest.approx(0.5)
     assert not any(m.drop_prob for m in branch.teacher.modules() if type(m).__name__ == 'DropPath')
-
-
-def test_drop_path_of_every_library():
-    student = nn.Sequential(MMCVDropPath(0.9), TimmDropPath(0.9), StochasticDepth(0.9, 'row'))
-    x = torch.randn(50, 4)
-    teacher = make_teacher(student).train()
-    assert torch.equal(teacher(x), x)
-    assert all(not torch.equal(layer(x), x) for layer in student)
 
 
 def test_dropout_of_the_student_alone():
@@ -172,31 +160,6 @@ def test_branch_that_sees_some_views(ema, float64):
     assert student['pooled'].shape[:2] == (3, 2) and teacher['pooled'].shape[:2] == (2, 2)
 
 
-@pytest.mark.parametrize('views', [[], [0, 0], [-1], 3, ['a']])
-def test_views_that_cannot_be(views):
-    with pytest.raises(ValueError, match='views of a branch must be a list of the numbers'):
-        build(branch_cfg('vit'), views=views)
-
-
-@pytest.mark.parametrize(
-    ('global_sizes', 'local_sizes', 'groups'),
-    [
-        ((32, 32), (), [(32, 32)]),
-        ((32, 32), (24, 24, 24), [(32, 32), (24, 24, 24)]),
-        ((32, 32), (32, 24, 24), [(32, 32), (32,), (24, 24)]),
-        ((32,), (24, 16, 24), [(32,), (24,), (16,), (24,)]),
-    ],
-)
-def test_views_of_one_pass(global_sizes, local_sizes, groups):
-    global_views, local_views = (
-        [torch.rand(1, 3, size, size) for size in sizes] for sizes in (global_sizes, local_sizes)
-    )
-    found = group_by_size(global_views, local_views)
-    assert [tuple(view.shape[-1] for view in group) for group in found] == groups
-    flat = [view for group in found for view in group]
-    assert all(a is b for a, b in zip(flat, global_views + local_views, strict=True))
-
-
 def test_reset_teacher():
     branch = build(with_batch_norm())
     with torch.no_grad():
@@ -213,19 +176,6 @@ def test_weights_are_initialized_once():
     before = copy_of(branch.state_dict())
     branch.init_weights()
     assert all(torch.equal(value, before[key]) for key, value in branch.state_dict().items())
-
-
-def test_settings_of_the_heads():
-    heads = dict(sm=dict(student_temp=0.2), cm=dict(center_momentum=0.5), ct=dict(loss_weight=3.0))
-    branch = build(branch_cfg('vit'), peers=dict(a=0.1, b=0.2), heads=heads)
-    assert branch.heads['sm'].student_temp == 0.2 and branch.heads['st'].student_temp == 0.1
-    assert [head.center_momentum for head in branch.heads['cm'].values()] == [0.5, 0.5]
-    weights = [(term, peer, head.loss_weight) for term, peer, head in branch.terms()]
-    assert weights == [
-        ('sm', None, 1.0), ('st', None, 1.0), ('cm', 'a', 0.1), ('ct', 'a', 3.0), ('cm', 'b', 0.2),
-        ('ct', 'b', 3.0),
-    ]  # fmt: skip
-    assert list(build(branch_cfg('vit')).heads) == ['sm', 'st']
 
 
 @pytest.mark.parametrize(('part', 'name'), [('projector', 'DINOProjector'),

@@ -52,7 +52,7 @@ def test_each_pair_of_branches_is_computed_once(float64):
     ('head', 'settings', 'message'),
     [
         (ContrastiveHead, dict(temperature=0), 'temperature of ContrastiveHead must be a positive'),
-        (ContrastiveHead, dict(teacher='none'), "ContrastiveHead compares with a teacher's keys"),
+        (ContrastiveHead, dict(teacher='none'), 'ContrastiveHead learns from a teacher'),
         (SoftContrastiveHead, dict(teacher='own'), "teacher must be 'peers', but got 'own'"),
         (SoftContrastiveHead, dict(softening=0), 'softening of SoftContrastiveHead must be a pos'),
     ],

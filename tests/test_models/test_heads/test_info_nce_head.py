@@ -30,3 +30,5 @@ def test_loss_gradient_and_queue(float64):
 def test_refuses_other_widths():
     with pytest.raises(ValueError, match='QueueInfoNCEHead compares .* out_channels=6'):
         QueueInfoNCEHead(teacher='peers').connect(Ends(projector=4), Ends(projector=6))
+    with pytest.raises(ValueError, match='QueueInfoNCEHead learns from a teacher: set teacher to'):
+        QueueInfoNCEHead(teacher='none')

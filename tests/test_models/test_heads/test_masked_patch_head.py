@@ -128,3 +128,5 @@ def test_errors(kwargs, message):
     with pytest.raises(ValueError, match=message):
         build(**kwargs)
     assert MaskedPatchHead(K, 24).mask_token.shape == (1, 24)
+    with pytest.raises(ValueError, match="own teacher, but teacher is 'peers'"):
+        MaskedPatchHead(K, 24, teacher='peers')

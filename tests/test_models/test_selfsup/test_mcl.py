@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import DefaultScope
 from mokd_testing import BACKBONES, AfterStep, random_views, slow_softmax, train
 
-from mmmokd.models.branches.branch import group_by_size
+from mmmokd.models.branches.seen_views import group_by_size
 from mmmokd.registry import MODELS
 
 T, WIDTH, LENGTH = 0.07, 5, 7
