@@ -22,6 +22,23 @@ SMALLEST = 'fashion-mnist-1k'
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--networks',
+        nargs='+',
+        choices=['teacher', 'student'],
+        default=['teacher'],
+        help='networks to evaluate at the end (default: teacher)',
+    )
+    parser.add_argument(
+        '--linear-epochs',
+        type=int,
+        default=100,
+        metavar='N',
+        help='epochs of linear probes; 0 leaves them out (default: 100)',
+    )
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Pretrain the same pairs of models by several methods, and compare'
@@ -56,20 +73,7 @@ def parse_args() -> argparse.Namespace:
         help='files with further methods and pairs, of the form of rivals/entries.py',
     )
     parser.add_argument('--list', action='store_true', help='list methods and pairs, and end')
-    parser.add_argument(
-        '--networks',
-        nargs='+',
-        choices=['teacher', 'student'],
-        default=['teacher'],
-        help='networks to evaluate at the end (default: teacher)',
-    )
-    parser.add_argument(
-        '--linear-epochs',
-        type=int,
-        default=100,
-        metavar='N',
-        help='epochs of linear probes; 0 leaves them out (default: 100)',
-    )
+    add_evaluation_arguments(parser)
     parser.add_argument(
         '--against',
         default='alone',
