@@ -9,7 +9,6 @@ from mmmokd.structures import Views
 from mmmokd.utils.errors import ConfigError
 
 from ..utils import check_number
-from .disco import check_two_views
 from .offline import BaseOffline
 
 
@@ -28,27 +27,16 @@ class BINGO(BaseOffline):
         cutmix_alpha (float): The share of the image in the mixed view is drawn from a Beta
             distribution with both parameters equal to it, once per batch. Defaults to 2.0, as in
             the authors' code.
-        num_global_views (int): Must be 2. Defaults to 2.
-        **kwargs: See :class:`BaseOffline`.
+        **kwargs: See :class:`BaseOffline`, which has an example.
 
     Raises:
         ConfigError: See :class:`BaseOffline`; also if the global views are not two.
-
-    Example:
-        >>> teacher = dict(type='Pretrained', checkpoint='dino_vit_small.pth')
-        >>> model = dict(
-        ...     type='mmmokd.BINGO',
-        ...     branches=dict(
-        ...         cnn=dict(backbone=dict(type='ResNet', depth=18)),
-        ...         vit=dict(
-        ...             frozen=True,
-        ...             backbone=dict(
-        ...                 type='mmmokd.VisionTransformer', arch='deit-small', init_cfg=teacher))))
     """
 
     terms = dict(bag=dict(type='mmmokd.BINGOHead', reads='projector'))
     necks = dict(projector=dict(type='mmpretrain.MoCoV2Neck', with_avg_pool=False))
     neck_defaults = dict(hid_channels=2048)
+    compares_two_views = True
     needs_bags = True  # read by InputCheckHook
     refused = dict(
         views='students see the first view, teachers the second, of images and members of their bags',
@@ -59,12 +47,10 @@ class BINGO(BaseOffline):
         self,
         branches: dict[str, dict | None],
         cutmix_alpha: float = 2.0,
-        num_global_views: int = 2,
         **kwargs,
     ) -> None:
-        check_two_views('BINGO', num_global_views)
         check_number('BINGO', 'cutmix_alpha', cutmix_alpha)
-        super().__init__(branches, num_global_views=num_global_views, **kwargs)
+        super().__init__(branches, **kwargs)
         self.cutmix_alpha = cutmix_alpha
 
     def losses_by_branch(

@@ -19,23 +19,11 @@ class CompRess(BaseOffline):
     Args:
         branches (dict[str, dict | None]): See :class:`BaseOffline`.
         num_queues (int): 1 or 2. Defaults to 2.
-        num_global_views (int): How many views, from the first, are global; the loss is their mean.
-            Defaults to 2; 1 in the paper.
-        **kwargs: See :class:`BaseOffline`.
+        **kwargs: See :class:`BaseOffline`, which has an example. The loss is the mean over the global
+            views, of which the paper has one.
 
     Raises:
         ConfigError: See :class:`BaseOffline`; also if ``num_queues`` is neither 1 nor 2.
-
-    Example:
-        >>> teacher = dict(type='Pretrained', checkpoint='dino_vit_small.pth')
-        >>> model = dict(
-        ...     type='mmmokd.CompRess',
-        ...     branches=dict(
-        ...         cnn=dict(backbone=dict(type='ResNet', depth=18)),
-        ...         vit=dict(
-        ...             frozen=True,
-        ...             backbone=dict(
-        ...                 type='mmmokd.VisionTransformer', arch='deit-small', init_cfg=teacher))))
     """
 
     terms = dict(kl=dict(type='mmmokd.CompRessHead'))
@@ -45,11 +33,10 @@ class CompRess(BaseOffline):
         self,
         branches: dict[str, dict | None],
         num_queues: int = 2,
-        num_global_views: int = 2,
         **kwargs,
     ) -> None:
         check_num_queues(num_queues)
         reads = 'pooled' if num_queues == 2 else 'projector'
         self.terms = dict(kl=dict(self.terms['kl'], num_queues=num_queues, reads=reads))
         self.student_ema = num_queues == 2
-        super().__init__(branches, num_global_views=num_global_views, **kwargs)
+        super().__init__(branches, **kwargs)

@@ -3,7 +3,6 @@ from collections.abc import Mapping
 
 from mmmokd.registry import MODELS
 from mmmokd.structures import NetworkOutput, Views
-from mmmokd.utils.errors import ConfigError
 
 from .offline import BaseOffline
 
@@ -20,22 +19,10 @@ class DisCo(BaseOffline):
 
     Args:
         branches (dict[str, dict | None]): See :class:`BaseOffline`.
-        num_global_views (int): Must be 2. Defaults to 2.
-        **kwargs: See :class:`BaseOffline`.
+        **kwargs: See :class:`BaseOffline`, which has an example.
 
     Raises:
         ConfigError: See :class:`BaseOffline`; also if the global views are not two.
-
-    Example:
-        >>> teacher = dict(type='Pretrained', checkpoint='dino_vit_small.pth')
-        >>> model = dict(
-        ...     type='mmmokd.DisCo',
-        ...     branches=dict(
-        ...         cnn=dict(backbone=dict(type='ResNet', depth=18)),
-        ...         vit=dict(
-        ...             frozen=True,
-        ...             backbone=dict(
-        ...                 type='mmmokd.VisionTransformer', arch='deit-small', init_cfg=teacher))))
     """
 
     terms = dict(
@@ -46,13 +33,8 @@ class DisCo(BaseOffline):
     necks = dict(projector=dict(type='mmpretrain.MoCoV2Neck', with_avg_pool=False))
     neck_defaults = dict(hid_channels=2048)
     student_ema = True
+    compares_two_views = True
     refused = dict(views='students and frozen teachers see both views, EMA teachers the second')
-
-    def __init__(
-        self, branches: dict[str, dict | None], num_global_views: int = 2, **kwargs
-    ) -> None:
-        check_two_views('DisCo', num_global_views)
-        super().__init__(branches, num_global_views=num_global_views, **kwargs)
 
     def forward_teachers(
         self, views: Views, students: Mapping[str, NetworkOutput | None]
@@ -71,19 +53,3 @@ class DisCo(BaseOffline):
             name: branch.forward_teacher(second if branch.ema else views, students.get(name))
             for name, branch in self.branches.items()
         }
-
-
-def check_two_views(owner: str, num_global_views: int) -> None:
-    """Refuse another number of global views than an algorithm compares.
-
-    Args:
-        owner (str): The algorithm, for the message.
-        num_global_views (int): The number.
-
-    Raises:
-        ConfigError: If it is not 2.
-    """
-    if num_global_views != 2:
-        raise ConfigError(
-            f'{owner} compares two global views, but num_global_views is {num_global_views!r}'
-        )

@@ -40,13 +40,37 @@ class BaseOffline(BaseByBranch):
 
     Attributes:
         student_ema (bool): Whether a student whose config does not say so has an EMA teacher.
+        compares_two_views (bool): Whether the global views have to be two.
 
     Raises:
         ConfigError: See :class:`BaseMultiBranch`; also if a student learns from no frozen branch, or
-            from several that give embeddings of different widths.
+            from several that give embeddings of different widths, or the global views have to be two
+            and are not.
+
+    Example:
+        >>> teacher = dict(type='Pretrained', checkpoint='dino_vit_small.pth')
+        >>> model = dict(
+        ...     type='mmmokd.CompRess',  # or 'mmmokd.DisCo', or 'mmmokd.BINGO'
+        ...     branches=dict(
+        ...         cnn=dict(backbone=dict(type='ResNet', depth=18)),
+        ...         vit=dict(
+        ...             frozen=True,
+        ...             backbone=dict(
+        ...                 type='mmmokd.VisionTransformer', arch='deit-small', init_cfg=teacher))))
     """
 
     student_ema = False
+    compares_two_views = False
+
+    def __init__(
+        self, branches: dict[str, dict | None], num_global_views: int = 2, **kwargs
+    ) -> None:
+        if self.compares_two_views and num_global_views != 2:
+            raise ConfigError(
+                f'{type(self).__name__} compares two global views, but num_global_views is '
+                f'{num_global_views!r}'
+            )
+        super().__init__(branches, num_global_views=num_global_views, **kwargs)
 
     def split_views(self, inputs: Sequence[Tensor], data_samples: list | None = None) -> Views:
         """Check the views; see :class:`BaseMultiBranch`.
