@@ -58,7 +58,7 @@ def test_check_finds_what_is_wrong(tmp_path):
     readme.write_text(readme.read_text() + '\n[other](other.py) [gone](./gone.py)\n')
     metafile.write_text(metafile.read_text() + MISNAMED)
 
-    cifar = 'mokd_resnet18_vit-tiny-p4_1xb256-amp-coslr-200e_cifar10.py'
+    cifar = 'mokd_resnet18_resnet50_1xb256-amp-coslr-200e_cifar10.py'  # the first one of 200
     misnamed = 'mokd_resnet18_1xb32-amp-coslr-7e_cifar10.py'
     assert check(tmp_path) == sorted(
         [
