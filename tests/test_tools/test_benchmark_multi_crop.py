@@ -61,6 +61,6 @@ def test_small_data_sets_have_the_groups_of_their_configs(monkeypatch):
     cases = tool.measure_cases(rounds=1, file=None)
     assert [(case['image'], case['views']) for case in cases.values()] == [
         ((80, 60), 10),
-        ((32, 32), 8),
+        ((32, 32), 4),
         ((28, 28), 4),
     ]
