@@ -4,32 +4,16 @@
 _base_ = [
     '../../_base_/models/mokd_resnet18-w16_vit-nano-s8.py',
     '../../_base_/datasets/fashion-mnist_bs64_multi-crop.py',
+    '../../_base_/schedules/mokd_cnn_vit_minutes.py',
     '../../_base_/mokd_runtime.py',
 ]
 
-train_cfg = dict(by_epoch=True, max_epochs=5, val_interval=1)
+train_cfg = dict(max_epochs=5)
 # Raw pixels, the baseline, keep the spatial layout, and so do feature maps.
 val_cfg = dict(maps=True)
 test_cfg = val_cfg
 
-optim_wrapper = dict(
-    constructor='mmmokd.BranchOptimWrapperConstructor',
-    type='OptimWrapper',
-    clip_grad=dict(max_norm=3.0, per_parameter=True),
-    branches=dict(
-        cnn=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)),
-        vit=dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.04)),
-    ),
-)
-
-lr = dict(
-    type='mmmokd.WarmupCosineParamScheduler',
-    param_name='lr',
-    warmup=1,
-    by_epoch=True,
-    convert_to_iter_based=True,
-)
-param_scheduler = dict(cnn=[dict(lr, final=1e-3)], vit=[dict(lr, final=1e-6)])
+param_scheduler = dict(cnn=[dict(_base_.sgd_lr, warmup=1)], vit=[dict(_base_.adamw_lr, warmup=1)])
 default_hooks = dict(
     logger=dict(interval=39),
     initial_val=dict(type='mmmokd.InitialValHook'),
