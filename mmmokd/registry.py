@@ -74,6 +74,7 @@ __all__ = [
     'LOOPS',
     'METRICS',
     'MODELS',
+    'OPTIM_WRAPPERS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
     'PARAM_SCHEDULERS',
     'TRANSFORMS',

@@ -4,20 +4,30 @@ import sys
 
 import pytest
 import torch
+from mmengine import registry as mmengine_registries
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
 from torch import nn
 
 import mmmokd.models
-from mmmokd import registry
 from mmmokd.registry import HOOKS, MODELS
+
+
+def _registries():
+    """mmengine's, some of which the package adds to, and all below them."""
+    todo = [each for each in vars(mmengine_registries).values() if isinstance(each, Registry)]
+    while todo:
+        registry = todo.pop()
+        todo.extend(registry.children.values())
+        yield registry
 
 
 @pytest.fixture
 def modules():
     """Puts the package's modules and classes back as they were."""
     loaded = {name: m for name, m in sys.modules.items() if name.partition('.')[0] == 'mmmokd'}
-    known = {r: dict(r._module_dict) for r in map(vars(registry).get, registry.__all__)}
+    known = {registry: dict(registry._module_dict) for registry in _registries()}
     contents = {name: dict(vars(module)) for name, module in loaded.items()}
     yield loaded
     for name in [name for name in sys.modules if name.partition('.')[0] == 'mmmokd']:
