@@ -1,9 +1,28 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+import os
+
 import mokd_testing
 import pytest
 import torch
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 from weights_testing import save_mokd
+
+MANAGED = (DefaultScope, MessageHub, MMLogger, Visualizer)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def process_state():
+    """Runs in this process leave a scope, loggers and environment variables: not for other files."""
+    instances = [dict(manager._instance_dict) for manager in MANAGED]
+    environment = dict(os.environ)
+    yield
+    for manager, saved in zip(MANAGED, instances, strict=True):
+        manager._instance_dict.clear()
+        manager._instance_dict.update(saved)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture
