@@ -24,9 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'benchmarks')]
 
-from rivals.summary import mean_and_error  # noqa: E402
-
-from mmmokd.utils.table import markdown_table  # noqa: E402
+from mmmokd.utils.table import markdown_table, mean_and_error  # noqa: E402
 
 BEGIN, END = '<!-- results of logs: begin -->', '<!-- results of logs: end -->'
 BLOCK = re.compile(f'{BEGIN}\n.*?{END}', re.DOTALL)

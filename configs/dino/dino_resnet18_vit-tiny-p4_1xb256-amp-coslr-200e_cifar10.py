@@ -6,8 +6,12 @@ model = dict(
     type='mmmokd.DINO',
     neck_defaults=dict(_delete_=True, out_channels=_base_.model.neck_defaults.out_channels),
     branches=dict(
-        cnn=dict(heads=dict(_delete_=True, sm=_base_.model.branches.cnn.heads.sm)),
-        vit=dict(heads=dict(_delete_=True, sm=_base_.model.branches.vit.heads.sm)),
+        cnn=dict(
+            cross_weight=None, heads=dict(_delete_=True, sm=_base_.model.branches.cnn.heads.sm)
+        ),
+        vit=dict(
+            cross_weight=None, heads=dict(_delete_=True, sm=_base_.model.branches.vit.heads.sm)
+        ),
     ),
 )
 # There is no search head to have settings of its own.

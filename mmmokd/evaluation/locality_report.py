@@ -19,7 +19,7 @@ from mmmokd.analysis import (
 from mmmokd.analysis.receptive_field import TWO_SIGMA
 from mmmokd.utils.atomic import atomic_write
 from mmmokd.utils.errors import ConfigError
-from mmmokd.utils.table import markdown_table
+from mmmokd.utils.table import markdown_table, mean_and_error
 from mmmokd.visualization import plot_locality
 
 from .locality import Locality
@@ -27,6 +27,7 @@ from .locality import Locality
 FILES = ('locality.md', 'locality.json', 'locality.png')
 FRACTIONS = (TWO_SIGMA, 0.5)  # of a receptive field's peak
 SHARES = (0.5, 0.8)  # of its mass
+ONE_DIGIT = '{:.1f}'.format
 UNIFORM = '(uniform)'  # the row of a network that sees everything alike
 Results = dict[str, dict[str, list[Locality]]]  # by name of checkpoints and network: one per run
 
@@ -171,25 +172,15 @@ def summary_table(results: Results) -> str:
 def _cells(runs: list[Locality]) -> list[str]:
     attention = ['–', '–']
     if runs[0].distances:
-        means = torch.tensor([_mean_distance(run.distances) for run in runs])
-        diagonal = math.hypot(*runs[0].image_size)
-        attention = [_mean_and_error(means, 2), _mean_and_error(100 * means / diagonal, 1)]
+        means = [_mean_distance(run.distances) for run in runs]
+        percent = 100 / math.hypot(*runs[0].image_size)
+        attention = [mean_and_error(means), mean_and_error([percent * x for x in means], ONE_DIGIT)]
     areas = [
-        _mean_and_error(torch.tensor([100 * receptive_area(run.field, x) for run in runs]), 1)
+        mean_and_error([100 * receptive_area(run.field, x) for run in runs], ONE_DIGIT)
         for x in FRACTIONS
     ]
-    radii = [
-        _mean_and_error(torch.tensor([receptive_radius(run.field, x) for run in runs]), 2)
-        for x in SHARES
-    ]
+    radii = [mean_and_error([receptive_radius(run.field, x) for run in runs]) for x in SHARES]
     return [*attention, *areas, *radii]
-
-
-def _mean_and_error(values: Tensor, digits: int) -> str:
-    text = f'{values.mean():.{digits}f}'
-    if len(values) > 1:
-        text += f' ± {values.std() / len(values) ** 0.5:.{digits}f}'
-    return text
 
 
 def layers_table(found: dict[str, Locality]) -> str:

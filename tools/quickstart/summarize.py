@@ -18,7 +18,7 @@ from quickstart_tables import ACCURACIES, BRANCHES, PROBE_METRIC, describe_costs
 
 from mmmokd.cli.run_tool import run_tool
 from mmmokd.utils.errors import ConfigError
-from mmmokd.utils.table import markdown_table
+from mmmokd.utils.table import markdown_table, mean_and_error
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,19 +71,6 @@ def read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def mean_error(values: Sequence[float]) -> str:
-    """Mean and standard error.
-
-    Args:
-        values (Sequence[float]): At least two.
-
-    Returns:
-        str: With two decimals.
-    """
-    error = statistics.stdev(values) / len(values) ** 0.5
-    return f'{statistics.fmean(values):.2f} ± {error:.2f}'
-
-
 def ends_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Accuracies at the end, with the difference of each seed.
 
@@ -105,7 +92,7 @@ def ends_table(results: Sequence[Mapping[str, Any]]) -> str:
                 f'{branch}, {metric}',
                 *(f'{statistics.fmean(x):.2f}' for x in (alone, together)),
             ]
-            rows.append([*row, ', '.join(f'{gain:.2f}' for gain in gains), mean_error(gains)])
+            rows.append([*row, ', '.join(f'{gain:.2f}' for gain in gains), mean_and_error(gains)])
     return markdown_table(['at the end', 'alone', 'together', 'differences', 'mean'], rows)
 
 
@@ -137,7 +124,7 @@ def curves_table(results: Sequence[Mapping[str, Any]], metric: str) -> str:
             [after - before for before, after in zip(*pair, strict=True)]
             for pair in zip(alone, together, strict=True)
         ]
-        rows.append([f'{branch}, difference', *map(mean_error, zip(*gains, strict=True))])
+        rows.append([f'{branch}, difference', *map(mean_and_error, zip(*gains, strict=True))])
     epochs = [f'epoch {epoch:g}' for epoch, _ in results[0][metric]['CNN alone']]
     return markdown_table([metric, *epochs], rows)
 

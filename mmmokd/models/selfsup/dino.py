@@ -1,5 +1,9 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
+from collections.abc import Mapping
+
+from mmmokd.models.branches.terms import head_argument
 from mmmokd.registry import MODELS
+from mmmokd.utils.errors import ConfigError
 
 from .mokd import MOKD
 
@@ -16,7 +20,7 @@ class DINO(MOKD):
     Args:
         branches (dict[str, dict | None]): Config of each branch by name; see
             :class:`BaseMultiBranch`. A backbone is enough. ``cross_weight`` is of use to a head with
-            ``teacher='peers'`` that a config adds; there is none by default.
+            ``teacher='peers'`` that a config adds, and refused without one.
         num_global_views (int): How many views, from the first, are global. Defaults to 2.
         global_size (int | tuple[int, int], optional): Side, or (H, W), of the global views in
             pixels. Defaults to 224.
@@ -27,7 +31,8 @@ class DINO(MOKD):
         init_cfg (dict, optional): Initialization config. Defaults to None.
 
     Raises:
-        ConfigError: See :class:`BaseMultiBranch`.
+        ConfigError: See :class:`BaseMultiBranch`; also, if a branch has a ``cross_weight`` that none of
+            its heads reads.
 
     Example:
         >>> model = dict(
@@ -40,3 +45,16 @@ class DINO(MOKD):
     terms = dict(sm=MOKD.terms['sm'])
     necks = dict(projector=MOKD.necks['projector'])
     neck_defaults = dict(out_channels=65536)
+
+    def _resolve_edges(
+        self, name: str, cfg: dict, cfgs: Mapping[str, dict | None]
+    ) -> tuple[dict[str, float], dict[str, dict]]:
+        peers, heads = super()._resolve_edges(name, cfg, cfgs)
+        if cfg.get('cross_weight') and not any(
+            head_argument(head, 'teacher') == 'peers' for head in heads.values()
+        ):
+            raise ConfigError(
+                f'cross_weight={cfg["cross_weight"]} would have no effect, since no head of the branch '
+                "has teacher='peers': leave it out (cross_weight=None), or use mmmokd.MOKD"
+            )
+        return peers, heads

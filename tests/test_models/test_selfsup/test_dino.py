@@ -1,12 +1,14 @@
 # Copyright (c) mmmokd contributors. SPDX-License-Identifier: Apache-2.0
 """DINO is MOKD with its other terms left out, to the bit."""
 
+import pytest
 import torch
 from mokd_testing import branch_cfg as full_branch_cfg
 from mokd_testing import build_mokd, optim_wrapper_cfg, random_views, with_batch_norm
 
 from mmmokd.engine.optimizers import BranchOptimWrapperConstructor
 from mmmokd.models import DINO
+from mmmokd.utils.errors import ConfigError
 
 
 def branch_cfg(cfg, **kwargs):
@@ -49,3 +51,14 @@ def test_a_backbone_is_enough():
     assert isinstance(model, DINO)
     assert {name for b in model.branches.values() for name in b.student.neck_names} == {'projector'}
     assert list(model(random_views(sizes=(32, 32)), mode='loss')) == ['cnn.loss_sm', 'vit.loss_sm']
+
+
+def test_a_weight_that_no_head_reads_is_refused():
+    with pytest.raises(ConfigError, match=r'vit.*cross_weight=0\.5 would have no effect'):
+        build_mokd(
+            dict(branches(), vit=branch_cfg(branches()['vit'], cross_weight=0.5)),
+            type='mmmokd.DINO',
+        )
+    heads = dict(cm=DINO.terms['sm'] | dict(teacher='peers'))
+    model = build_mokd(branches(cross_weight=0.5, heads=heads), type='mmmokd.DINO')
+    assert model.branches['vit'].heads['cm']['cnn'].loss_weight == 0.5

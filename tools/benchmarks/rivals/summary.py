@@ -10,7 +10,7 @@ from typing import Any
 from speed.result import number
 
 from mmmokd.utils.atomic import atomic_write
-from mmmokd.utils.table import markdown_table
+from mmmokd.utils.table import markdown_table, mean_and_error
 
 TABLE, RESULTS, PLOT = 'results.md', 'results.json', 'results.png'
 HEADER = (
@@ -18,25 +18,6 @@ HEADER = (
     'memory, MiB', 'training, s', 'teacher, s', 'seeds',
 )  # fmt: skip
 METRICS = ('knn_top1', 'linear_top1', 'effective_rank')
-
-
-def mean_and_error(values: Sequence[float | None], write: Any = '{:.2f}'.format) -> str:
-    """Write a mean and its standard error.
-
-    Args:
-        values (Sequence[float | None]): One for each seed.
-        write (Callable): Makes a text of a number. Defaults to two decimals.
-
-    Returns:
-        str: ``MEAN ± ERROR``, ``MEAN`` of one value, and nothing if any was not measured.
-    """
-    if not values or None in values:
-        return ''
-    mean = write(statistics.fmean(values))
-    if len(values) == 1:
-        return mean
-    error = write(statistics.stdev(values) / len(values) ** 0.5)
-    return f'{mean} ± {error.removeprefix("+")}'
 
 
 def group(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
