@@ -154,6 +154,7 @@ def results_block(folder: Path, logs: dict[str, dict]) -> str:
         ]
         minutes = statistics.fmean(run['seconds'] for run in runs) / 60
         machine = first['machine']
+        commits = ', '.join(dict.fromkeys(str(run['machine']['commit']) for run in runs))
         for network in first['results']:
             values = [run['results'].get(network, {}) for run in runs]
             cells = [mean_and_error([each.get(key) for each in values]) for key in KEYS]
@@ -161,7 +162,7 @@ def results_block(folder: Path, logs: dict[str, dict]) -> str:
             rows.append([
                 f'`{config.stem}`', first['method'], network, *cells,
                 str(first['epochs']), str(len(runs)), where, f'{minutes:.1f} min',
-                str(machine['commit']), ', '.join(links),
+                commits, ', '.join(links),
             ])  # fmt: skip
         command = first['command'].replace(f'--seeds {seeds[0]}', f'--seeds {" ".join(seeds)}')
         commands.append(command)

@@ -41,7 +41,7 @@ def record(folder, seed, knn, **changes):
         method='mokd', pair='cifar10', seed=seed, config=f'configs/mokd/{CIFAR}.py', size=None,
         options={'randomness.seed': seed}, epochs=200, seconds=90.0, teachers=[],
         command=f'python tools/benchmarks/rivals.py --methods mokd --pairs cifar10 --seeds {seed}',
-        machine=dict(gpu='GPU X', commit='abc', date='2026-11-26'),
+        machine=dict(gpu='GPU X', commit=f'c{seed}', date='2026-11-26'),
         curves=dict(cnn=dict(knn_top1=[[0, 0.0, 30.0], [200, 90.0, knn]])),
         results=dict(cnn=dict(knn_top1=knn, linear_top1=90.0), vit=dict(knn_top1=50.0)),
     )  # fmt: skip
@@ -65,7 +65,9 @@ def test_rows_come_from_logs(checkout, tmp_path):
     assert row.endswith('| 200 | 256 | k-NN 81.00 ± 1.00 / 50.00 ± 0.00 |')
     cells = [' '.join(line.split()) for line in text.splitlines() if '| mokd ' in line]
     assert cells[0].startswith(f'| `{CIFAR}` | mokd | cnn | 81.00 ± 1.00 | 90.00 ± 0.00 |')
-    assert '| 200 | 2 | GPU X | 1.5 min | abc | [0](./results/cifar10_mokd_seed0.json)' in cells[0]
+    assert (
+        '| 200 | 2 | GPU X | 1.5 min | c0, c1 | [0](./results/cifar10_mokd_seed0.json)' in cells[0]
+    )
     assert '--methods mokd --pairs cifar10 --seeds 0 1\n' in text
     models = {each['Name']: each for each in yaml.safe_load(metafile.read_text())['Models']}
     (found,) = models.pop(CIFAR)['Results']
