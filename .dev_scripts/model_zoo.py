@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'benchmarks')]
+sys.path.insert(0, str(ROOT))
 
 from mmmokd.utils.table import markdown_table, mean_and_error  # noqa: E402
 

@@ -19,3 +19,8 @@ lr = dict(
     convert_to_iter_based=True,
 )
 sgd_lr, adamw_lr = dict(lr, final=1e-3), dict(lr, final=1e-6)
+fast_hooks = dict(
+    initial_val=dict(type='mmmokd.InitialValHook'),
+    ema_teacher=dict(base_momentum=0.99),
+    prototype_freeze=dict(freeze_epochs=0),
+)

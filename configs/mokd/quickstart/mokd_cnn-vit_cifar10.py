@@ -22,9 +22,7 @@ param_scheduler = dict(
     cnn=[dict(_base_.sgd_lr, warmup=0.4)], vit=[dict(_base_.adamw_lr, warmup=0.4)]
 )
 default_hooks = dict(
+    _base_.fast_hooks,
     logger=dict(interval=78),
-    initial_val=dict(type='mmmokd.InitialValHook'),
-    ema_teacher=dict(base_momentum=0.99),
-    prototype_freeze=dict(freeze_epochs=0),
     collapse_monitor=dict(interval=78),
 )

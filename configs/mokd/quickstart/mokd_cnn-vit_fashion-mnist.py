@@ -15,9 +15,7 @@ test_cfg = val_cfg
 
 param_scheduler = dict(cnn=[dict(_base_.sgd_lr, warmup=1)], vit=[dict(_base_.adamw_lr, warmup=1)])
 default_hooks = dict(
+    _base_.fast_hooks,
     logger=dict(interval=39),
-    initial_val=dict(type='mmmokd.InitialValHook'),
-    ema_teacher=dict(base_momentum=0.99),
-    prototype_freeze=dict(freeze_epochs=0),
     collapse_monitor=dict(interval=39),
 )
